@@ -1,0 +1,5 @@
+//! Outrigger: a transactional-outbox relay.
+pub mod error;
+pub mod event;
+pub mod sink;
+pub mod store;

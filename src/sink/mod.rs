@@ -1,0 +1,73 @@
+//! Where events go: the contract every sink keeps.
+//!
+//! A [`Sink`] offers a fixed number of [`Lane`]s. One lane carries one batch at a time and is
+//! used by one task; several lanes overlap. What the relay relies on:
+//!
+//! * **One verdict per message, in the order of the batch**, whatever happens.
+//! * **`Confirmed` means durable and routed** to at least one queue, for *that very message*.
+//!   Anything less certain is `Unavailable`.
+//! * **Order**: messages of one batch reach a destination in batch order. Lanes are unordered
+//!   among each other; the relay never has one key on two lanes at once.
+//! * **An outage is not a rejection**: connection loss, timeouts and a blocked broker give
+//!   `Unavailable` and burn nothing.
+//! * **One bad message never takes its neighbours with it**: what the protocol cannot carry is
+//!   refused before it is sent, with a reason.
+//! * **Bounded**: `publish` returns within the confirm timeout plus the time to write the batch.
+//! * The sink reconnects by itself, with jittered backoff, and reports through [`SinkState`].
+
+pub mod discard;
+pub mod rabbitmq;
+pub mod stdout;
+
+use std::future::Future;
+use std::pin::Pin;
+
+use tokio::sync::watch;
+
+use crate::error::Verdict;
+use crate::event::Message;
+
+/// A boxed future, so that sinks can be chosen at run time.
+pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// Whether a sink can take events.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SinkState {
+    /// Connecting or reconnecting; the text says why it is not connected (empty at first).
+    Down(String),
+    /// Ready to publish.
+    Ready,
+    /// Connected, but the broker asked publishers to wait (RabbitMQ: `connection.blocked`).
+    Blocked(String),
+}
+
+impl SinkState {
+    /// Whether batches may be handed over.
+    pub fn is_ready(&self) -> bool {
+        matches!(self, SinkState::Ready)
+    }
+}
+
+/// One publishing lane (a channel). Owned by one task; one batch at a time.
+pub trait Lane: Send {
+    /// Publishes `batch` and returns one verdict per message, in order.
+    ///
+    /// Cancel-safety: dropping the future leaves the fate of the batch unknown; the lane must
+    /// recover (fresh channel) before its next batch.
+    fn publish<'a>(&'a mut self, batch: &'a [Message]) -> BoxFuture<'a, Vec<Verdict>>;
+}
+
+/// A destination system.
+pub trait Sink: Send {
+    /// The kind, as in `OUTRIGGER_SINK`.
+    fn kind(&self) -> &'static str;
+
+    /// Hands out the lanes; called once. Their number is the sink's parallelism.
+    fn lanes(&mut self) -> Vec<Box<dyn Lane>>;
+
+    /// The current state and its changes.
+    fn state(&self) -> watch::Receiver<SinkState>;
+
+    /// Closes cleanly, within a few seconds at most. Called after all lanes were dropped.
+    fn close(self: Box<Self>) -> BoxFuture<'static, ()>;
+}

@@ -1,0 +1,244 @@
+//! What the relay needs of the database: plain data that goes in and comes out.
+//!
+//! The types here are shared by the pure core (which decides what to ask) and the Postgres store
+//! ([`postgres`], which asks). They carry no behaviour that needs a connection.
+
+pub mod postgres;
+
+use std::time::Duration;
+
+use uuid::Uuid;
+
+use crate::error::Reason;
+use crate::event::Record;
+
+/// Which partitions a read covers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Partitions {
+    /// All of them: no filter at all.
+    All,
+    /// Only these, of `count`. A row's partition is `hash` modulo `count` (floored, so never
+    /// negative).
+    Some {
+        /// Partition numbers, ascending.
+        owned: Vec<i32>,
+        /// Number of partitions of this outbox.
+        count: i32,
+    },
+}
+
+/// The partition of a placement hash: the floored remainder, so it is never negative.
+pub fn partition_of(hash: i64, count: i32) -> i32 {
+    hash.rem_euclid(i64::from(count)) as i32
+}
+
+/// What to read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ReadKind {
+    /// Pending rows in `seq` order above a bound; `None` reads from the very beginning.
+    /// Answers with [`Holders`], from which the next bound is computed.
+    Main {
+        /// Exclusive lower bound on `seq`.
+        after: Option<i64>,
+    },
+    /// Pending rows of certain keys above a bound: keys that had been left out of main reads.
+    CatchUp {
+        /// Exclusive lower bound on `seq`.
+        after: i64,
+        /// Key hashes to read; only these.
+        keys: Vec<i64>,
+    },
+    /// A slice of the table, to find what no bound should ever have hidden.
+    Sweep {
+        /// Exclusive lower bound.
+        after: i64,
+        /// Inclusive upper bound.
+        up_to: i64,
+    },
+    /// Rows whose failure record says they may be tried again now (state `retrying`,
+    /// `next_attempt_at` reached), with their attempts; oldest `seq` first.
+    Retries,
+    /// Delayed rows (`available_at`) that have become due, earliest first.
+    Due,
+}
+
+/// One read of the outbox.
+///
+/// Except for `Retries`, rows that have a failure record are never returned, and neither are rows
+/// whose `available_at` lies in the future.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ReadRequest {
+    /// Which range.
+    pub kind: ReadKind,
+    /// Which partitions.
+    pub partitions: Partitions,
+    /// Key hashes to leave out (blocked, backing off, or with enough rows waiting).
+    pub skip_keys: Vec<i64>,
+    /// Rows to leave out, by `seq` (waiting, in flight, or settled too recently).
+    pub known: Vec<i64>,
+    /// Most rows to return. At least 1.
+    pub limit: usize,
+    /// Most bytes to return (see [`Record::weight`]); the first row is always returned.
+    pub byte_limit: usize,
+}
+
+/// A transaction that held the outbox table's insert lock (`ROW EXCLUSIVE` or stronger) right after a
+/// read's snapshot was taken: it may still commit rows below the highest `seq` seen.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Holder {
+    /// `pg_locks.virtualtransaction`; a prepared transaction's starts with `-1/`.
+    pub virtual_transaction: String,
+    /// The low 32 bits of its transaction id, once it has one.
+    pub xid: Option<u32>,
+}
+
+/// Who could still commit late, and what the read's own snapshot took for running.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Holders {
+    /// Lock holders, taken *after* the read's snapshot.
+    pub holders: Vec<Holder>,
+    /// Low 32 bits of every transaction id that was in progress in the read's snapshot
+    /// (`pg_snapshot_xip`).
+    pub in_progress: Vec<u32>,
+    /// `pg_snapshot_xmax`, low 32 bits: this transaction id and later ones had not started.
+    pub next_xid: u32,
+}
+
+/// The answer to a [`ReadRequest`].
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct ReadBatch {
+    /// The rows, in the order asked for.
+    pub rows: Vec<Record>,
+    /// True when a limit was reached, so more rows may be there.
+    pub cut: bool,
+    /// Only for [`ReadKind::Main`].
+    pub holders: Option<Holders>,
+}
+
+/// Rows that are finished: confirmed, expired, or discarded.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Settle {
+    /// Rows to mark as published (or delete), by `seq`.
+    pub seqs: Vec<i64>,
+    /// Those among them that have a failure record to remove.
+    pub failed_before: Vec<i64>,
+}
+
+/// State of a failure record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum FailureState {
+    /// Will be tried again at `next_attempt_at`; its key waits.
+    Retrying,
+    /// Given up; its key waits for an operator.
+    Blocked,
+    /// Given up; its key went on.
+    Dead,
+    /// Was in flight when a relay died; removed again when it is published.
+    Suspect,
+}
+
+impl FailureState {
+    /// As stored in `outrigger.failures.state`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Retrying => "retrying",
+            Self::Blocked => "blocked",
+            Self::Dead => "dead",
+            Self::Suspect => "suspect",
+        }
+    }
+}
+
+/// A failure to record (insert or update), fenced: stored only while the replica owns the
+/// row's partition.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Failure {
+    /// The row.
+    pub seq: i64,
+    /// Its placement hash.
+    pub hash: i64,
+    /// Whether it has an ordering key.
+    pub keyed: bool,
+    /// Event id, for people.
+    pub event_id: String,
+    /// Event type, for people.
+    pub event_type: String,
+    /// Ordering key, for people.
+    pub key: Option<String>,
+    /// The new state.
+    pub state: FailureState,
+    /// Attempts counted so far, this one included.
+    pub attempts: u32,
+    /// Crashes counted so far.
+    pub crashes: u32,
+    /// What went wrong (`None` for a suspect).
+    pub reason: Option<Reason>,
+    /// When it may be tried again.
+    pub retry_after: Option<Duration>,
+}
+
+/// A failing row as loaded when its partition is taken over or the records changed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Failing {
+    /// The row.
+    pub seq: i64,
+    /// Its placement hash.
+    pub hash: i64,
+    /// Whether it has an ordering key.
+    pub keyed: bool,
+    /// `Retrying` or `Blocked` (dead rows hold nobody up and are not loaded).
+    pub state: FailureState,
+    /// Time until the next attempt, zero if due.
+    pub retry_in: Duration,
+}
+
+/// One partition as stored.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PartitionRow {
+    /// Its number.
+    pub partition: i32,
+    /// Its owner, if any. `None` after a clean release.
+    pub owner: Option<Uuid>,
+}
+
+/// One replica as stored.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ReplicaRow {
+    /// Its id, drawn at each start.
+    pub replica: Uuid,
+    /// Its name, for people (pod name or host and process id).
+    pub name: String,
+    /// Whether its lease lasts, by the database's clock.
+    pub alive: bool,
+}
+
+/// What one ownership tick brings back. Read in a statement of its own *after* the heartbeat committed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tick {
+    /// All partitions.
+    pub partitions: Vec<PartitionRow>,
+    /// All registered replicas, this one included.
+    pub replicas: Vec<ReplicaRow>,
+    /// False when this replica's own row has vanished: it must register again and owns nothing.
+    pub registered: bool,
+    /// True once this replica has been visible to the others for a whole lease time, so that
+    /// it may take partitions from a dead owner.
+    pub may_take_over: bool,
+    /// Paused by an operator.
+    pub paused: bool,
+    /// Changes whenever an operator command touches failure records.
+    pub failures_version: i64,
+    /// How much longer writers skip the wake-up notification. Zero: they notify.
+    pub awake_for: Duration,
+    /// Time until the next retry or delayed event falls due in any partition, zero if one is due.
+    pub next_due_in: Option<Duration>,
+}
+
+/// What happened to a partition that was claimed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Claimed {
+    /// The partition.
+    pub partition: i32,
+    /// True when it was taken from an owner that did not release it: rows may have been in flight.
+    pub unclean: bool,
+}
