@@ -45,6 +45,8 @@ pub enum ReadKind {
     CatchUp {
         /// Exclusive lower bound on `seq`.
         after: i64,
+        /// Inclusive upper bound on `seq`: main reads cover what lies above.
+        up_to: i64,
         /// Key hashes to read; only these.
         keys: Vec<i64>,
     },
@@ -55,8 +57,8 @@ pub enum ReadKind {
         /// Inclusive upper bound.
         up_to: i64,
     },
-    /// Rows whose failure record says they may be tried again now (state `retrying`,
-    /// `next_attempt_at` reached), with their attempts; oldest `seq` first.
+    /// Rows whose failure record says they may be tried again now (state `retrying` with
+    /// `next_attempt_at` reached, or `suspect`), with their attempts and crashes; oldest `seq` first.
     Retries,
     /// Delayed rows (`available_at`) that have become due, earliest first.
     Due,
@@ -64,8 +66,8 @@ pub enum ReadKind {
 
 /// One read of the outbox.
 ///
-/// Except for `Retries`, rows that have a failure record are never returned, and neither are rows
-/// whose `available_at` lies in the future.
+/// Except for `Retries`, rows that have a failure record are never returned (`CatchUp` returns
+/// those whose record says `suspect`), and neither are rows whose `available_at` lies in the future.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ReadRequest {
     /// Which range.

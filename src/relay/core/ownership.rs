@@ -1,0 +1,464 @@
+//! Which partitions this replica owns, and until when it may act on it.
+//!
+//! Invariants:
+//!
+//! * **One owner.** The database decides who owns a partition; a claim of a dead owner's partition
+//!   succeeds only when that owner's lease is over by the database's clock.
+//! * **Self-fencing.** Every tick proves ownership for [`MARGIN`] of the lease time, counted on this
+//!   process's monotonic clock from *before* the tick was sent. Without proof nothing is published.
+//! * **A replica alone renews by reading.** A newcomer must first have been visible to everyone
+//!   for a whole lease before it may take over, so a read that shows nobody else proves as much
+//!   as a heartbeat, and an idle lone replica writes nothing.
+//! * **Clean hand-over.** A partition is released only after nothing of it is in flight or unsettled.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use uuid::Uuid;
+
+use super::Time;
+use crate::store::{Claimed, Partitions, Tick, partition_of};
+
+/// Share of the lease for which a tick proves ownership; the rest is the margin between the old
+/// owner's last publish and the new owner's first.
+const MARGIN: f64 = 0.8;
+/// Longest wait between two ticks: bounds hand-over and the reaction to `pause`.
+const TICK_MAX: Duration = Duration::from_millis(800);
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    /// Claimed; its failing rows are not known yet.
+    Loading,
+    Active,
+    /// To be released once nothing of it is in flight.
+    Draining,
+}
+
+#[derive(Debug, Clone)]
+struct Owned {
+    phase: Phase,
+    /// Rows in flight or not yet settled.
+    outstanding: usize,
+    /// Rows still to be treated as suspects after an unclean takeover.
+    careful: usize,
+}
+
+/// What ownership wants done next.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Step {
+    /// Register this replica.
+    Register,
+    /// Renew and look, with a heartbeat or by reading only.
+    Tick {
+        /// Whether to write the heartbeat.
+        beat: bool,
+    },
+    /// Try to take these partitions.
+    Claim(Vec<i32>),
+    /// Load the failing rows of these partitions.
+    Load(Vec<i32>),
+    /// Give these partitions back.
+    Release(Vec<i32>),
+    /// Leave for good.
+    Unregister,
+}
+
+/// See the module documentation.
+#[derive(Debug, Clone)]
+pub struct Ownership {
+    lease_ttl: Duration,
+    /// Rows of an unclean partition to treat with care.
+    careful_rows: usize,
+    replica: Option<Uuid>,
+    count: i32,
+    owned: BTreeMap<i32, Owned>,
+    proof_until: Time,
+    last_beat: Option<Time>,
+    others: bool,
+    next_tick: Time,
+    claim: Vec<i32>,
+    load: Vec<i32>,
+    stopping: bool,
+    left: bool,
+    /// Partitions were lost or began to drain since somebody asked.
+    leaving: bool,
+}
+
+impl Ownership {
+    /// Owns nothing yet.
+    pub fn new(lease_ttl: Duration, careful_rows: usize) -> Self {
+        Self {
+            lease_ttl,
+            careful_rows,
+            replica: None,
+            count: 1,
+            owned: BTreeMap::new(),
+            proof_until: Time::ZERO,
+            last_beat: None,
+            others: false,
+            next_tick: Time::ZERO,
+            claim: Vec::new(),
+            load: Vec::new(),
+            stopping: false,
+            left: false,
+            leaving: false,
+        }
+    }
+
+    fn tick_interval(&self) -> Duration {
+        (self.lease_ttl / 5).min(TICK_MAX)
+    }
+
+    /// The replica id, once registered.
+    pub fn replica(&self) -> Option<Uuid> {
+        self.replica
+    }
+
+    /// Number of partitions of the outbox.
+    pub fn count(&self) -> i32 {
+        self.count
+    }
+
+    /// Partitions held, in whatever phase.
+    pub fn held(&self) -> usize {
+        self.owned.len()
+    }
+
+    /// Whether ownership is proven now.
+    pub fn proven(&self, now: Time) -> bool {
+        now < self.proof_until
+    }
+
+    /// Whether rows with this placement hash may be read and published.
+    pub fn active(&self, hash: i64) -> bool {
+        self.owned
+            .get(&partition_of(hash, self.count))
+            .is_some_and(|owned| owned.phase == Phase::Active)
+    }
+
+    /// The partitions to read, if any.
+    pub fn partitions(&self) -> Option<Partitions> {
+        let owned: Vec<i32> = self
+            .owned
+            .iter()
+            .filter(|(_, owned)| owned.phase == Phase::Active)
+            .map(|(partition, _)| *partition)
+            .collect();
+        if owned.is_empty() {
+            None
+        } else if owned.len() == self.count as usize {
+            Some(Partitions::All)
+        } else {
+            Some(Partitions::Some {
+                owned,
+                count: self.count,
+            })
+        }
+    }
+
+    /// A row with this placement hash left for the broker, or must be recorded.
+    pub fn departed(&mut self, hash: i64) {
+        if let Some(owned) = self.owned.get_mut(&partition_of(hash, self.count)) {
+            owned.outstanding += 1;
+        }
+    }
+
+    /// A row with this placement hash is settled, recorded, or back in waiting.
+    pub fn arrived(&mut self, hash: i64) {
+        if let Some(owned) = self.owned.get_mut(&partition_of(hash, self.count)) {
+            owned.outstanding = owned.outstanding.saturating_sub(1);
+        }
+    }
+
+    /// Whether a newly read row is to be recorded as a suspect before it goes; counts it.
+    pub fn careful(&mut self, hash: i64) -> bool {
+        match self.owned.get_mut(&partition_of(hash, self.count)) {
+            Some(owned) if owned.careful > 0 => {
+                owned.careful -= 1;
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// Gives everything back as soon as it is settled.
+    pub fn stop(&mut self) {
+        self.stopping = true;
+        self.leaving = true;
+        self.claim.clear();
+        for owned in self.owned.values_mut() {
+            owned.phase = Phase::Draining;
+        }
+    }
+
+    /// Whether partitions were lost or began to drain since the last call.
+    pub fn take_leaving(&mut self) -> bool {
+        std::mem::take(&mut self.leaving)
+    }
+
+    /// Whether this replica has left: nothing owned, not registered.
+    pub fn has_left(&self) -> bool {
+        self.left
+    }
+
+    /// The next step, if one is due. One step at a time; every step is answered by the
+    /// method of the same name.
+    pub fn next(&self, now: Time) -> Option<Step> {
+        if self.left {
+            return None;
+        }
+        if self.replica.is_none() {
+            return if self.stopping {
+                None
+            } else {
+                (now >= self.next_tick).then_some(Step::Register)
+            };
+        }
+        let drained: Vec<i32> = self
+            .owned
+            .iter()
+            .filter(|(_, owned)| owned.phase == Phase::Draining && owned.outstanding == 0)
+            .map(|(partition, _)| *partition)
+            .collect();
+        if self.stopping && self.owned.len() == drained.len() {
+            return Some(Step::Unregister);
+        }
+        if now >= self.next_tick {
+            let beat = match self.last_beat {
+                None => true,
+                Some(last) => self.others && now >= last + self.lease_ttl / 4,
+            };
+            return Some(Step::Tick { beat });
+        }
+        if !drained.is_empty() {
+            return Some(Step::Release(drained));
+        }
+        if !self.load.is_empty() {
+            return Some(Step::Load(self.load.clone()));
+        }
+        if !self.claim.is_empty() && !self.stopping {
+            return Some(Step::Claim(self.claim.clone()));
+        }
+        None
+    }
+
+    /// When [`Ownership::next`] is due without further input.
+    pub fn due(&self) -> Time {
+        self.next_tick
+    }
+
+    /// Look at once: another replica gave something back.
+    pub fn wake(&mut self, now: Time) {
+        self.next_tick = self.next_tick.min(now);
+    }
+
+    /// A step failed: try again a little later.
+    pub fn failed(&mut self, now: Time) {
+        self.next_tick = now + self.tick_interval();
+        if self.stopping && self.replica.is_none() {
+            self.left = true;
+        }
+    }
+
+    /// Answer to [`Step::Register`].
+    pub fn registered(&mut self, now: Time, replica: Uuid, count: i32) {
+        self.replica = Some(replica);
+        self.count = count.max(1);
+        self.owned.clear();
+        self.last_beat = None;
+        self.next_tick = now;
+    }
+
+    /// Answer to [`Step::Tick`]; returns the partitions lost. `sent_at`: when it was sent.
+    pub fn ticked(&mut self, now: Time, sent_at: Time, beat: bool, tick: &Tick) -> Vec<i32> {
+        self.next_tick = now + self.tick_interval();
+        self.claim.clear();
+        if !tick.registered {
+            let lost = self.owned.keys().copied().collect();
+            self.leaving = true;
+            self.owned.clear();
+            self.load.clear();
+            self.replica = None;
+            self.proof_until = Time::ZERO;
+            self.next_tick = now;
+            return lost;
+        }
+        let me = self.replica;
+        self.others = tick.replicas.iter().any(|row| Some(row.replica) != me);
+        if beat {
+            self.last_beat = Some(sent_at);
+        }
+        // Alone, reading is proof enough; with others only the heartbeat is.
+        if beat || (!self.others && self.last_beat.is_some()) {
+            self.proof_until = self
+                .proof_until
+                .max(sent_at + self.lease_ttl.mul_f64(MARGIN));
+        } else if self.others
+            && self
+                .last_beat
+                .is_none_or(|last| now >= last + self.lease_ttl / 4)
+        {
+            // Somebody came: beat at once.
+            self.next_tick = now;
+        }
+
+        let mut lost = Vec::new();
+        for row in &tick.partitions {
+            let mine = row.owner.is_some() && row.owner == me;
+            match (mine, self.owned.contains_key(&row.partition)) {
+                (false, true) => {
+                    self.owned.remove(&row.partition);
+                    self.load.retain(|partition| *partition != row.partition);
+                    self.leaving = true;
+                    lost.push(row.partition);
+                }
+                // A claim whose answer got lost.
+                (true, false) => self.adopt(Claimed {
+                    partition: row.partition,
+                    unclean: true,
+                }),
+                _ => {}
+            }
+        }
+        if !self.stopping {
+            self.balance(tick);
+        }
+        lost
+    }
+
+    /// Claims or releases towards a fair share: everybody gets the same number, give or take one.
+    fn balance(&mut self, tick: &Tick) {
+        let Some(me) = self.replica else { return };
+        let mut alive: Vec<Uuid> = tick
+            .replicas
+            .iter()
+            .filter(|row| row.alive || row.replica == me)
+            .map(|row| row.replica)
+            .collect();
+        alive.sort_unstable();
+        alive.dedup();
+        let rank = alive.iter().position(|replica| *replica == me).unwrap_or(0);
+        let (count, replicas) = (self.count as usize, alive.len().max(1));
+        let share = count / replicas + usize::from(rank < count % replicas);
+
+        let keeping: Vec<i32> = self
+            .owned
+            .iter()
+            .filter(|(_, owned)| owned.phase != Phase::Draining)
+            .map(|(partition, _)| *partition)
+            .collect();
+        if keeping.len() > share {
+            self.leaving = true;
+            for partition in &keeping[share..] {
+                if let Some(owned) = self.owned.get_mut(partition) {
+                    owned.phase = Phase::Draining;
+                }
+                self.load.retain(|loading| loading != partition);
+            }
+            return;
+        }
+        let missing = share - keeping.len();
+        if missing == 0 {
+            return;
+        }
+        let dead = |owner: Option<Uuid>| match owner {
+            None => true,
+            Some(owner) => {
+                tick.may_take_over
+                    && !tick
+                        .replicas
+                        .iter()
+                        .any(|row| row.replica == owner && row.alive)
+            }
+        };
+        // Replicas start at different places, so that they seldom ask for the same partition.
+        let start = rank * count / replicas;
+        let mut free: Vec<i32> = tick
+            .partitions
+            .iter()
+            .filter(|row| dead(row.owner) && !self.owned.contains_key(&row.partition))
+            .map(|row| row.partition)
+            .collect();
+        free.sort_unstable_by_key(|partition| {
+            (*partition as usize + count - start % count.max(1)) % count.max(1)
+        });
+        free.truncate(missing);
+        self.claim = free;
+    }
+
+    fn adopt(&mut self, claimed: Claimed) {
+        let careful = if claimed.unclean {
+            self.careful_rows
+        } else {
+            0
+        };
+        self.owned.insert(
+            claimed.partition,
+            Owned {
+                phase: Phase::Loading,
+                outstanding: 0,
+                careful,
+            },
+        );
+        if !self.load.contains(&claimed.partition) {
+            self.load.push(claimed.partition);
+        }
+    }
+
+    /// Answer to [`Step::Claim`].
+    pub fn claimed(&mut self, now: Time, claimed: &[Claimed]) {
+        let asked = std::mem::take(&mut self.claim).len();
+        for claimed in claimed {
+            if !self.owned.contains_key(&claimed.partition) {
+                self.adopt(*claimed);
+            }
+        }
+        if self.stopping {
+            for owned in self.owned.values_mut() {
+                owned.phase = Phase::Draining;
+            }
+        }
+        if claimed.len() < asked {
+            self.next_tick = self.next_tick.min(now + self.tick_interval() / 4);
+        }
+    }
+
+    /// Answer to [`Step::Load`]: these partitions are read from now on. Returns those that are.
+    pub fn loaded(&mut self, partitions: &[i32]) -> Vec<i32> {
+        self.load
+            .retain(|partition| !partitions.contains(partition));
+        let mut active = Vec::new();
+        for partition in partitions {
+            if let Some(owned) = self.owned.get_mut(partition)
+                && owned.phase == Phase::Loading
+            {
+                owned.phase = Phase::Active;
+                active.push(*partition);
+            }
+        }
+        active
+    }
+
+    /// Answer to [`Step::Release`].
+    pub fn released(&mut self, now: Time, partitions: &[i32]) {
+        for partition in partitions {
+            self.owned.remove(partition);
+        }
+        self.next_tick = self.next_tick.min(now + self.tick_interval() / 4);
+    }
+
+    /// Answer to [`Step::Unregister`].
+    pub fn unregistered(&mut self) {
+        self.owned.clear();
+        self.replica = None;
+        self.proof_until = Time::ZERO;
+        self.left = true;
+    }
+
+    /// Whether this partition is to be emptied: its waiting rows are of no use here.
+    pub fn is_leaving(&self, hash: i64) -> bool {
+        self.owned
+            .get(&partition_of(hash, self.count))
+            .is_none_or(|owned| owned.phase == Phase::Draining)
+    }
+}

@@ -1,0 +1,479 @@
+//! What to read next. One read is out at a time, so that every read's snapshot is newer than the
+//! one before: a catch-up read is complete with respect to all main reads before it.
+//!
+//! The kinds, and the trouble each prevents:
+//!
+//! * *main*: new rows, in order, from the bound of [`crate::relay::bound`];
+//! * *catch-up*: rows of keys that main reads left out, so that a hot or failing key with a million
+//!   rows behind it neither fills the memory nor is forgotten;
+//! * *retries*: rows whose backoff is over;
+//! * *due*: delayed rows whose time has come;
+//! * *sweep*: everything once more, in slices of a few milliseconds, so that no pending row depends on
+//!   a bound being right.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use super::pace::Pace;
+use super::window::Window;
+use super::{Core, HELD_MAX, Time};
+use crate::event::Record;
+use crate::relay::bound::{Bound, Judgement};
+use crate::store::{Holders, ReadBatch, ReadKind, ReadRequest};
+
+/// Wait between two sweeps, at least.
+const SWEEP_PAUSE: Duration = Duration::from_secs(5);
+/// A sweep may take one part in this many of the time.
+const SWEEP_SHARE: u32 = 20;
+/// A slice of a sweep should take about this long.
+const SWEEP_SLICE: Duration = Duration::from_millis(10);
+/// Most slices of one sweep.
+const SWEEP_SLICES_MAX: u128 = 1_000;
+/// Keys in one catch-up read.
+const CATCH_UP_KEYS: usize = 64;
+
+/// How rows come in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Way {
+    /// Rows of keys that are not held.
+    #[default]
+    Ordinary,
+    /// Rows of lagging keys.
+    CatchUp,
+    /// Rows back from their failure records.
+    Retry,
+}
+
+/// The rows a read brought, and what they are.
+#[derive(Debug, Default)]
+pub struct Arrivals {
+    /// The rows, in order.
+    pub rows: Vec<Record>,
+    /// How they come in.
+    pub way: Way,
+    /// Keys read by a catch-up read, and where it ended if it was cut.
+    pub caught_up: Option<(Vec<i64>, Option<i64>)>,
+}
+
+#[derive(Debug)]
+struct Out {
+    kind: ReadKind,
+    /// For a catch-up read: up to where each key was known when it began.
+    known_to: Vec<(i64, i64)>,
+    started: Time,
+    ticket: u64,
+}
+
+/// See the module documentation.
+#[derive(Debug)]
+pub struct Reading {
+    has_order: bool,
+    bound: Bound,
+    out: Option<Out>,
+    /// For the catch-up read about to begin, see [`Out`].
+    known_to: Vec<(i64, i64)>,
+    /// Numbers of all reads that are out, the reloading of failure records included.
+    tickets: BTreeMap<u64, ()>,
+    next_ticket: u64,
+    after_failure: Time,
+    retry_at: Option<Time>,
+    due_at: Option<Time>,
+    sweep: Sweep,
+    /// Lowest `seq` ever read, to slice the sweep.
+    lowest: Option<i64>,
+    /// Alternates between catching up and everything else.
+    caught_up_last: bool,
+    discarded: u64,
+}
+
+#[derive(Debug)]
+struct Sweep {
+    next_at: Time,
+    /// Exclusive lower bound of the next slice while a sweep is under way.
+    position: Option<i64>,
+    /// Where the sweep under way ends, and the width of its slices.
+    end: i64,
+    width: i64,
+    spent: Duration,
+    last_duration: Duration,
+}
+
+impl Reading {
+    /// Nothing read yet.
+    pub fn new(has_order: bool, far_behind: i64) -> Self {
+        Self {
+            has_order,
+            bound: Bound::new(far_behind),
+            out: None,
+            known_to: Vec::new(),
+            tickets: BTreeMap::new(),
+            next_ticket: 1,
+            after_failure: Time::ZERO,
+            retry_at: None,
+            due_at: None,
+            sweep: Sweep {
+                next_at: SWEEP_PAUSE,
+                position: None,
+                end: i64::MIN,
+                width: i64::MAX,
+                spent: Duration::ZERO,
+                last_duration: Duration::ZERO,
+            },
+            lowest: None,
+            caught_up_last: false,
+            discarded: 0,
+        }
+    }
+
+    /// Main reads thrown away so far.
+    pub fn discarded(&self) -> u64 {
+        self.discarded
+    }
+
+    /// The number of the newest read started.
+    pub fn epoch(&self) -> u64 {
+        self.next_ticket - 1
+    }
+
+    /// Counts something as a read, as far as rows that are gone are concerned.
+    pub fn begin(&mut self) -> u64 {
+        let ticket = self.next_ticket;
+        self.next_ticket += 1;
+        self.tickets.insert(ticket, ());
+        ticket
+    }
+
+    /// The counterpart of [`Reading::begin`].
+    pub fn end(&mut self, ticket: u64) {
+        self.tickets.remove(&ticket);
+    }
+
+    /// Forgets rows that no read still out can show.
+    pub fn settle_epochs(&self, window: &mut Window) {
+        let oldest = self
+            .tickets
+            .keys()
+            .next()
+            .copied()
+            .unwrap_or(self.next_ticket);
+        window.forget(oldest);
+    }
+
+    /// Up to where main reads have brought everything.
+    pub fn coverage(&self) -> i64 {
+        self.bound.coverage().unwrap_or(i64::MIN)
+    }
+
+    /// Starts over from the beginning of the table.
+    pub fn restart(&mut self) {
+        self.bound.restart();
+    }
+
+    /// A retry falls due then.
+    pub fn retry_at(&mut self, at: Time) {
+        self.retry_at = Some(self.retry_at.map_or(at, |old| old.min(at)));
+    }
+
+    /// A retry or a delayed row falls due in this time, says the database.
+    pub fn due_in(&mut self, now: Time, left: Option<Duration>) {
+        if let Some(left) = left {
+            let at = now + left;
+            self.retry_at = Some(self.retry_at.map_or(at, |old| old.min(at)));
+            self.due_at = Some(self.due_at.map_or(at, |old| old.min(at)));
+        }
+    }
+
+    /// The read failed: wait.
+    pub fn failed(&mut self, now: Time, wait: Duration) {
+        if let Some(out) = self.out.take() {
+            self.end(out.ticket);
+            match out.kind {
+                ReadKind::Main { .. } => self.bound.abandon(),
+                ReadKind::Retries => self.retry_at(now + wait),
+                ReadKind::Due => self.due_at = Some(now + wait),
+                ReadKind::CatchUp { .. } | ReadKind::Sweep { .. } => {}
+            }
+        }
+        self.after_failure = now + wait;
+    }
+
+    /// Takes in the answer of the read that is out.
+    pub fn finish(
+        &mut self,
+        now: Time,
+        batch: ReadBatch,
+        window: &mut Window,
+        pace: &mut Pace,
+    ) -> Arrivals {
+        let Some(out) = self.out.take() else {
+            return Arrivals::default();
+        };
+        self.end(out.ticket);
+        let took = now.saturating_sub(out.started);
+        if self.has_order
+            && let Some(lowest) = batch.rows.iter().map(|row| row.seq).min()
+        {
+            self.lowest = Some(self.lowest.map_or(lowest, |old| old.min(lowest)));
+        }
+        self.caught_up_last = matches!(out.kind, ReadKind::CatchUp { .. });
+        match out.kind {
+            ReadKind::Main { .. } => self.finish_main(now, batch, window, pace),
+            ReadKind::CatchUp { .. } => {
+                // A key that failed meanwhile starts again from there.
+                let keys: Vec<i64> = out
+                    .known_to
+                    .into_iter()
+                    .filter(|(hash, last_known)| window.continues(*hash, *last_known))
+                    .map(|(hash, _)| hash)
+                    .collect();
+                let ended_at = match batch.rows.last() {
+                    Some(last) if batch.cut => Some(last.seq),
+                    _ => None,
+                };
+                Arrivals {
+                    rows: batch.rows,
+                    way: Way::CatchUp,
+                    caught_up: Some((keys, ended_at)),
+                }
+            }
+            ReadKind::Retries => {
+                self.retry_at = if batch.cut {
+                    Some(now)
+                } else {
+                    window.next_retry()
+                };
+                if let Some(at) = self.retry_at {
+                    // What was due and did not come is somebody else's or changed: ask again later.
+                    self.retry_at = Some(at.max(now + Duration::from_millis(10)));
+                }
+                Arrivals {
+                    rows: batch.rows,
+                    way: Way::Retry,
+                    caught_up: None,
+                }
+            }
+            ReadKind::Due => {
+                self.due_at = batch.cut.then_some(now);
+                Arrivals {
+                    rows: batch.rows,
+                    ..Arrivals::default()
+                }
+            }
+            ReadKind::Sweep { up_to, .. } => {
+                let reached = if batch.cut {
+                    batch.rows.last().map(|row| row.seq)
+                } else {
+                    None
+                };
+                self.sweep.finish_slice(now, took, reached.unwrap_or(up_to));
+                Arrivals {
+                    rows: batch.rows,
+                    ..Arrivals::default()
+                }
+            }
+        }
+    }
+
+    fn finish_main(
+        &mut self,
+        now: Time,
+        batch: ReadBatch,
+        window: &mut Window,
+        pace: &mut Pace,
+    ) -> Arrivals {
+        let reached = batch.rows.iter().map(|row| row.seq).max();
+        if self.has_order {
+            let nobody = Holders::default();
+            let holders = batch.holders.as_ref().unwrap_or(&nobody);
+            if self.bound.finish(reached, batch.cut, holders) == Judgement::Discard {
+                self.discarded += 1;
+                pace.read_done(now, 1, true);
+                return Arrivals::default();
+            }
+        }
+        let new = batch
+            .rows
+            .iter()
+            .filter(|row| !window.knows(row.seq))
+            .count();
+        pace.read_done(now, new, batch.cut);
+        Arrivals {
+            rows: batch.rows,
+            ..Arrivals::default()
+        }
+    }
+}
+
+impl Sweep {
+    fn finish_slice(&mut self, now: Time, took: Duration, reached: i64) {
+        self.spent += took;
+        if reached < self.end {
+            self.position = Some(reached);
+            return;
+        }
+        self.position = None;
+        self.last_duration = self.spent;
+        self.next_at = now + SWEEP_PAUSE.max(self.spent * SWEEP_SHARE);
+        self.spent = Duration::ZERO;
+    }
+
+    /// Begins or continues a sweep up to `coverage`: the next slice.
+    fn slice(&mut self, lowest: i64, coverage: i64) -> (i64, i64) {
+        let after = match self.position {
+            Some(position) => position,
+            None => {
+                self.end = coverage;
+                let slices = (self.last_duration.as_nanos() / SWEEP_SLICE.as_nanos())
+                    .clamp(1, SWEEP_SLICES_MAX) as i64;
+                self.width = (coverage.saturating_sub(lowest) / slices).max(1);
+                if slices == 1 {
+                    self.width = i64::MAX;
+                }
+                i64::MIN
+            }
+        };
+        let up_to = after.max(lowest).saturating_add(self.width).min(self.end);
+        (after, up_to)
+    }
+}
+
+impl Core {
+    fn room(&self) -> usize {
+        if self.window.bytes() >= self.config.max_in_flight_bytes {
+            return 0;
+        }
+        let room = self.config.max_in_flight.saturating_sub(self.window.len());
+        // Many small reads cost more than a few large ones.
+        let worthwhile = self
+            .config
+            .batch_size
+            .min(self.config.max_in_flight / 4)
+            .max(1);
+        if room < worthwhile {
+            0
+        } else {
+            room.min(self.config.batch_size)
+        }
+    }
+
+    /// When the next read is due, if one can be.
+    pub(super) fn read_due(&self, _now: Time) -> Option<Time> {
+        if self.reading.out.is_some()
+            || self.stopping
+            || self.paused
+            || self.room() == 0
+            || self.ownership.partitions().is_none()
+        {
+            return None;
+        }
+        let mut due = self.pace.due();
+        for at in [self.reading.retry_at, self.reading.due_at]
+            .into_iter()
+            .flatten()
+        {
+            due = due.min(at);
+        }
+        if self.reading.has_order {
+            due = due.min(match self.reading.sweep.position {
+                Some(_) => Time::ZERO,
+                None => self.reading.sweep.next_at,
+            });
+        }
+        if self.window.has_wanting() {
+            due = Time::ZERO;
+        }
+        Some(due.max(self.reading.after_failure))
+    }
+
+    pub(super) fn next_read(&mut self, now: Time) -> Option<ReadRequest> {
+        if self.read_due(now).is_none_or(|due| due > now) || !self.ownership.proven(now) {
+            return None;
+        }
+        let partitions = self.ownership.partitions()?;
+        let room = self.room();
+        let (kind, limit) = self.choose(now, room)?;
+        let reading = &mut self.reading;
+        let (known, skip_keys) = match &kind {
+            ReadKind::Main { after } => (self.window.known(*after, None), self.window.held_keys()),
+            ReadKind::CatchUp { after, up_to, .. } => {
+                (self.window.known(Some(*after), Some(*up_to)), Vec::new())
+            }
+            ReadKind::Sweep { after, up_to } => (
+                self.window.known(Some(*after), Some(*up_to)),
+                self.window.held_keys(),
+            ),
+            ReadKind::Retries => (self.window.known(None, None), Vec::new()),
+            ReadKind::Due => (self.window.known(None, None), self.window.held_keys()),
+        };
+        let ticket = reading.begin();
+        reading.out = Some(Out {
+            kind: kind.clone(),
+            known_to: std::mem::take(&mut reading.known_to),
+            started: now,
+            ticket,
+        });
+        let byte_limit = self
+            .config
+            .max_in_flight_bytes
+            .saturating_sub(self.window.bytes())
+            .max(1);
+        Some(ReadRequest {
+            kind,
+            partitions,
+            skip_keys,
+            known,
+            limit,
+            byte_limit,
+        })
+    }
+
+    fn choose(&mut self, now: Time, room: usize) -> Option<(ReadKind, usize)> {
+        let reading = &mut self.reading;
+        if reading.retry_at.is_some_and(|at| at <= now) {
+            reading.retry_at = None;
+            return Some((ReadKind::Retries, room));
+        }
+        if reading.due_at.is_some_and(|at| at <= now) {
+            reading.due_at = None;
+            return Some((ReadKind::Due, room));
+        }
+        let main_due = self.pace.due() <= now && self.window.held() < HELD_MAX;
+        let catch_up_turn = !reading.caught_up_last || !main_due;
+        if catch_up_turn && reading.has_order && self.window.has_wanting() {
+            let wanting = self.window.wanting(CATCH_UP_KEYS);
+            let up_to = reading.bound.coverage().unwrap_or(i64::MAX);
+            let after = wanting
+                .iter()
+                .map(|(_, last, _)| *last)
+                .min()
+                .unwrap_or(up_to);
+            let room_of_keys: usize = wanting.iter().map(|(_, _, room)| *room).sum();
+            reading.known_to = wanting
+                .iter()
+                .map(|(hash, last, _)| (*hash, *last))
+                .collect();
+            let keys = wanting.into_iter().map(|(hash, _, _)| hash).collect();
+            let limit = room.min(room_of_keys).max(1);
+            return Some((ReadKind::CatchUp { after, up_to, keys }, limit));
+        }
+        if main_due {
+            let after = if self.reading.has_order {
+                self.reading.bound.start()
+            } else {
+                None
+            };
+            return Some((ReadKind::Main { after }, room));
+        }
+        let reading = &mut self.reading;
+        if reading.has_order && (reading.sweep.position.is_some() || reading.sweep.next_at <= now) {
+            let (Some(coverage), Some(lowest)) = (reading.bound.coverage(), reading.lowest) else {
+                reading.sweep.position = None;
+                reading.sweep.next_at = now + SWEEP_PAUSE;
+                return None;
+            };
+            let (after, up_to) = reading.sweep.slice(lowest, coverage);
+            return Some((ReadKind::Sweep { after, up_to }, room));
+        }
+        None
+    }
+}

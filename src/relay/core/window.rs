@@ -1,0 +1,783 @@
+//! The rows in memory: what waits, what is in flight, what must not be read again, and which row
+//! may go next.
+//!
+//! Invariants:
+//!
+//! * A row is here at most once, from the read that brought it until nobody can read it
+//!   again ("gone"); reads leave out everything that is here.
+//! * Under [`Ordering::Strict`] a key has at most one row in flight; under
+//!   [`Ordering::Pipelined`] all rows of a key in flight are in one batch of one lane, in `seq` order.
+//! * A key's rows leave in `seq` order. A key that is *held* takes in no rows from main reads:
+//!   rows beyond `last_known` may be missing here, and only a catch-up read (or the retry of
+//!   the failing row) may add to it.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+
+use super::Time;
+use crate::error::Reason;
+use crate::event::Record;
+
+/// How strictly events of one key are kept apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Ordering {
+    /// One unconfirmed event per key: a rejection cannot let a later event overtake.
+    #[default]
+    Strict,
+    /// Many events of a key in flight, in order; order holds unless the broker rejects one.
+    Pipelined,
+    /// Keys are ignored.
+    None,
+}
+
+/// Why a key takes in no rows from main reads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Hold {
+    /// It has enough rows waiting, or rows of it were left out: a catch-up read ends this.
+    Lagging,
+    /// This row of it failed and waits for its next attempt.
+    Failing {
+        /// The row.
+        seq: i64,
+        /// When that attempt is due.
+        retry_at: Time,
+    },
+    /// This row of it was given up and waits for an operator.
+    Blocked {
+        /// The row.
+        seq: i64,
+    },
+}
+
+impl Hold {
+    /// The row that holds the key up, if it is one row.
+    fn culprit(self) -> Option<i64> {
+        match self {
+            Hold::Lagging => None,
+            Hold::Failing { seq, .. } | Hold::Blocked { seq } => Some(seq),
+        }
+    }
+}
+
+/// A row on its way, with what the relay knows about it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Item {
+    /// The row.
+    pub record: Record,
+    /// Set when the row is given up and goes to the dead-letter destination: why.
+    pub dead_letter: Option<Reason>,
+    /// When it expires.
+    pub expires_at: Option<Time>,
+    /// Came from its failure record, which must be removed with it.
+    pub retried: bool,
+    /// Suspected of crashing relays.
+    pub suspect: Suspect,
+}
+
+/// Whether a row is under suspicion after a crash.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Suspect {
+    /// No.
+    No,
+    /// It was in flight at an earlier crash: it waits for its turn to go alone.
+    Queued,
+    /// Its record is being written; it must not go before that.
+    Recording {
+        /// Goes alone, so that a crash points at it.
+        alone: bool,
+    },
+    /// Recorded: it may go.
+    Recorded {
+        /// Goes alone, so that a crash points at it.
+        alone: bool,
+    },
+}
+
+#[derive(Debug)]
+enum Slot {
+    Waiting(Box<Item>),
+    InFlight,
+    /// Confirmed, expired or failed; the database does not know yet.
+    Finished,
+    /// The database knows. Reads that began earlier may still show the row.
+    Gone,
+}
+
+#[derive(Debug)]
+struct Key {
+    /// Rows waiting, by `seq`.
+    waiting: VecDeque<i64>,
+    in_flight: usize,
+    hold: Option<Hold>,
+    /// While held: every row of the key up to here is known, settled or recorded as failed.
+    last_known: i64,
+}
+
+/// See the module documentation.
+#[derive(Debug)]
+pub struct Window {
+    ordering: Ordering,
+    /// Rows of one key that may wait in memory.
+    key_cap: usize,
+    slots: BTreeMap<i64, Slot>,
+    keys: HashMap<i64, Key>,
+    ready: BTreeSet<i64>,
+    /// Rows gone, with the read epoch that must have passed before they are forgotten.
+    gone: VecDeque<(u64, i64)>,
+    bytes: usize,
+    held: usize,
+    /// The one suspect that is recorded or in flight alone.
+    alone: Option<i64>,
+    queued: BTreeSet<i64>,
+}
+
+impl Key {
+    fn new() -> Self {
+        Self {
+            waiting: VecDeque::new(),
+            in_flight: 0,
+            hold: None,
+            last_known: i64::MIN,
+        }
+    }
+}
+
+impl Window {
+    /// An empty window. `key_cap`: rows of one key that may wait in memory.
+    pub fn new(ordering: Ordering, key_cap: usize) -> Self {
+        Self {
+            ordering,
+            key_cap: key_cap.max(1),
+            slots: BTreeMap::new(),
+            keys: HashMap::new(),
+            ready: BTreeSet::new(),
+            gone: VecDeque::new(),
+            bytes: 0,
+            held: 0,
+            alone: None,
+            queued: BTreeSet::new(),
+        }
+    }
+
+    /// Rows held in memory or not yet settled.
+    pub fn len(&self) -> usize {
+        self.slots.len() - self.gone.len()
+    }
+
+    /// Bytes of the rows waiting or in flight.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Rows that may go now.
+    pub fn ready(&self) -> usize {
+        self.ready.len()
+    }
+
+    /// Keys that take in no rows from main reads.
+    pub fn held(&self) -> usize {
+        self.held
+    }
+
+    fn ordered(&self, record: &Record) -> bool {
+        record.keyed && self.ordering != Ordering::None
+    }
+
+    /// The rows a read of `(after, up_to]` must leave out.
+    pub fn known(&self, after: Option<i64>, up_to: Option<i64>) -> Vec<i64> {
+        use std::ops::Bound::{Excluded, Included, Unbounded};
+        let from = after.map_or(Unbounded, Excluded);
+        let to = up_to.map_or(Unbounded, Included);
+        if let (Some(after), Some(up_to)) = (after, up_to)
+            && after >= up_to
+        {
+            return Vec::new();
+        }
+        self.slots.range((from, to)).map(|(seq, _)| *seq).collect()
+    }
+
+    /// The keys a read must leave out.
+    pub fn held_keys(&self) -> Vec<i64> {
+        if self.held == 0 {
+            return Vec::new();
+        }
+        let mut keys: Vec<i64> = self
+            .keys
+            .iter()
+            .filter(|(_, key)| key.hold.is_some())
+            .map(|(hash, _)| *hash)
+            .collect();
+        keys.sort_unstable();
+        keys
+    }
+
+    /// Whether this row is in memory, in whatever state.
+    pub fn knows(&self, seq: i64) -> bool {
+        self.slots.contains_key(&seq)
+    }
+
+    /// Takes in a row from a main, sweep or due read. Refused (false) if it is known already or its
+    /// key is held.
+    pub fn admit(&mut self, item: Item) -> bool {
+        if self.knows(item.record.seq) {
+            return false;
+        }
+        if self.ordered(&item.record)
+            && self
+                .keys
+                .get(&item.record.hash)
+                .is_some_and(|key| key.hold.is_some())
+        {
+            return false;
+        }
+        self.insert(item);
+        true
+    }
+
+    /// Takes in a row that comes back from its failure record. A held key takes back only the row that
+    /// holds it up; what follows comes by the catch-up read after it.
+    pub fn admit_retry(&mut self, item: Item) -> bool {
+        if self.ordered(&item.record)
+            && let Some(key) = self.keys.get(&item.record.hash)
+        {
+            match key.hold {
+                None => {}
+                Some(hold) if hold.culprit() == Some(item.record.seq) => {}
+                Some(_) => return false,
+            }
+        }
+        self.admit_held(item)
+    }
+
+    /// Whether a catch-up read of this key, begun when the key was known up to `last_known`, still
+    /// continues where the key stands.
+    pub fn continues(&self, hash: i64, last_known: i64) -> bool {
+        self.keys
+            .get(&hash)
+            .is_some_and(|key| key.hold == Some(Hold::Lagging) && key.last_known == last_known)
+    }
+
+    /// Takes in a row from a catch-up read.
+    pub fn admit_held(&mut self, item: Item) -> bool {
+        if self.knows(item.record.seq) {
+            return false;
+        }
+        self.insert(item);
+        true
+    }
+
+    fn insert(&mut self, item: Item) {
+        let (seq, hash) = (item.record.seq, item.record.hash);
+        let ordered = self.ordered(&item.record);
+        self.bytes += item.record.weight();
+        if item.suspect == Suspect::Queued {
+            self.queued.insert(seq);
+        }
+        self.slots.insert(seq, Slot::Waiting(Box::new(item)));
+        if !ordered {
+            self.refresh_unordered(seq);
+            return;
+        }
+        let key = self.keys.entry(hash).or_insert_with(Key::new);
+        let old_head = key.waiting.front().copied();
+        let at = key.waiting.partition_point(|waiting| *waiting < seq);
+        key.waiting.insert(at, seq);
+        if let Some(old_head) = old_head {
+            self.ready.remove(&old_head);
+        }
+        self.refresh(hash);
+    }
+
+    fn may_go(&self, seq: i64) -> bool {
+        match self.slots.get(&seq) {
+            Some(Slot::Waiting(item)) => {
+                matches!(item.suspect, Suspect::No | Suspect::Recorded { .. })
+            }
+            _ => false,
+        }
+    }
+
+    fn refresh_unordered(&mut self, seq: i64) {
+        if self.may_go(seq) {
+            self.ready.insert(seq);
+        }
+    }
+
+    /// Puts the key's oldest row into the ready set, if it may go; forgets an idle key.
+    fn refresh(&mut self, hash: i64) {
+        let Some(key) = self.keys.get(&hash) else {
+            return;
+        };
+        let Some(&head) = key.waiting.front() else {
+            if key.in_flight == 0 && key.hold.is_none() {
+                self.keys.remove(&hash);
+            }
+            return;
+        };
+        let free = key.in_flight == 0
+            && match key.hold {
+                None | Some(Hold::Lagging) => true,
+                // Only the failing row itself, back from its record, may go.
+                Some(hold) => hold.culprit() == Some(head),
+            };
+        if free && self.may_go(head) {
+            self.ready.insert(head);
+        }
+    }
+
+    /// Holds a key, keeping its first `keep` waiting rows. `coverage`: up to where main reads have brought
+    /// everything, which holds for this key if it was not held before.
+    fn restrain(&mut self, hash: i64, hold: Hold, coverage: i64, keep: usize) {
+        if let Some(head) = self.keys.get(&hash).and_then(|key| key.waiting.front()) {
+            self.ready.remove(head);
+        }
+        let dropped = self.trim(hash, keep);
+        let key = self.keys.entry(hash).or_insert_with(Key::new);
+        let known = if key.hold.is_some() {
+            key.last_known
+        } else {
+            self.held += 1;
+            coverage
+        };
+        key.last_known = known.min(dropped.map_or(i64::MAX, |first| first.saturating_sub(1)));
+        key.hold = Some(hold);
+        self.refresh(hash);
+    }
+
+    fn release(&mut self, hash: i64) {
+        if let Some(key) = self.keys.get_mut(&hash)
+            && key.hold.take().is_some()
+        {
+            self.held -= 1;
+        }
+        self.refresh(hash);
+    }
+
+    /// The hold of a key.
+    pub fn hold_of(&self, hash: i64) -> Option<Hold> {
+        self.keys.get(&hash).and_then(|key| key.hold)
+    }
+
+    /// Forgets the waiting rows of a key beyond the first `keep`; they will be read again. Returns the
+    /// first one forgotten.
+    fn trim(&mut self, hash: i64, keep: usize) -> Option<i64> {
+        let key = self.keys.get_mut(&hash)?;
+        if key.waiting.len() <= keep {
+            return None;
+        }
+        let dropped = key.waiting.split_off(keep);
+        for seq in &dropped {
+            self.ready.remove(seq);
+            self.forget_suspect(*seq);
+            if let Some(Slot::Waiting(item)) = self.slots.remove(seq) {
+                self.bytes -= item.record.weight();
+            }
+        }
+        dropped.front().copied()
+    }
+
+    /// After a read: keys with too many rows waiting keep the first ones and are held. `hashes`: the
+    /// keys the read touched.
+    pub fn bound_keys(&mut self, hashes: impl IntoIterator<Item = i64>, coverage: i64) {
+        for hash in hashes {
+            if let Some(key) = self.keys.get(&hash)
+                && key.waiting.len() > self.key_cap
+            {
+                let hold = key.hold.unwrap_or(Hold::Lagging);
+                self.restrain(hash, hold, coverage, self.key_cap);
+            }
+        }
+    }
+
+    /// Lagging keys that have room again, the furthest behind first: `(hash, last_known, room)`.
+    pub fn wanting(&self, most: usize) -> Vec<(i64, i64, usize)> {
+        if self.held == 0 {
+            return Vec::new();
+        }
+        let mut wanting: Vec<(i64, i64, usize)> = self
+            .keys
+            .iter()
+            .filter(|(_, key)| {
+                key.hold == Some(Hold::Lagging) && key.waiting.len() <= self.key_cap / 2
+            })
+            .map(|(hash, key)| (*hash, key.last_known, self.key_cap - key.waiting.len()))
+            .collect();
+        wanting.sort_unstable_by_key(|(hash, last_known, _)| (*last_known, *hash));
+        wanting.truncate(most);
+        wanting
+    }
+
+    /// Whether [`Window::wanting`] has anything to offer.
+    pub fn has_wanting(&self) -> bool {
+        self.held > 0
+            && self
+                .keys
+                .values()
+                .any(|key| key.hold == Some(Hold::Lagging) && key.waiting.len() <= self.key_cap / 2)
+    }
+
+    /// Ends a catch-up read of these keys, before its rows beyond the cap are dropped. If it was complete
+    /// they are normal again; otherwise they are known up to where it ended.
+    pub fn caught_up(&mut self, hashes: &[i64], ended_at: Option<i64>) {
+        for &hash in hashes {
+            let Some(key) = self.keys.get_mut(&hash) else {
+                continue;
+            };
+            match ended_at {
+                Some(ended_at) => key.last_known = key.last_known.max(ended_at),
+                None => self.release(hash),
+            }
+        }
+    }
+
+    /// Takes up to `most` rows for one batch, the oldest first. Rows for which `expired` says true are
+    /// finished on the way and returned separately.
+    pub fn take_batch(&mut self, most: usize, now: Time) -> (Vec<Item>, Vec<Item>) {
+        let (mut batch, mut expired) = (Vec::new(), Vec::new());
+        let mut touched = Vec::new();
+        while batch.len() < most {
+            let Some(&seq) = self.ready.iter().find(|seq| self.fits(**seq)) else {
+                break;
+            };
+            self.ready.remove(&seq);
+            let Some(Slot::Waiting(item)) = self.slots.insert(seq, Slot::InFlight) else {
+                debug_assert!(false, "only waiting rows are ready");
+                break;
+            };
+            let item = *item;
+            let alone = item.suspect == (Suspect::Recorded { alone: true });
+            let is_expired =
+                item.dead_letter.is_none() && item.expires_at.is_some_and(|at| at <= now);
+            let hash = item.record.hash;
+            let ordered = self.ordered(&item.record);
+            if ordered && let Some(key) = self.keys.get_mut(&hash) {
+                key.waiting.pop_front();
+                if !is_expired {
+                    key.in_flight += 1;
+                }
+            }
+            if is_expired {
+                self.finish(&item);
+                expired.push(item);
+                if ordered {
+                    self.after_finish(hash, seq);
+                }
+                continue;
+            }
+            batch.push(item);
+            if ordered && self.ordering == Ordering::Pipelined {
+                // The key's next row may ride in the same batch, behind this one.
+                touched.push(hash);
+                if let Some(&next) = self.keys.get(&hash).and_then(|key| key.waiting.front())
+                    && self.keys[&hash]
+                        .hold
+                        .is_none_or(|hold| hold == Hold::Lagging)
+                    && self.may_go(next)
+                {
+                    self.ready.insert(next);
+                }
+            }
+            if alone {
+                break;
+            }
+        }
+        for hash in touched {
+            if let Some(head) = self.keys.get(&hash).and_then(|key| key.waiting.front()) {
+                self.ready.remove(head);
+            }
+        }
+        (batch, expired)
+    }
+
+    /// While a suspect goes alone, nothing else goes.
+    fn fits(&self, seq: i64) -> bool {
+        self.alone.is_none_or(|alone| alone == seq)
+    }
+
+    /// Picks the next suspect that is to go alone and could go now; its record must be written first.
+    /// One at a time, so that a crash points at exactly one row.
+    pub fn next_suspect(&mut self) -> Option<&Item> {
+        if self.alone.is_some() {
+            return None;
+        }
+        let seq = *self.queued.iter().find(|seq| self.is_head(**seq))?;
+        self.queued.remove(&seq);
+        self.alone = Some(seq);
+        match self.slots.get_mut(&seq) {
+            Some(Slot::Waiting(item)) => {
+                item.suspect = Suspect::Recording { alone: true };
+                Some(item)
+            }
+            _ => None,
+        }
+    }
+
+    /// Whether nothing of its key stands before this waiting row.
+    fn is_head(&self, seq: i64) -> bool {
+        let Some(Slot::Waiting(item)) = self.slots.get(&seq) else {
+            return false;
+        };
+        if !self.ordered(&item.record) {
+            return true;
+        }
+        self.keys.get(&item.record.hash).is_some_and(|key| {
+            key.in_flight == 0
+                && key.waiting.front() == Some(&seq)
+                && key
+                    .hold
+                    .and_then(Hold::culprit)
+                    .is_none_or(|culprit| culprit == seq)
+        })
+    }
+
+    fn forget_suspect(&mut self, seq: i64) {
+        self.queued.remove(&seq);
+        if self.alone == Some(seq) {
+            self.alone = None;
+        }
+    }
+
+    fn finish(&mut self, item: &Item) {
+        self.forget_suspect(item.record.seq);
+        self.bytes -= item.record.weight();
+        self.slots.insert(item.record.seq, Slot::Finished);
+    }
+
+    /// A key whose row just left: a failing key's retry is over, so it must catch up.
+    fn after_finish(&mut self, hash: i64, seq: i64) {
+        if let Some(key) = self.keys.get_mut(&hash)
+            && key.hold.and_then(Hold::culprit) == Some(seq)
+        {
+            key.hold = Some(Hold::Lagging);
+        }
+        self.refresh(hash);
+    }
+
+    fn landed(&mut self, item: &Item) {
+        if self.ordered(&item.record)
+            && let Some(key) = self.keys.get_mut(&item.record.hash)
+        {
+            key.in_flight -= 1;
+        }
+    }
+
+    /// A row in flight was confirmed (or given up for good): its key goes on at once.
+    pub fn finished(&mut self, item: &Item) {
+        self.landed(item);
+        self.finish(item);
+        if self.ordered(&item.record) {
+            self.after_finish(item.record.hash, item.record.seq);
+        }
+    }
+
+    /// A row in flight failed: its failure is about to be recorded, and with `hold` its key waits.
+    /// Rows of the key that wait here are forgotten; they are read again when the key goes on.
+    pub fn failed(&mut self, item: &Item, hold: Option<Hold>, coverage: i64) {
+        self.landed(item);
+        self.finish(item);
+        if !self.ordered(&item.record) {
+            return;
+        }
+        let hash = item.record.hash;
+        match hold {
+            Some(hold) => self.restrain(hash, hold, coverage, 0),
+            None => self.after_finish(hash, item.record.seq),
+        }
+    }
+
+    /// A row in flight was not published, or its fate is unknown: it waits again, in its place.
+    pub fn returned(&mut self, item: Item) {
+        self.landed(&item);
+        self.bytes -= item.record.weight();
+        let (hash, seq) = (item.record.hash, item.record.seq);
+        // A key that fails by now must not send what came after the failed row.
+        if self.ordered(&item.record)
+            && let Some(key) = self.keys.get_mut(&hash)
+            && key
+                .hold
+                .and_then(Hold::culprit)
+                .is_some_and(|culprit| culprit != seq)
+        {
+            key.last_known = key.last_known.min(seq.saturating_sub(1));
+            self.forget_suspect(seq);
+            self.slots.remove(&seq);
+            return;
+        }
+        self.insert(item);
+    }
+
+    /// A row in flight came back unpublished, but its partition is no longer ours.
+    pub fn abandoned(&mut self, item: &Item) {
+        self.landed(item);
+        self.forget_suspect(item.record.seq);
+        self.bytes -= item.record.weight();
+        self.slots.remove(&item.record.seq);
+        self.refresh(item.record.hash);
+    }
+
+    /// Takes a waiting row out of its key's queue.
+    fn withdraw(&mut self, seq: i64) -> Option<Box<Item>> {
+        if !matches!(self.slots.get(&seq), Some(Slot::Waiting(_))) {
+            return None;
+        }
+        let Some(Slot::Waiting(item)) = self.slots.remove(&seq) else {
+            return None;
+        };
+        self.bytes -= item.record.weight();
+        self.forget_suspect(seq);
+        self.ready.remove(&seq);
+        if let Some(key) = self.keys.get_mut(&item.record.hash) {
+            key.waiting.retain(|waiting| *waiting != seq);
+        }
+        Some(item)
+    }
+
+    /// Drops a waiting row: its partition is no longer ours.
+    pub fn drop_row(&mut self, seq: i64) {
+        if let Some(item) = self.withdraw(seq) {
+            self.refresh(item.record.hash);
+        }
+    }
+
+    /// A waiting row was given up without ever going out. False if it is not waiting.
+    pub fn give_up_waiting(&mut self, seq: i64) -> bool {
+        let Some(item) = self.withdraw(seq) else {
+            return false;
+        };
+        self.slots.insert(seq, Slot::Finished);
+        if self.ordered(&item.record) {
+            self.after_finish(item.record.hash, item.record.seq);
+        }
+        true
+    }
+
+    /// A suspect's record was written: it may go.
+    pub fn cleared(&mut self, seq: i64, crashes: u32) {
+        let Some(Slot::Waiting(item)) = self.slots.get_mut(&seq) else {
+            return;
+        };
+        let Suspect::Recording { alone } = item.suspect else {
+            return;
+        };
+        item.record.crashes = crashes;
+        item.suspect = Suspect::Recorded { alone };
+        item.retried = true;
+        let (hash, ordered) = (item.record.hash, item.record.keyed);
+        if ordered && self.ordering != Ordering::None {
+            self.refresh(hash);
+        } else {
+            self.refresh_unordered(seq);
+        }
+    }
+
+    /// The database knows about a finished row: reads that start from now on do not show it.
+    /// `epoch`: the number of the newest read started so far.
+    pub fn settled(&mut self, seq: i64, epoch: u64) {
+        if let Some(slot @ Slot::Finished) = self.slots.get_mut(&seq) {
+            *slot = Slot::Gone;
+            self.gone.push_back((epoch, seq));
+        }
+    }
+
+    /// Forgets rows gone before every read that is still out. `oldest`: the number of the oldest read
+    /// still out, or of the next one.
+    pub fn forget(&mut self, oldest: u64) {
+        while let Some(&(epoch, seq)) = self.gone.front() {
+            if epoch >= oldest {
+                break;
+            }
+            self.gone.pop_front();
+            self.slots.remove(&seq);
+        }
+    }
+
+    /// Drops a finished row whose outcome could not be stored because the partition is no longer ours.
+    pub fn disown(&mut self, seq: i64) {
+        if matches!(self.slots.get(&seq), Some(Slot::Finished)) {
+            self.slots.remove(&seq);
+        }
+    }
+
+    /// Drops waiting rows and idle keys for which `lost` says true (by placement hash).
+    pub fn drop_waiting(&mut self, lost: impl Fn(i64) -> bool) {
+        let doomed: Vec<i64> = self
+            .slots
+            .iter()
+            .filter(|(_, slot)| matches!(slot, Slot::Waiting(item) if lost(item.record.hash)))
+            .map(|(seq, _)| *seq)
+            .collect();
+        for seq in doomed {
+            self.ready.remove(&seq);
+            self.forget_suspect(seq);
+            if let Some(Slot::Waiting(item)) = self.slots.remove(&seq) {
+                self.bytes -= item.record.weight();
+            }
+        }
+        let hashes: Vec<i64> = self
+            .keys
+            .keys()
+            .copied()
+            .filter(|hash| lost(*hash))
+            .collect();
+        for hash in hashes {
+            if let Some(key) = self.keys.get_mut(&hash) {
+                key.waiting.clear();
+            }
+            self.release(hash);
+        }
+    }
+
+    /// Replaces the failing and blocked keys by `failing` (hash, seq, hold), after failure records were
+    /// changed from outside: keys no longer listed catch up.
+    pub fn reload_failing(&mut self, failing: &[(i64, i64, Hold)], scope: impl Fn(i64) -> bool) {
+        // The oldest failing row of a key is the one that holds it up.
+        let mut listed: HashMap<i64, (i64, Hold)> = HashMap::new();
+        for (hash, seq, hold) in failing {
+            let oldest = listed.entry(*hash).or_insert((*seq, *hold));
+            if *seq < oldest.0 {
+                *oldest = (*seq, *hold);
+            }
+        }
+        let stale: Vec<i64> = self
+            .keys
+            .iter()
+            .filter(|(hash, key)| {
+                key.hold.and_then(Hold::culprit).is_some()
+                    && !listed.contains_key(hash)
+                    && scope(**hash)
+            })
+            .map(|(hash, _)| *hash)
+            .collect();
+        for hash in stale {
+            if let Some(key) = self.keys.get_mut(&hash) {
+                key.hold = Some(Hold::Lagging);
+            }
+            self.refresh(hash);
+        }
+        for (hash, (seq, hold)) in listed {
+            if self.ordering == Ordering::None || self.knows(seq) {
+                continue;
+            }
+            if hold == Hold::Lagging && self.hold_of(hash).is_some() {
+                continue;
+            }
+            // Nothing is known about the key's other rows.
+            self.restrain(hash, hold, i64::MIN, 0);
+        }
+    }
+
+    /// The earliest retry among failing keys.
+    pub fn next_retry(&self) -> Option<Time> {
+        self.keys
+            .values()
+            .filter_map(|key| match key.hold {
+                Some(Hold::Failing { retry_at, .. }) => Some(retry_at),
+                _ => None,
+            })
+            .min()
+    }
+
+    /// Whether nothing is waiting, in flight or unsettled.
+    pub fn is_idle(&self) -> bool {
+        self.len() == 0
+    }
+}

@@ -1,0 +1,3 @@
+//! The relay.
+pub mod bound;
+pub mod core;
