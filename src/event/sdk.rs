@@ -3,9 +3,11 @@
 //! Not used for publishing: the SDK holds JSON payloads as parsed trees (large numbers are
 //! rounded) and normalises URLs.
 
+use std::time::SystemTime;
+
 use cloudevents::event::ExtensionValue as SdkExtension;
 use cloudevents::{AttributesWriter, Data as SdkData, Event};
-use std::time::SystemTime;
+use jiff::Timestamp;
 use url::Url;
 
 use super::Record;
@@ -29,7 +31,12 @@ pub fn to_event(record: &Record, default_source: &str) -> Result<Event, Reason> 
     event.set_source(envelope.source);
     event.set_type(envelope.event_type);
     event.set_subject(envelope.subject);
-    event.set_time(record.created_at.map(SystemTime::from));
+    // From the attribute, not the row, for the precision that is published.
+    let time = envelope.time.as_deref().map(str::parse::<Timestamp>);
+    let time = time
+        .transpose()
+        .map_err(|_| refuse("`time` is not a time that the CloudEvents SDK can hold"))?;
+    event.set_time(time.map(SystemTime::from));
     event.set_datacontenttype(envelope.content_type);
     event.set_dataschema(schema);
     for (name, value) in &envelope.extensions {
