@@ -65,3 +65,117 @@ impl Encoder {
 fn bounded(text: &str) -> &str {
     &text[..text.floor_char_boundary(ERROR_MAX)]
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used)]
+mod tests {
+    use super::*;
+    use crate::error::ReasonCode;
+    use crate::event::encode::{BatchLimits, EncoderConfig, HeaderPrefix};
+    use crate::event::route::Router;
+
+    fn encoder(mode: Mode) -> Encoder {
+        Encoder::new(EncoderConfig {
+            source: "/shop".into(),
+            mode,
+            header_prefix: HeaderPrefix::Ce,
+            router: Router::new("events", "{{ type }}.{{ subject }}").unwrap(),
+            batch: BatchLimits::default(),
+        })
+        .unwrap()
+    }
+
+    fn record() -> Record {
+        Record {
+            seq: 3,
+            id: "id3".into(),
+            event_type: "order".into(),
+            subject: Some("s".into()),
+            headers: Some(r#"{"x-tenant":"blue","x-outrigger-reason":"earlier"}"#.into()),
+            ..Record::default()
+        }
+    }
+
+    fn nack() -> Reason {
+        Reason::new(ReasonCode::Nack, "é".repeat(600))
+    }
+
+    #[test]
+    fn the_original_message_with_reasons_added() {
+        let router = DeadLetterRouter::new("dlx", "{{ routing_key }}.{{ reason }}.dlq").unwrap();
+        for mode in [Mode::Structured, Mode::Binary, Mode::Batch] {
+            let original = encoder(mode).encode([&record()]).messages.remove(0);
+            let dead = encoder(mode)
+                .dead_letter(&record(), &router, &nack(), 10)
+                .unwrap();
+            assert_eq!(dead.destination, "dlx");
+            assert_eq!(dead.routing_key, "order.s.nack.dlq");
+
+            let text = |value: &str| HeaderValue::Text(value.to_owned());
+            let mut headers = original.headers.clone();
+            headers.retain(|(name, _)| name != "x-outrigger-reason");
+            assert_eq!(headers.len() + 1, original.headers.len());
+            headers.extend(
+                [
+                    ("x-outrigger-reason", text("nack")),
+                    // 1024 bytes at most, and never half a character.
+                    ("x-outrigger-error", text(&"é".repeat(512))),
+                    ("x-outrigger-attempts", HeaderValue::Int(10)),
+                    ("x-outrigger-original-destination", text("events")),
+                    ("x-outrigger-original-routing-key", text("order.s")),
+                ]
+                .map(|(name, value)| (name.to_owned(), value)),
+            );
+            let expected = Message {
+                headers,
+                destination: dead.destination.clone(),
+                routing_key: dead.routing_key.clone(),
+                ..original
+            };
+            assert_eq!(dead, expected);
+        }
+    }
+
+    #[test]
+    fn an_event_without_a_route_goes_to_a_constant_one() {
+        let lost = Record {
+            subject: None,
+            ..record()
+        };
+        let reason = Reason::new(ReasonCode::InvalidRoute, "no subject");
+        let constant = DeadLetterRouter::new("dlx", "dead").unwrap();
+        let dead = encoder(Mode::Structured)
+            .dead_letter(&lost, &constant, &reason, 1)
+            .unwrap();
+        assert_eq!(dead.routing_key, "dead");
+        assert!(
+            dead.headers
+                .iter()
+                .all(|(name, _)| !name.contains("original"))
+        );
+
+        let derived = DeadLetterRouter::new("dlx", "{{ routing_key }}.dlq").unwrap();
+        let error = encoder(Mode::Structured)
+            .dead_letter(&lost, &derived, &reason, 1)
+            .unwrap_err();
+        assert_eq!(error.code, ReasonCode::InvalidRoute);
+        assert!(
+            error
+                .detail
+                .contains("OUTRIGGER_RETRY_DEAD_LETTER_KEY needs `routing_key`")
+        );
+    }
+
+    #[test]
+    fn what_is_no_event_has_no_dead_letter() {
+        let router = DeadLetterRouter::new("dlx", "dead").unwrap();
+        let invalid = Record {
+            id: String::new(),
+            ..record()
+        };
+        let error = encoder(Mode::Binary)
+            .dead_letter(&invalid, &router, &nack(), 1)
+            .unwrap_err();
+        assert_eq!(error.code, ReasonCode::InvalidEvent);
+    }
+}

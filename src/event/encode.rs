@@ -270,3 +270,7 @@ fn binary_content_type(event: &Envelope<'_>) -> Option<String> {
         (None, _) => None,
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used)]
+mod tests;

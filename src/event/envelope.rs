@@ -290,3 +290,7 @@ fn payload(data: &Data, json: bool) -> Result<Payload<'_>, Reason> {
 fn utf8(bytes: &[u8]) -> Result<&str, Reason> {
     std::str::from_utf8(bytes).map_err(|_| invalid("`data` is text but not valid UTF-8"))
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used)]
+mod tests;

@@ -226,3 +226,7 @@ fn row_value(record: &Record, default_source: Option<&str>, name: &str) -> Optio
             .and_then(|(_, value)| text(value)),
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used)]
+mod tests;

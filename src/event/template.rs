@@ -6,7 +6,7 @@ use std::io;
 use std::sync::Arc;
 
 use minijinja::value::{Enumerator, Object, ObjectRepr, Value};
-use minijinja::{Environment, ErrorKind, UndefinedBehavior};
+use minijinja::{Environment, ErrorKind, State, UndefinedBehavior};
 use serde_json::value::RawValue;
 
 /// Steps one rendering may take; a route takes a dozen.
@@ -47,8 +47,9 @@ impl Template {
         environment.set_fuel(Some(FUEL));
         let refuse = |error: &minijinja::Error| {
             // No row is involved yet, so the engine's own words cannot quote a payload.
-            let detail = error.detail().unwrap_or("the template cannot be used");
-            TemplateError::new(setting, &format!("{}: {detail}", error.kind()))
+            let detail = error.detail().map(|detail| format!(": {detail}"));
+            let problem = format!("{}{}", error.kind(), detail.unwrap_or_default());
+            TemplateError::new(setting, &problem)
         };
         environment
             .add_template_owned(setting, source.to_owned())
@@ -223,6 +224,18 @@ struct Anything;
 impl Object for Anything {
     fn get_value(self: &Arc<Self>, _: &Value) -> Option<Value> {
         Some(Value::from_dyn_object(Arc::clone(self)))
+    }
+
+    /// No value of a row can be called, so a call is an unknown function.
+    fn call(
+        self: &Arc<Self>,
+        _: &mut State<'_, '_>,
+        _: &[Value],
+    ) -> Result<Value, minijinja::Error> {
+        Err(minijinja::Error::new(
+            ErrorKind::UnknownFunction,
+            "values of a row cannot be called; use a filter",
+        ))
     }
 
     fn render(self: &Arc<Self>, f: &mut fmt::Formatter<'_>) -> fmt::Result {
