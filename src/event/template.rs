@@ -80,7 +80,12 @@ impl Template {
         // A trial run finds what only shows when the template runs: unknown filters and calls.
         let trial = template.run(|_| Some(Value::from_object(Anything)));
         match trial {
-            Ok(result) if template.variables.is_empty() => template.constant = Some(result),
+            Ok(result) if template.variables.is_empty() => {
+                if result.chars().any(char::is_control) {
+                    return Err(TemplateError::new(setting, "contains control characters"));
+                }
+                template.constant = Some(result);
+            }
             Err(error) if template.variables.is_empty() || is_static(error.kind()) => {
                 return Err(refuse(&error));
             }

@@ -253,6 +253,7 @@ fn wrong_templates_are_refused_at_start() {
         "{{ routing_key }}",
         "{% include 'x' %}",
         "{{ 1 / 0 }}",
+        "a\nb",
         "{% for i in range(100000) %}x{% endfor %}",
     ] {
         let error = Router::new("fine", template)
