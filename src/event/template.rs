@@ -14,6 +14,9 @@ const FUEL: u64 = 10_000;
 /// Longest result in bytes. Brokers allow less (RabbitMQ 255); the sink checks its own limit.
 const RESULT_MAX: usize = 4096;
 
+/// Filters that allocate whatever width or count they are given, which steps do not bound.
+const UNBOUNDED_FILTERS: [&str; 5] = ["batch", "format", "indent", "pprint", "slice"];
+
 /// A template cannot be used. Says which setting, what is wrong and what would be right.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
@@ -45,6 +48,9 @@ impl Template {
         let mut environment = Environment::new();
         environment.set_undefined_behavior(UndefinedBehavior::Strict);
         environment.set_fuel(Some(FUEL));
+        for filter in UNBOUNDED_FILTERS {
+            environment.remove_filter(filter);
+        }
         let refuse = |error: &minijinja::Error| {
             // No row is involved yet, so the engine's own words cannot quote a payload.
             let detail = error.detail().map(|detail| format!(": {detail}"));

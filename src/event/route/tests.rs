@@ -246,6 +246,7 @@ fn wrong_templates_are_refused_at_start() {
         "{{ }}",
         "{% if %}",
         "{{ type | nope }}",
+        "{{ type | indent(data.i) }}",
         "{{ type is nope }}",
         "{{ nope() }}",
         "{{ type.upper() }}",
