@@ -1,1 +1,296 @@
-//! To be written.
+//! A row as a valid CloudEvents 1.0.2 event, borrowed from the row.
+//!
+//! What can be built here is valid; everything else is refused with a reason that names the
+//! attribute, its column and the rule. Null columns are absent attributes. Empty strings are
+//! refused rather than dropped: a writer that stores them has a defect which nobody would see.
+
+use std::borrow::Cow;
+
+use jiff::Timestamp;
+use serde::de::IgnoredAny;
+
+use super::flat_json::{self, Scalar};
+use super::rules;
+use super::{Data, Record};
+use crate::error::{Reason, ReasonCode};
+
+/// The value of an extension attribute, in the types that JSON can tell apart.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ExtensionValue<'a> {
+    /// A string (also timestamps, URIs and binary, in their string forms).
+    Text(Cow<'a, str>),
+    /// A boolean.
+    Bool(bool),
+    /// A whole number; CloudEvents integers have 32 bits.
+    Int(i32),
+}
+
+impl ExtensionValue<'_> {
+    /// The canonical string form.
+    pub fn to_text(&self) -> String {
+        match self {
+            Self::Text(text) => text.to_string(),
+            Self::Bool(value) => value.to_string(),
+            Self::Int(value) => value.to_string(),
+        }
+    }
+}
+
+/// The payload, classified by column type and content type.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Payload<'a> {
+    /// No payload.
+    None,
+    /// JSON text, untouched.
+    Json(&'a str),
+    /// Text that is not JSON.
+    Text(Cow<'a, str>),
+    /// Bytes.
+    Binary(&'a [u8]),
+}
+
+/// A valid CloudEvent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Envelope<'a> {
+    /// `id`.
+    pub id: &'a str,
+    /// `source`: the row's own or the configured default.
+    pub source: &'a str,
+    /// `type`.
+    pub event_type: &'a str,
+    /// `subject`.
+    pub subject: Option<&'a str>,
+    /// `time` in RFC 3339, UTC, with at most microseconds.
+    pub time: Option<String>,
+    /// `datacontenttype`, as the row spells it.
+    pub content_type: Option<&'a str>,
+    /// `dataschema`.
+    pub schema: Option<&'a str>,
+    /// Extension attributes, `partitionkey` included, sorted by name, each name once.
+    pub extensions: Vec<(Cow<'a, str>, ExtensionValue<'a>)>,
+    /// The payload.
+    pub data: Payload<'a>,
+}
+
+impl<'a> Envelope<'a> {
+    /// Validates a row. `default_source` stands in for a null `source`.
+    ///
+    /// How the payload is read, by the column's type:
+    ///
+    /// * `json`, `jsonb`: JSON, if the content type declares JSON or is absent (absent means JSON in
+    ///   CloudEvents). With any other content type the column holds what the JSON event format's
+    ///   `data` member would hold: a JSON string whose *content* is the text. Anything but
+    ///   a string is refused, since it would be labelled as something that it is not.
+    /// * `text`: must parse as JSON if the content type declares JSON or is absent; otherwise
+    ///   it is plain text.
+    /// * `bytea`: bytes, whatever the content type.
+    pub fn new(record: &'a Record, default_source: &'a str) -> Result<Self, Reason> {
+        check("id", "id", &record.id, rules::check_non_empty_string)?;
+        check(
+            "type",
+            "type",
+            &record.event_type,
+            rules::check_non_empty_string,
+        )?;
+        let source = record.source.as_deref().unwrap_or(default_source);
+        check("source", "source", source, rules::check_uri_reference)?;
+        let subject = record.subject.as_deref();
+        check_optional("subject", "subject", subject, rules::check_non_empty_string)?;
+        let schema = record.schema.as_deref();
+        check_optional("dataschema", "schema", schema, rules::check_uri)?;
+
+        let content_type = record.content_type.as_deref();
+        let json = content_type
+            .map(|value| {
+                rules::media_type_is_json(value)
+                    .map_err(|rule| broken("datacontenttype", "content_type", rule))
+            })
+            .transpose()?
+            .unwrap_or(true);
+
+        Ok(Self {
+            id: &record.id,
+            source,
+            event_type: &record.event_type,
+            subject,
+            time: record.created_at.map(time).transpose()?,
+            content_type,
+            schema,
+            extensions: extensions(record)?,
+            data: payload(&record.data, json)?,
+        })
+    }
+
+    /// An extension by name.
+    pub fn extension(&self, name: &str) -> Option<&ExtensionValue<'a>> {
+        self.extensions
+            .iter()
+            .find_map(|(known, value)| (known == name).then_some(value))
+    }
+}
+
+/// Whether a configured event source can be used: a non-empty URI-reference. The error is a
+/// sentence without its subject, for example "is empty".
+pub fn check_source(source: &str) -> Result<(), &'static str> {
+    rules::check_uri_reference(source)
+}
+
+fn invalid(detail: impl Into<String>) -> Reason {
+    Reason::new(ReasonCode::InvalidEvent, detail)
+}
+
+fn broken(attribute: &str, column: &str, rule: &str) -> Reason {
+    if attribute == column {
+        invalid(format!("`{attribute}` {rule}"))
+    } else {
+        invalid(format!("`{attribute}` (column `{column}`) {rule}"))
+    }
+}
+
+type Rule = fn(&str) -> Result<(), &'static str>;
+
+fn check(attribute: &str, column: &str, value: &str, rule: Rule) -> Result<(), Reason> {
+    rule(value).map_err(|message| broken(attribute, column, message))
+}
+
+fn check_optional(
+    attribute: &str,
+    column: &str,
+    value: Option<&str>,
+    rule: Rule,
+) -> Result<(), Reason> {
+    match value {
+        None => Ok(()),
+        Some("") => Err(broken(
+            attribute,
+            column,
+            "is empty; write NULL to leave it out",
+        )),
+        Some(value) => check(attribute, column, value, rule),
+    }
+}
+
+fn time(at: Timestamp) -> Result<String, Reason> {
+    /// 0000-01-01T00:00:00Z: RFC 3339 has four-digit years without a sign.
+    const FIRST_SECOND: i64 = -62_167_219_200;
+    let whole = Timestamp::from_microsecond(at.as_microsecond());
+    match whole {
+        Ok(at) if at.as_second() >= FIRST_SECOND => Ok(at.to_string()),
+        _ => Err(broken(
+            "time",
+            "created_at",
+            "is outside the years 0000 to 9999 of RFC 3339",
+        )),
+    }
+}
+
+type Extensions<'a> = Vec<(Cow<'a, str>, ExtensionValue<'a>)>;
+
+fn extensions(record: &Record) -> Result<Extensions<'_>, Reason> {
+    const PARTITION_KEY: &str = "partitionkey";
+    let mut extensions = match &record.extensions {
+        Some(json) => parse_extensions(json)?,
+        None => Vec::new(),
+    };
+    let found = extensions.binary_search_by(|(name, _)| name.as_ref().cmp(PARTITION_KEY));
+    let Some(key) = record.key.as_deref() else {
+        return match found {
+            Ok(at) if !matches!(&extensions[at].1, ExtensionValue::Text(text) if !text.is_empty()) => {
+                Err(invalid(
+                    "extension `partitionkey` is not a non-empty string",
+                ))
+            }
+            _ => Ok(extensions),
+        };
+    };
+    check_optional(
+        PARTITION_KEY,
+        "key",
+        Some(key),
+        rules::check_non_empty_string,
+    )?;
+    match found {
+        Ok(at) if extensions[at].1 == ExtensionValue::Text(key.into()) => {}
+        Ok(_) => {
+            return Err(invalid(
+                "extension `partitionkey` differs from the column `key`, from which it is set; \
+                 leave it out of `extensions`",
+            ));
+        }
+        Err(at) => extensions.insert(at, (PARTITION_KEY.into(), ExtensionValue::Text(key.into()))),
+    }
+    Ok(extensions)
+}
+
+fn parse_extensions(json: &str) -> Result<Extensions<'_>, Reason> {
+    let members =
+        flat_json::parse(json).map_err(|how| invalid(format!("column `extensions` {how}")))?;
+    let mut extensions = Vec::with_capacity(members.len() + 1);
+    for (name, value) in members {
+        let refuse = |rule: &str| invalid(format!("extension {} {rule}", flat_json::name(&name)));
+        rules::check_extension_name(&name).map_err(refuse)?;
+        let value = match value {
+            Scalar::Null => continue,
+            Scalar::Bool(value) => ExtensionValue::Bool(value),
+            Scalar::Text(text) => {
+                rules::check_string(&text).map_err(refuse)?;
+                ExtensionValue::Text(text)
+            }
+            Scalar::Number(number) => ExtensionValue::Int(number.parse().map_err(|_| {
+                refuse(
+                    "is a number other than a 32-bit integer, which CloudEvents does not have; \
+                     write it as a string",
+                )
+            })?),
+            Scalar::Nested => {
+                return Err(refuse(
+                    "is an array or object; CloudEvents extensions are strings, booleans \
+                     or integers",
+                ));
+            }
+        };
+        extensions.push((name, value));
+    }
+    Ok(extensions)
+}
+
+fn payload(data: &Data, json: bool) -> Result<Payload<'_>, Reason> {
+    Ok(match data {
+        Data::None => Payload::None,
+        Data::Binary(bytes) => Payload::Binary(bytes),
+        Data::Json(bytes) if json => Payload::Json(utf8(bytes)?),
+        Data::Json(bytes) => match flat_json::parse_text(utf8(bytes)?) {
+            Some(text) => Payload::Text(text),
+            None => {
+                return Err(invalid(
+                    "`data` is a JSON value but `datacontenttype` (column `content_type`) does \
+                     not declare JSON; declare `application/json`, or store the text as a JSON \
+                     string or in a text or bytea column",
+                ));
+            }
+        },
+        Data::Text(bytes) if json => {
+            let text = utf8(bytes)?;
+            serde_json::from_str::<IgnoredAny>(text).map_err(|error| {
+                // Only the place: the parser's own words may quote the payload.
+                invalid(format!(
+                    "`data` is not valid JSON (line {}, column {}), which its content type \
+                     declares (an absent `content_type` means JSON); set another \
+                     `content_type`, for example `text/plain`",
+                    error.line(),
+                    error.column()
+                ))
+            })?;
+            Payload::Json(text)
+        }
+        Data::Text(bytes) => Payload::Text(Cow::Borrowed(utf8(bytes)?)),
+    })
+}
+
+fn utf8(bytes: &[u8]) -> Result<&str, Reason> {
+    std::str::from_utf8(bytes).map_err(|_| invalid("`data` is text but not valid UTF-8"))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used)]
+mod tests;

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use jiff::Timestamp;
 
 /// A header value. Sinks map it to their own types; text is the canonical string form.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum HeaderValue {
     /// A string.
     Text(String),

@@ -4,10 +4,18 @@
 //! (this file), is validated into an envelope ([`envelope`]), encoded into a
 //! sink-neutral [`Message`] ([`encode`]) and given a destination ([`route`]).
 
+mod batch;
+mod dead_letter;
 pub mod encode;
 pub mod envelope;
+mod flat_json;
+mod headers;
+mod json_format;
 pub mod message;
 pub mod route;
+mod rules;
+pub mod sdk;
+mod template;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,7 +34,8 @@ pub enum Data {
     /// JSON text exactly as Postgres prints it (`json` keeps the writer's bytes, `jsonb` is
     /// normalised by the database). Known to be valid JSON; never parsed into a tree here.
     Json(Bytes),
-    /// Text from a `text` column. JSON only if the content type says so.
+    /// Text from a `text` column. JSON if the content type says so or is absent, which in
+    /// CloudEvents means JSON.
     Text(Bytes),
     /// Raw bytes from a `bytea` column (protobuf, Avro, images, ...).
     Binary(Bytes),

@@ -1,0 +1,134 @@
+//! Any row is refused, or every mode yields a message that others can read.
+#![no_main]
+
+use arbitrary::Arbitrary;
+use libfuzzer_sys::fuzz_target;
+use outrigger::error::{Reason, ReasonCode};
+use outrigger::event::encode::{BatchLimits, Encoder, EncoderConfig, HeaderPrefix, Mode};
+use outrigger::event::route::{DeadLetterRouter, Router};
+use outrigger::event::{Data, Message, Record};
+use serde_json::Value;
+
+#[derive(Debug, Arbitrary)]
+enum Payload {
+    None,
+    Json(String),
+    Text(Vec<u8>),
+    Binary(Vec<u8>),
+}
+
+#[derive(Debug, Arbitrary)]
+struct Row {
+    id: String,
+    event_type: String,
+    source: Option<String>,
+    subject: Option<String>,
+    key: Option<String>,
+    payload: Payload,
+    content_type: Option<String>,
+    schema: Option<String>,
+    extensions: Option<String>,
+    headers: Option<String>,
+    microsecond: Option<i64>,
+}
+
+impl Row {
+    /// `None` if the database could not hold such a row.
+    fn into_record(self) -> Option<Record> {
+        let data = match self.payload {
+            Payload::None => Data::None,
+            Payload::Json(text) => {
+                serde_json::from_str::<Value>(&text).ok()?;
+                Data::Json(text.into())
+            }
+            Payload::Text(bytes) => Data::Text(bytes.into()),
+            Payload::Binary(bytes) => Data::Binary(bytes.into()),
+        };
+        let created_at = match self.microsecond {
+            Some(at) => Some(jiff::Timestamp::from_microsecond(at).ok()?),
+            None => None,
+        };
+        Some(Record {
+            seq: 1,
+            keyed: self.key.is_some(),
+            id: self.id,
+            event_type: self.event_type,
+            source: self.source,
+            subject: self.subject,
+            key: self.key,
+            data,
+            content_type: self.content_type,
+            schema: self.schema,
+            extensions: self.extensions,
+            headers: self.headers,
+            created_at,
+            ..Record::default()
+        })
+    }
+}
+
+fn encode(mode: Mode, record: &Record) -> Option<Message> {
+    let encoder = Encoder::new(EncoderConfig {
+        source: "/fuzz".to_owned(),
+        mode,
+        header_prefix: HeaderPrefix::Ce,
+        router: Router::new("events", "key").expect("the templates are constant"),
+        batch: BatchLimits::default(),
+    })
+    .expect("the source is valid");
+    let encoded = encoder.encode([record]);
+    assert_eq!(encoded, encoder.encode([record]), "not deterministic");
+    assert_eq!(encoded.messages.len() + encoded.rejected.len(), 1);
+
+    let router = DeadLetterRouter::new("dlx", "dead").expect("the templates are constant");
+    let reason = Reason::new(ReasonCode::Nack, "full");
+    let dead = encoder.dead_letter(record, &router, &reason, 1);
+    assert_eq!(dead.is_ok(), encoded.rejected.is_empty());
+
+    let message = encoded.messages.into_iter().next()?;
+    let mut names: Vec<_> = message.headers.iter().map(|(name, _)| name).collect();
+    names.sort();
+    assert!(
+        names.windows(2).all(|pair| pair[0] != pair[1]),
+        "a header twice"
+    );
+    Some(message)
+}
+
+fuzz_target!(|row: Row| {
+    let Some(record) = row.into_record() else {
+        return;
+    };
+    let binary = encode(Mode::Binary, &record);
+    let Some(structured) = encode(Mode::Structured, &record) else {
+        assert!(binary.is_none());
+        assert!(encode(Mode::Batch, &record).is_none());
+        return;
+    };
+    let batch = encode(Mode::Batch, &record).expect("the modes accept the same rows");
+
+    let body = std::str::from_utf8(&structured.body).expect("JSON is UTF-8");
+    assert_eq!(batch.body, format!("[{body}]"));
+    let Ok(event) = serde_json::from_str::<Value>(body) else {
+        // Text columns may hold JSON that serde_json checks but cannot hold in a tree.
+        assert!(matches!(record.data, Data::Text(_)));
+        return;
+    };
+    assert_eq!(event["specversion"], "1.0");
+    assert_eq!(event["id"], *record.id);
+    assert_eq!(event["type"], *record.event_type);
+    assert_eq!(
+        event["source"],
+        *record.source.as_deref().unwrap_or("/fuzz")
+    );
+    assert_eq!(
+        event.get("data_base64").is_some(),
+        matches!(record.data, Data::Binary(_))
+    );
+    if let Some(key) = &record.key {
+        assert_eq!(event["partitionkey"], **key);
+    }
+    // The SDK's decoder may refuse what its types cannot hold, but must not panic.
+    let _ = serde_json::from_str::<cloudevents::Event>(body);
+    let _ = outrigger::event::sdk::to_event(&record, "/fuzz");
+});
