@@ -127,8 +127,9 @@ fn defaults() {
 #[test]
 fn later_sources_win() {
     let file = "[database]\nurl = 'postgres://file/d'\n[relay]\nname = 'file'\nbatch_size = 5\n";
-    // (variables, flag, database host, replica name)
-    let cases: [(&[(&str, &str)], &str, &str); 4] = [
+    type Variables = &'static [(&'static str, &'static str)];
+    // (variables, database URL, replica name)
+    let cases: [(Variables, &str, &str); 4] = [
         (&[], "postgres://file/d", "file"),
         // Variables of other tools rank below the file ...
         (
@@ -349,7 +350,7 @@ fn bad_values_are_named_with_rule_and_source() {
             "RUST_LOG",
             "outrigger=loud",
             &[
-                "RUST_LOG=\"outrigger=loud\" (environment): invalid filter directive",
+                "RUST_LOG=\"outrigger=loud\" (environment): error parsing level filter: expected one of \"off\", \"error\", \"warn\", \"info\", \"debug\", \"trace\", or a number 0-5",
                 "hint: for example `info,outrigger=debug`",
             ],
         ),
@@ -357,6 +358,24 @@ fn bad_values_are_named_with_rule_and_source() {
     for (name, value, expected) in cases {
         check(&[(name, value)], "", expected);
     }
+}
+
+#[test]
+fn values_are_repeated_escaped_and_shortened() {
+    check(
+        &[("OUTRIGGER_RELAY_WAKE", "po\nll")],
+        "",
+        &[
+            "OUTRIGGER_RELAY_WAKE=\"po\\nll\" (environment): expected `listen` or `poll`",
+            "hint: did you mean `poll`?",
+        ],
+    );
+    let long = "é".repeat(1000);
+    let report = Case::basic(&[("OUTRIGGER_RELAY_WAKE", &long)]).report(Need::Relay);
+    assert!(
+        report.contains(&format!("=\"{}…\" ", "é".repeat(80))),
+        "{report}"
+    );
 }
 
 #[test]
@@ -581,7 +600,7 @@ the configuration has 9 problems
   outbox.retention=\"7\" (DIR/outrigger.toml): expected a duration such as `500ms`, `30s`, `5m`, `12h` or `7d`
     hint: add a unit: `7s` or `7ms`
   OUTRIGGER_RELAY_LEASE_TTL=\"1s\" (environment): must be at least `2s`
-  retry.backoff_initial (DIR/outrigger.toml): must not be longer than `OUTRIGGER_RETRY_BACKOFF_MAX`
+  retry.backoff_initial (DIR/outrigger.toml): must not be longer than `retry.backoff_max`
   OUTRIGGER_EVENT_SOURCE: required, but not set
     hint: for example `/services/orders`"
     );
@@ -608,7 +627,7 @@ fn the_table_of_settings_shows_values_and_sources() {
             "amqp://u:***@rabbit",
             "OUTRIGGER_RABBITMQ_URL",
         ],
-        ["relay.name", "(host name and process id)", "unset"],
+        ["relay.name", "(`HOSTNAME` and the process id)", "unset"],
         ["PGUSER", "me", "PGUSER"],
     ] {
         let found = cells(expected[0]);

@@ -96,7 +96,7 @@ pub fn json(loaded: &Loaded) -> Result<(String, bool), serde_json::Error> {
                 "key": line.key,
                 "variable": line.variable,
                 "value": line.value,
-                "source": set.then(|| match line.origin {
+                "source": set.then_some(match line.origin {
                     Origin::Default => "default",
                     Origin::File(_) => "file",
                     Origin::Variable(_) => "environment",

@@ -1,4 +1,4 @@
-//! From texts to [`Settings`]: each value by its own rule, then the rules between them.
+//! From texts to [`Settings`]: each value by its own rule. The rules between settings are in `rules`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -12,17 +12,17 @@ use super::report::{Origin, Problem};
 use super::table::{PG_VARIABLES, SETTINGS, setting};
 use super::value::Value;
 use super::{
-    AfterPublish, Columns, Database, Event, EventMode, ExchangeType, Log, LogFormat, Need,
-    Ordering, Outbox, Preset, RabbitMq, Relay, Retry, Route, Settings, SinkKind, Wake,
+    AfterPublish, Columns, Database, Event, EventMode, ExchangeType, Log, LogFormat, Ordering,
+    Outbox, Preset, RabbitMq, Relay, Retry, Route, Settings, SinkKind, Wake,
 };
 use crate::error::OnExhausted;
 
 /// Checked values by key. A value that broke its rule is replaced by the default, so that the
 /// rules between settings can still be checked; its key is listed in `broken`.
 pub(super) struct Values {
-    values: BTreeMap<&'static str, Value>,
-    broken: BTreeSet<&'static str>,
-    origins: BTreeMap<&'static str, Origin>,
+    pub(super) values: BTreeMap<&'static str, Value>,
+    pub(super) broken: BTreeSet<&'static str>,
+    pub(super) origins: BTreeMap<&'static str, Origin>,
     #[cfg(test)]
     pub(super) asked: std::cell::RefCell<BTreeSet<String>>,
 }
@@ -95,7 +95,7 @@ impl Values {
         self.optional_text(key).map(PathBuf::from)
     }
 
-    fn list(&self, key: &str) -> Vec<String> {
+    pub(super) fn list(&self, key: &str) -> Vec<String> {
         match self.get(key) {
             Some(Value::List(list)) => list.clone(),
             _ => Vec::new(),
@@ -137,7 +137,7 @@ impl Values {
 }
 
 /// How the user names a setting there: the variable, the flag, or the key in the file.
-fn name_in(key: &str, origin: &Origin) -> String {
+pub(super) fn name_in(key: &str, origin: &Origin) -> String {
     match origin {
         Origin::Variable(name) | Origin::Flag(name) => name.clone(),
         Origin::File(_) => key.to_owned(),
@@ -309,138 +309,4 @@ fn pg(inputs: &Inputs) -> BTreeMap<String, String> {
             Some(((*keyword).to_owned(), text.to_owned()))
         })
         .collect()
-}
-
-/// The rules between settings, and what a command cannot do without.
-pub(super) fn check_together(
-    settings: &Settings,
-    values: &Values,
-    need: Need,
-    problems: &mut Vec<Problem>,
-) {
-    let mut rules = Rules { values, problems };
-    rules.between(settings);
-    if need != Need::Nothing {
-        rules.database(&settings.database);
-    }
-    if need == Need::Relay {
-        rules.required("event.source", "for example `/services/orders`");
-        if settings.sink == SinkKind::RabbitMq && !values.broken.contains("sink") {
-            rules.required(
-                "rabbitmq.url",
-                "for example `amqp://user:password@host:5672`",
-            );
-        }
-    }
-}
-
-struct Rules<'a> {
-    values: &'a Values,
-    problems: &'a mut Vec<Problem>,
-}
-
-impl Rules<'_> {
-    fn between(&mut self, settings: &Settings) {
-        let Settings {
-            relay,
-            retry,
-            rabbitmq,
-            ..
-        } = settings;
-        self.rule(
-            "relay.batch_size",
-            "relay.max_in_flight",
-            relay.batch_size <= relay.max_in_flight,
-            format!(
-                "must not be more than {{}}, which is {}",
-                relay.max_in_flight
-            ),
-        );
-        self.rule(
-            "retry.backoff_initial",
-            "retry.backoff_max",
-            retry.backoff_initial <= retry.backoff_max,
-            "must not be longer than {}".into(),
-        );
-        self.rule(
-            "retry.dead_letter_key",
-            "retry.dead_letter_destination",
-            retry.dead_letter_key.is_none() || retry.dead_letter_destination.is_some(),
-            "has no effect without {}".into(),
-        );
-        let (cert, key) = (&rabbitmq.cert_file, &rabbitmq.key_file);
-        self.rule(
-            "rabbitmq.cert_file",
-            "rabbitmq.key_file",
-            cert.is_none() || key.is_some(),
-            "is of no use without {}".into(),
-        );
-        self.rule(
-            "rabbitmq.key_file",
-            "rabbitmq.cert_file",
-            key.is_none() || cert.is_some(),
-            "is of no use without {}".into(),
-        );
-        let urls = self.values.list("rabbitmq.url");
-        let plain_only = !urls.is_empty() && urls.iter().all(|url| url.starts_with("amqp://"));
-        for (name, file) in [
-            ("rabbitmq.ca_file", &rabbitmq.ca_file),
-            ("rabbitmq.cert_file", cert),
-        ] {
-            self.rule(
-                name,
-                "rabbitmq.url",
-                file.is_none() || !plain_only,
-                "has no effect, because {} is not encrypted; use `amqps://`".into(),
-            );
-        }
-    }
-
-    /// Reports `key` unless the rule holds, or one of both is broken already. `{}` in the text
-    /// stands for the other setting, named in the same style.
-    fn rule(&mut self, key: &'static str, other: &'static str, holds: bool, text: String) {
-        let broken = &self.values.broken;
-        if holds || broken.contains(key) || broken.contains(other) {
-            return;
-        }
-        // Report the one the user set.
-        let origin_of = |key| self.values.origins.get(key).unwrap_or(&Origin::Default);
-        let origin = origin_of(key).clone();
-        let other_name = match origin_of(other) {
-            Origin::Default => match &origin {
-                Origin::File(_) => other.to_owned(),
-                _ => name_in(other, &Origin::Default),
-            },
-            origin => name_in(other, origin),
-        };
-        self.problems.push(Problem {
-            name: name_in(key, &origin),
-            value: None,
-            origin,
-            rule: text.replace("{}", &format!("`{other_name}`")),
-            hint: None,
-        });
-    }
-
-    fn required(&mut self, key: &'static str, hint: &str) {
-        let missing = !self.values.values.contains_key(key);
-        if missing && !self.values.broken.contains(key) {
-            self.problems.push(Problem {
-                name: name_in(key, &Origin::Default),
-                value: None,
-                origin: Origin::Default,
-                rule: "required, but not set".into(),
-                hint: Some(hint.into()),
-            });
-        }
-    }
-
-    fn database(&mut self, database: &Database) {
-        if !database.pg.contains_key("host") {
-            self.required(
-                "database.url",
-                "for example `postgres://user:password@host:5432/database`; `DATABASE_URL` and `PGHOST` are honoured too",
-            );
-        }
-    }
 }

@@ -316,8 +316,13 @@ fn unknown_variable(name: &str, known: &[String]) -> Problem {
     let not_secret = base.filter(|base| known.iter().any(|known| known == base));
     let hint = match not_secret {
         Some(base) => Some(format!("only secrets are read from files; set `{base}`")),
-        None => suggest::nearest(name, known.iter().map(String::as_str))
-            .map(|known| format!("did you mean `{known}`?")),
+        None => {
+            // Without the prefix, which would make every name look like every other.
+            let bare = |name| str::strip_prefix(name, PREFIX).unwrap_or(name);
+            let known = known.iter().map(|known| bare(known));
+            suggest::nearest(bare(name), known)
+                .map(|known| format!("did you mean `{PREFIX}{known}`?"))
+        }
     };
     Problem {
         name: name.to_owned(),

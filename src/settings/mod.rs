@@ -12,6 +12,7 @@ mod file;
 mod load;
 mod reference;
 mod report;
+mod rules;
 mod secret;
 mod suggest;
 mod table;
@@ -96,7 +97,7 @@ impl Loaded {
     /// The settings, if they will do for this need, or everything that is wrong.
     pub fn settings(&self, need: Need) -> Result<Settings, Report> {
         let mut problems = self.problems.clone();
-        build::check_together(&self.settings, &self.values, need, &mut problems);
+        rules::check_together(&self.settings, &self.values, need, &mut problems);
         if problems.is_empty() {
             Ok(self.settings.clone())
         } else {

@@ -60,9 +60,13 @@ fn redact_url(url: &str) -> String {
         .split(['/', '#'])
         .next()
         .unwrap_or_default();
-    if user_info.is_none() && !is_host_list(authority) {
-        // `user:password` whose `@host` was forgotten.
-        return format!("{scheme}://{HIDDEN}");
+    if user_info.is_none() && authority.contains(':') {
+        // `user:password` whose `@host` was forgotten looks much like `host:port/database`.
+        let rest = if place == authority { "" } else { "/***" };
+        return match is_host_and_port(authority) {
+            true => format!("{scheme}://{authority}{rest}"),
+            false => format!("{scheme}://{HIDDEN}"),
+        };
     }
     let user = match user_info {
         Some(user_info) => match user_info.split_once(':') {
@@ -75,15 +79,13 @@ fn redact_url(url: &str) -> String {
     format!("{scheme}://{user}{authority_and_path}{query}")
 }
 
-/// `host:port,host:port`, IPv6 addresses in brackets.
-fn is_host_list(authority: &str) -> bool {
-    authority.split(',').all(|host| {
-        let port = match host.rsplit_once(']') {
-            Some((_, port)) => port.strip_prefix(':'),
-            None => host.split_once(':').map(|(_, port)| port),
-        };
-        port.is_none_or(|port| port.bytes().all(|byte| byte.is_ascii_digit()))
-    })
+/// `host:port`; an IPv6 address stands in brackets.
+fn is_host_and_port(authority: &str) -> bool {
+    let port = match authority.rsplit_once(']') {
+        Some((_, port)) => port.strip_prefix(':'),
+        None => authority.split_once(':').map(|(_, port)| port),
+    };
+    port.is_none_or(|port| port.parse::<u16>().is_ok())
 }
 
 fn redact_query(query: &str) -> String {
@@ -111,8 +113,8 @@ fn redact_query(query: &str) -> String {
         .split('&')
         .map(|part| match part.split_once('=') {
             Some((name, _)) if harmless.contains(&name) => part.to_owned(),
-            Some((name, _)) => format!("{name}={HIDDEN}"),
-            None => HIDDEN.to_owned(),
+            Some((name @ ("password" | "sslpassword"), _)) => format!("{name}={HIDDEN}"),
+            _ => HIDDEN.to_owned(),
         })
         .collect();
     format!("?{}", parts.join("&"))
@@ -138,7 +140,12 @@ mod tests {
             ),
             ("postgres://u:p/q?r#s@t@h/d", "postgres://u:***@h/d"),
             ("amqp://u:p@h", "amqp://u:***@h"),
-            ("amqp://[::1]:5672/v", "amqp://[::1]:5672/v"),
+            ("amqp://[::1]:5672", "amqp://[::1]:5672"),
+            ("amqp://h:5672/v", "amqp://h:5672/***"),
+            ("amqp://u:99999999", "amqp://***"),
+            ("postgres://u:1,2", "postgres://***"),
+            ("amqp://u:?password=", "amqp://***"),
+            ("amqp://h/v?x=y&z", "amqp://h/v?***&***"),
             ("amqp://user:password", "amqp://***"),
             ("amqp://a:p,q@h/v", "amqp://a:***@h/v"),
             (

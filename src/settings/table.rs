@@ -365,7 +365,7 @@ pub const SETTINGS: &[Setting] = &[
     },
     Setting {
         key: "relay.name",
-        unset: "host name and process id",
+        unset: "`HOSTNAME` and the process id",
         aliases: &["POD_NAME"],
         description: "Name of this replica in logs and in `outrigger status`.",
         example: "orders-0",
@@ -414,7 +414,7 @@ pub const SETTINGS: &[Setting] = &[
         key: "relay.max_in_flight_bytes",
         kind: Kind::Size {
             min: "64KiB",
-            max: "4GiB",
+            max: "1GiB",
         },
         default: Some("16MiB"),
         description: "Most bytes of such events. One larger event still goes, alone.",

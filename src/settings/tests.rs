@@ -37,7 +37,7 @@ fn every_setting_is_described_and_says_what_happens_without_a_value() {
     for setting in SETTINGS {
         assert!(setting.description.ends_with('.'), "{}", setting.key);
         assert!(
-            setting.default.is_some() != !setting.unset.is_empty(),
+            setting.default.is_some() == setting.unset.is_empty(),
             "{}: either a default or a note",
             setting.key
         );

@@ -47,7 +47,7 @@ fn without_payloads() -> FilterFn<fn(&Metadata<'_>) -> bool> {
         let target = metadata.target();
         let lapin = target == "lapin" || target.starts_with("lapin::");
         let returned = target.starts_with("lapin::returned_messages");
-        !returned && !(lapin && *metadata.level() == Level::TRACE)
+        !(returned || lapin && *metadata.level() == Level::TRACE)
     })
 }
 
