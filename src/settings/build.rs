@@ -1,0 +1,312 @@
+//! From texts to [`Settings`]: each value by its own rule. The rules between settings are in `rules`.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use secrecy::SecretString;
+use tracing::level_filters::LevelFilter;
+
+use super::load::{Inputs, Sources};
+use super::report::{Origin, Problem};
+use super::table::{PG_VARIABLES, SETTINGS, setting};
+use super::value::Value;
+use super::{
+    AfterPublish, Columns, Database, Event, EventMode, ExchangeType, Log, LogFormat, Ordering,
+    Outbox, Preset, RabbitMq, Relay, Retry, Route, Settings, SinkKind, Wake,
+};
+use crate::error::OnExhausted;
+
+/// Checked values by key. A value that broke its rule is replaced by the default, so that the
+/// rules between settings can still be checked; its key is listed in `broken`.
+pub(super) struct Values {
+    pub(super) values: BTreeMap<&'static str, Value>,
+    pub(super) broken: BTreeSet<&'static str>,
+    pub(super) origins: BTreeMap<&'static str, Origin>,
+    #[cfg(test)]
+    pub(super) asked: std::cell::RefCell<BTreeSet<String>>,
+}
+
+impl Values {
+    /// Checks every text against its kind and adds what is wrong to `problems`.
+    pub(super) fn check(sources: &Sources, problems: &mut Vec<Problem>) -> Self {
+        let mut values = BTreeMap::new();
+        let mut broken: BTreeSet<_> = sources.broken.iter().copied().collect();
+        let mut origins = BTreeMap::new();
+        for setting in SETTINGS {
+            let Some(text) = sources.texts.get(setting.key) else {
+                continue;
+            };
+            origins.insert(setting.key, text.origin.clone());
+            match setting.kind.parse(&text.text) {
+                Ok(value) => {
+                    values.insert(setting.key, value);
+                }
+                Err(violation) => {
+                    broken.insert(setting.key);
+                    let default = setting.default.map(|text| setting.kind.parse(text));
+                    if let Some(Ok(value)) = default {
+                        values.insert(setting.key, value);
+                    }
+                    problems.push(Problem {
+                        name: name_in(setting.key, &text.origin),
+                        value: (!setting.secret).then(|| text.text.clone()),
+                        origin: text.origin.clone(),
+                        rule: violation.rule,
+                        hint: violation.hint,
+                    });
+                }
+            }
+        }
+        Self {
+            values,
+            broken,
+            origins,
+            #[cfg(test)]
+            asked: Default::default(),
+        }
+    }
+
+    fn get(&self, key: &str) -> Option<&Value> {
+        #[cfg(test)]
+        self.asked.borrow_mut().insert(key.to_owned());
+        self.values.get(key)
+    }
+
+    // The getters below fall back to an empty value for a key that has neither value nor default,
+    // or another kind. A test proves that the table leaves no such case.
+
+    fn text(&self, key: &str) -> String {
+        self.optional_text(key).unwrap_or_default()
+    }
+
+    fn optional_text(&self, key: &str) -> Option<String> {
+        match self.get(key) {
+            Some(Value::Text(text)) => Some(text.clone()),
+            _ => None,
+        }
+    }
+
+    fn secret(&self, key: &str) -> Option<SecretString> {
+        self.optional_text(key).map(SecretString::from)
+    }
+
+    fn path(&self, key: &str) -> Option<PathBuf> {
+        self.optional_text(key).map(PathBuf::from)
+    }
+
+    pub(super) fn list(&self, key: &str) -> Vec<String> {
+        match self.get(key) {
+            Some(Value::List(list)) => list.clone(),
+            _ => Vec::new(),
+        }
+    }
+
+    fn bool(&self, key: &str) -> bool {
+        matches!(self.get(key), Some(Value::Bool(true)))
+    }
+
+    fn number(&self, key: &str) -> u64 {
+        match self.get(key) {
+            Some(Value::Number(number)) => *number,
+            _ => 0,
+        }
+    }
+
+    /// A number whose limits keep it well inside every integer type that is asked for.
+    fn count<T: TryFrom<u64> + Default>(&self, key: &str) -> T {
+        T::try_from(self.number(key)).unwrap_or_default()
+    }
+
+    fn duration(&self, key: &str) -> Duration {
+        match self.get(key) {
+            Some(Value::Duration(duration)) => *duration,
+            _ => Duration::ZERO,
+        }
+    }
+
+    /// The variant that goes with the word; the last one also stands for a word that is missing,
+    /// which the table rules out.
+    fn choice<T: Copy, const N: usize>(&self, key: &str, words: [(&str, T); N], last: T) -> T {
+        let text = self.text(key);
+        words
+            .iter()
+            .find(|(word, _)| *word == text)
+            .map_or(last, |(_, variant)| *variant)
+    }
+}
+
+/// How the user names a setting there: the variable, the flag, or the key in the file.
+pub(super) fn name_in(key: &str, origin: &Origin) -> String {
+    match origin {
+        Origin::Variable(name) | Origin::Flag(name) => name.clone(),
+        Origin::File(_) => key.to_owned(),
+        Origin::Default => setting(key).map_or_else(|| key.to_owned(), |s| s.variable()),
+    }
+}
+
+/// The typed settings. Always complete; worth something only if no problem was found.
+pub(super) fn settings(values: &Values, inputs: &Inputs) -> Settings {
+    let v = values;
+    Settings {
+        database: Database {
+            url: v.secret("database.url"),
+            listen_url: v.secret("database.listen_url"),
+            pg: pg(inputs),
+            pool_size: v.count("database.pool_size"),
+        },
+        outbox: outbox(v),
+        event: Event {
+            source: v.text("event.source"),
+            mode: v.choice(
+                "event.mode",
+                [("binary", EventMode::Binary), ("batch", EventMode::Batch)],
+                EventMode::Structured,
+            ),
+            header_prefix: v.text("event.header_prefix"),
+        },
+        route: Route {
+            destination: v.text("route.destination"),
+            key: v.text("route.key"),
+        },
+        sink: v.choice("sink", [("stdout", SinkKind::Stdout)], SinkKind::RabbitMq),
+        rabbitmq: rabbitmq(v),
+        relay: relay(v, inputs),
+        retry: Retry {
+            max_attempts: v.count("retry.max_attempts"),
+            backoff_initial: v.duration("retry.backoff_initial"),
+            backoff_max: v.duration("retry.backoff_max"),
+            on_exhausted: v.choice(
+                "retry.on_exhausted",
+                [("block", OnExhausted::Block)],
+                OnExhausted::Dead,
+            ),
+            dead_letter_destination: v.optional_text("retry.dead_letter_destination"),
+            dead_letter_key: v.optional_text("retry.dead_letter_key"),
+        },
+        log: log(v, inputs),
+    }
+}
+
+fn outbox(v: &Values) -> Outbox {
+    let column = |name: &str| v.optional_text(&format!("outbox.column_{name}"));
+    Outbox {
+        table: v.text("outbox.table"),
+        preset: v.choice(
+            "outbox.preset",
+            [("debezium", Preset::Debezium)],
+            Preset::Native,
+        ),
+        columns: Columns {
+            seq: column("seq"),
+            id: column("id"),
+            event_type: column("type"),
+            source: column("source"),
+            subject: column("subject"),
+            key: column("key"),
+            data: column("data"),
+            data_binary: column("data_binary"),
+            content_type: column("content_type"),
+            schema: column("schema"),
+            extensions: column("extensions"),
+            headers: column("headers"),
+            destination: column("destination"),
+            routing_key: column("routing_key"),
+            created_at: column("created_at"),
+            available_at: column("available_at"),
+            expires_at: column("expires_at"),
+            published_at: column("published_at"),
+        },
+        after_publish: v.choice(
+            "outbox.after_publish",
+            [("delete", AfterPublish::Delete)],
+            AfterPublish::Mark,
+        ),
+        retention: v.duration("outbox.retention"),
+    }
+}
+
+fn rabbitmq(v: &Values) -> RabbitMq {
+    RabbitMq {
+        urls: v
+            .list("rabbitmq.url")
+            .into_iter()
+            .map(SecretString::from)
+            .collect(),
+        declare: v.bool("rabbitmq.declare"),
+        exchange_type: v.choice(
+            "rabbitmq.exchange_type",
+            [
+                ("direct", ExchangeType::Direct),
+                ("fanout", ExchangeType::Fanout),
+                ("headers", ExchangeType::Headers),
+            ],
+            ExchangeType::Topic,
+        ),
+        channels: v.count("rabbitmq.channels"),
+        confirm_timeout: v.duration("rabbitmq.confirm_timeout"),
+        ca_file: v.path("rabbitmq.ca_file"),
+        cert_file: v.path("rabbitmq.cert_file"),
+        key_file: v.path("rabbitmq.key_file"),
+        max_message_size: v.count("rabbitmq.max_message_size"),
+    }
+}
+
+fn relay(v: &Values, inputs: &Inputs) -> Relay {
+    let name = v.optional_text("relay.name").unwrap_or_else(|| {
+        let host = inputs.variable("HOSTNAME").unwrap_or("outrigger");
+        format!("{host}-{}", inputs.process_id)
+    });
+    Relay {
+        name,
+        ordering: v.choice(
+            "relay.ordering",
+            [("pipelined", Ordering::Pipelined), ("none", Ordering::None)],
+            Ordering::Strict,
+        ),
+        partitions: v.count("relay.partitions"),
+        batch_size: v.count("relay.batch_size"),
+        max_in_flight: v.count("relay.max_in_flight"),
+        max_in_flight_bytes: v.count("relay.max_in_flight_bytes"),
+        wake: v.choice("relay.wake", [("poll", Wake::Poll)], Wake::Listen),
+        poll_interval: v.duration("relay.poll_interval"),
+        lease_ttl: v.duration("relay.lease_ttl"),
+        shutdown_timeout: v.duration("relay.shutdown_timeout"),
+    }
+}
+
+fn log(v: &Values, inputs: &Inputs) -> Log {
+    // A flag is typed for this very run, so it beats a variable that was set for many.
+    let level_by_flag = matches!(v.origins.get("log.level"), Some(Origin::Flag(_)));
+    let filter = inputs.variable("RUST_LOG").filter(|_| !level_by_flag);
+    Log {
+        level: v.choice(
+            "log.level",
+            [
+                ("off", LevelFilter::OFF),
+                ("error", LevelFilter::ERROR),
+                ("warn", LevelFilter::WARN),
+                ("debug", LevelFilter::DEBUG),
+                ("trace", LevelFilter::TRACE),
+            ],
+            LevelFilter::INFO,
+        ),
+        filter: filter.map(str::to_owned),
+        format: v.choice(
+            "log.format",
+            [("text", LogFormat::Text), ("json", LogFormat::Json)],
+            LogFormat::Auto,
+        ),
+        color: inputs.variable("NO_COLOR").is_none(),
+    }
+}
+
+fn pg(inputs: &Inputs) -> BTreeMap<String, String> {
+    PG_VARIABLES
+        .iter()
+        .filter_map(|(variable, keyword)| {
+            let text = inputs.variable(variable)?;
+            Some(((*keyword).to_owned(), text.to_owned()))
+        })
+        .collect()
+}

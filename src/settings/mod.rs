@@ -1,0 +1,147 @@
+//! Typed settings: one table, several sources, every problem reported at once.
+//!
+//! [`SETTINGS`] is the single source of truth. Loading, the check for unknown names, `outrigger
+//! config`, `docs/configuration.md` and the example file are all made from it. Values come from
+//! built-in defaults, then the TOML file, then the environment, then flags; the later wins.
+//!
+//! Nothing outside this module reads the environment, and nothing here opens a connection: apart
+//! from the files a user names, loading is a pure function of [`Inputs`].
+
+mod build;
+mod file;
+mod load;
+mod reference;
+mod report;
+mod rules;
+mod secret;
+mod suggest;
+mod table;
+mod types;
+mod value;
+
+#[cfg(test)]
+mod tests;
+
+pub use load::{Flag, Inputs};
+pub use reference::{example, markdown};
+pub use report::{Origin, Problem, Report};
+pub use secret::redact;
+pub use table::{CONFIG_VARIABLE, PG_VARIABLES, SECTIONS, SETTINGS, Setting};
+pub use types::*;
+pub use value::{Kind, Value, Violation};
+
+use build::Values;
+use load::Sources;
+use tracing_subscriber::EnvFilter;
+
+/// What a command cannot do without. Values that are set are checked for every command.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Need {
+    /// Nothing has to be set.
+    Nothing,
+    /// The database.
+    Database,
+    /// The database, the event source and the sink.
+    Relay,
+}
+
+/// The configuration as found, good or bad.
+pub struct Loaded {
+    settings: Settings,
+    values: Values,
+    sources: Sources,
+    inputs: Inputs,
+    problems: Vec<Problem>,
+}
+
+/// Reads all sources.
+pub fn load(inputs: Inputs) -> Loaded {
+    let mut sources = load::read(&inputs);
+    let mut problems = std::mem::take(&mut sources.problems);
+    let values = Values::check(&sources, &mut problems);
+    let settings = build::settings(&values, &inputs);
+    if let Some(filter) = &settings.log.filter
+        && let Err(error) = EnvFilter::builder().parse(filter)
+    {
+        problems.push(Problem {
+            name: "RUST_LOG".into(),
+            value: Some(filter.clone()),
+            origin: Origin::Variable("RUST_LOG".into()),
+            rule: error.to_string(),
+            hint: Some("for example `info,outrigger=debug`".into()),
+        });
+    }
+    Loaded {
+        settings,
+        values,
+        sources,
+        inputs,
+        problems,
+    }
+}
+
+/// One line of `outrigger config`: fit to be shown, secrets hidden.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Shown {
+    /// `section.name`, or the name of a variable of another tool.
+    pub key: String,
+    /// Our variable for it.
+    pub variable: String,
+    /// The value as written; `None` when unset.
+    pub value: Option<String>,
+    /// Where it comes from.
+    pub origin: Origin,
+}
+
+impl Loaded {
+    /// The settings, if they will do for this need, or everything that is wrong.
+    pub fn settings(&self, need: Need) -> Result<Settings, Report> {
+        let mut problems = self.problems.clone();
+        rules::check_together(&self.settings, &self.values, need, &mut problems);
+        if problems.is_empty() {
+            Ok(self.settings.clone())
+        } else {
+            Err(Report { problems })
+        }
+    }
+
+    /// What is not wrong but likely not meant.
+    pub fn warnings(&self) -> &[String] {
+        &self.sources.warnings
+    }
+
+    /// Every setting with its value and origin, and the variables of other tools that are
+    /// honoured and set.
+    pub fn shown(&self) -> Vec<Shown> {
+        let mut lines: Vec<Shown> = SETTINGS.iter().map(|setting| self.line(setting)).collect();
+        let others = PG_VARIABLES.iter().map(|(variable, _)| *variable);
+        for variable in others.chain(["RUST_LOG", "NO_COLOR"]) {
+            let Some(text) = self.inputs.variable(variable) else {
+                continue;
+            };
+            let hide = variable == "PGPASSWORD";
+            lines.push(Shown {
+                key: variable.into(),
+                variable: variable.into(),
+                value: Some(if hide { secret::HIDDEN } else { text }.into()),
+                origin: Origin::Variable(variable.into()),
+            });
+        }
+        lines
+    }
+
+    fn line(&self, setting: &'static Setting) -> Shown {
+        let found = self.sources.texts.get(setting.key);
+        let value = match found {
+            Some(found) if setting.secret => Some(redact(&found.text)),
+            Some(found) => Some(found.text.clone()),
+            None => None,
+        };
+        Shown {
+            key: setting.key.into(),
+            variable: setting.variable(),
+            value,
+            origin: found.map_or(Origin::Default, |found| found.origin.clone()),
+        }
+    }
+}

@@ -1,0 +1,139 @@
+//! Rules between settings, and what a command cannot do without.
+
+use super::build::{Values, name_in};
+use super::report::{Origin, Problem};
+use super::{Database, Need, Settings, SinkKind};
+
+/// Adds every broken rule to `problems`.
+pub(super) fn check_together(
+    settings: &Settings,
+    values: &Values,
+    need: Need,
+    problems: &mut Vec<Problem>,
+) {
+    let mut rules = Rules { values, problems };
+    rules.between(settings);
+    if need != Need::Nothing {
+        rules.database(&settings.database);
+    }
+    if need == Need::Relay {
+        rules.required("event.source", "for example `/services/orders`");
+        if settings.sink == SinkKind::RabbitMq && !values.broken.contains("sink") {
+            rules.required(
+                "rabbitmq.url",
+                "for example `amqp://user:password@host:5672`",
+            );
+        }
+    }
+}
+
+struct Rules<'a> {
+    values: &'a Values,
+    problems: &'a mut Vec<Problem>,
+}
+
+impl Rules<'_> {
+    fn between(&mut self, settings: &Settings) {
+        let Settings {
+            relay,
+            retry,
+            rabbitmq,
+            ..
+        } = settings;
+        self.rule(
+            "relay.batch_size",
+            "relay.max_in_flight",
+            relay.batch_size <= relay.max_in_flight,
+            format!(
+                "must not be more than {{}}, which is {}",
+                relay.max_in_flight
+            ),
+        );
+        self.rule(
+            "retry.backoff_initial",
+            "retry.backoff_max",
+            retry.backoff_initial <= retry.backoff_max,
+            "must not be longer than {}".into(),
+        );
+        self.rule(
+            "retry.dead_letter_key",
+            "retry.dead_letter_destination",
+            retry.dead_letter_key.is_none() || retry.dead_letter_destination.is_some(),
+            "has no effect without {}".into(),
+        );
+        let (cert, key) = (&rabbitmq.cert_file, &rabbitmq.key_file);
+        self.rule(
+            "rabbitmq.cert_file",
+            "rabbitmq.key_file",
+            cert.is_none() || key.is_some(),
+            "is of no use without {}".into(),
+        );
+        self.rule(
+            "rabbitmq.key_file",
+            "rabbitmq.cert_file",
+            key.is_none() || cert.is_some(),
+            "is of no use without {}".into(),
+        );
+        let urls = self.values.list("rabbitmq.url");
+        let plain_only = !urls.is_empty() && urls.iter().all(|url| url.starts_with("amqp://"));
+        for (name, file) in [
+            ("rabbitmq.ca_file", &rabbitmq.ca_file),
+            ("rabbitmq.cert_file", cert),
+        ] {
+            self.rule(
+                name,
+                "rabbitmq.url",
+                file.is_none() || !plain_only,
+                "has no effect, because {} is not encrypted; use `amqps://`".into(),
+            );
+        }
+    }
+
+    /// Reports `key` unless the rule holds, or one of both is broken already. `{}` in the text
+    /// stands for the other setting, named in the same style.
+    fn rule(&mut self, key: &'static str, other: &'static str, holds: bool, text: String) {
+        let broken = &self.values.broken;
+        if holds || broken.contains(key) || broken.contains(other) {
+            return;
+        }
+        // Report the one the user set.
+        let origin_of = |key| self.values.origins.get(key).unwrap_or(&Origin::Default);
+        let origin = origin_of(key).clone();
+        let other_name = match origin_of(other) {
+            Origin::Default => match &origin {
+                Origin::File(_) => other.to_owned(),
+                _ => name_in(other, &Origin::Default),
+            },
+            origin => name_in(other, origin),
+        };
+        self.problems.push(Problem {
+            name: name_in(key, &origin),
+            value: None,
+            origin,
+            rule: text.replace("{}", &format!("`{other_name}`")),
+            hint: None,
+        });
+    }
+
+    fn required(&mut self, key: &'static str, hint: &str) {
+        let missing = !self.values.values.contains_key(key);
+        if missing && !self.values.broken.contains(key) {
+            self.problems.push(Problem {
+                name: name_in(key, &Origin::Default),
+                value: None,
+                origin: Origin::Default,
+                rule: "required, but not set".into(),
+                hint: Some(hint.into()),
+            });
+        }
+    }
+
+    fn database(&mut self, database: &Database) {
+        if !database.pg.contains_key("host") {
+            self.required(
+                "database.url",
+                "for example `postgres://user:password@host:5432/database`; `DATABASE_URL` and `PGHOST` are honoured too",
+            );
+        }
+    }
+}

@@ -1,0 +1,165 @@
+//! Connection strings without their passwords.
+//!
+//! When in doubt, these functions hide more than they must.
+
+/// What stands for a hidden part.
+pub(super) const HIDDEN: &str = "***";
+
+/// Splits a comma-separated list of URLs. A comma ends a URL only where another URL begins, so
+/// that a comma inside a password does not tear it in two.
+pub(super) fn split_urls(text: &str) -> impl Iterator<Item = &str> {
+    let mut rest = Some(text);
+    std::iter::from_fn(move || {
+        let text = rest?;
+        let end = text
+            .match_indices(',')
+            .map(|(index, _)| index)
+            .find(|index| {
+                let next = text.get(index + 1..).unwrap_or_default().trim_start();
+                next.is_empty() || next.starts_with("amqp://") || next.starts_with("amqps://")
+            });
+        let (url, left) = match end {
+            Some(index) => (&text[..index], text.get(index + 1..)),
+            None => (text, None),
+        };
+        rest = left.filter(|left| !left.trim().is_empty());
+        Some(url.trim())
+    })
+}
+
+/// A connection string, or a list of them, as it may be shown: URLs without their passwords,
+/// anything else not at all.
+pub fn redact(text: &str) -> String {
+    let shown: Vec<String> = split_urls(text).map(redact_url).collect();
+    shown.join(",")
+}
+
+fn redact_url(url: &str) -> String {
+    const SCHEMES: [&str; 4] = ["postgres", "postgresql", "amqp", "amqps"];
+    let Some((scheme, rest)) = url.split_once("://") else {
+        return HIDDEN.into();
+    };
+    if !SCHEMES.contains(&scheme) {
+        return HIDDEN.into();
+    }
+    // An unescaped `/`, `?`, `#` or `@` in a password moves the end of the authority, so the
+    // password is taken to reach up to the very last `@`.
+    let (user_info, place) = match rest.rsplit_once('@') {
+        Some((user_info, place)) => (Some(user_info), place),
+        None => (None, rest),
+    };
+    let user = user_info.map(|text| text.split_once(':').unwrap_or((text, "")).0);
+    if user.is_some_and(|user| user.contains(['/', '?', '#', '='])) {
+        return format!("{scheme}://{HIDDEN}");
+    }
+    let (authority_and_path, query) = match place.split_once('?') {
+        Some((before, query)) => (before, Some(query)),
+        None => (place, None),
+    };
+    let authority = authority_and_path
+        .split(['/', '#'])
+        .next()
+        .unwrap_or_default();
+    if user_info.is_none() && authority.contains(':') {
+        // `user:password` whose `@host` was forgotten looks much like `host:port/database`.
+        let rest = if place == authority { "" } else { "/***" };
+        return match is_host_and_port(authority) {
+            true => format!("{scheme}://{authority}{rest}"),
+            false => format!("{scheme}://{HIDDEN}"),
+        };
+    }
+    let user = match user_info {
+        Some(user_info) => match user_info.split_once(':') {
+            Some((user, _)) => format!("{user}:{HIDDEN}@"),
+            None => format!("{user_info}@"),
+        },
+        None => String::new(),
+    };
+    let query = query.map(redact_query).unwrap_or_default();
+    format!("{scheme}://{user}{authority_and_path}{query}")
+}
+
+/// `host:port`; an IPv6 address stands in brackets.
+fn is_host_and_port(authority: &str) -> bool {
+    let port = match authority.rsplit_once(']') {
+        Some((_, port)) => port.strip_prefix(':'),
+        None => authority.split_once(':').map(|(_, port)| port),
+    };
+    port.is_none_or(|port| port.parse::<u16>().is_ok())
+}
+
+fn redact_query(query: &str) -> String {
+    let harmless = [
+        "host",
+        "port",
+        "dbname",
+        "user",
+        "sslmode",
+        "sslrootcert",
+        "sslcert",
+        "sslkey",
+        "sslnegotiation",
+        "application_name",
+        "connect_timeout",
+        "channel_binding",
+        "target_session_attrs",
+        "heartbeat",
+        "connection_timeout",
+        "channel_max",
+        "frame_max",
+        "auth_mechanism",
+    ];
+    let parts: Vec<String> = query
+        .split('&')
+        .map(|part| match part.split_once('=') {
+            Some((name, _)) if harmless.contains(&name) => part.to_owned(),
+            Some((name @ ("password" | "sslpassword"), _)) => format!("{name}={HIDDEN}"),
+            _ => HIDDEN.to_owned(),
+        })
+        .collect();
+    format!("?{}", parts.join("&"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn urls_lose_their_password() {
+        let cases = [
+            ("postgres://u:p@h:5432/d", "postgres://u:***@h:5432/d"),
+            (
+                "postgresql://u:p@h1:1,h2:2/d?sslmode=require",
+                "postgresql://u:***@h1:1,h2:2/d?sslmode=require",
+            ),
+            ("postgres://u@h/d", "postgres://u@h/d"),
+            ("postgres:///d?host=/run", "postgres:///d?host=/run"),
+            (
+                "postgres://h/d?password=p&user=u",
+                "postgres://h/d?password=***&user=u",
+            ),
+            ("postgres://u:p/q?r#s@t@h/d", "postgres://u:***@h/d"),
+            ("amqp://u:p@h", "amqp://u:***@h"),
+            ("amqp://[::1]:5672", "amqp://[::1]:5672"),
+            ("amqp://h:5672/v", "amqp://h:5672/***"),
+            ("amqp://u:99999999", "amqp://***"),
+            ("postgres://u:1,2", "postgres://***"),
+            ("amqp://u:?password=", "amqp://***"),
+            ("amqp://h/v?x=y&z", "amqp://h/v?***&***"),
+            ("amqp://user:password", "amqp://***"),
+            ("amqp://a:p,q@h/v", "amqp://a:***@h/v"),
+            (
+                "amqp://a:p@h , amqps://b:q@i,",
+                "amqp://a:***@h,amqps://b:***@i",
+            ),
+            ("host=h password=p", "***"),
+            ("p", "***"),
+            ("p://a:b@c", "***"),
+            ("amqp://h/v?password=p@q", "amqp://***"),
+            ("amqp://h/v?password=p:q@r", "amqp://***"),
+        ];
+        for (text, expected) in cases {
+            assert_eq!(redact(text), expected, "{text}");
+        }
+    }
+}

@@ -1,0 +1,575 @@
+//! The table of settings: the one place where a setting's name, default, limits and
+//! description are written down.
+
+use super::value::Kind;
+
+/// The prefix of every variable.
+pub(super) const PREFIX: &str = "OUTRIGGER_";
+
+/// The variable that names the configuration file.
+pub const CONFIG_VARIABLE: &str = "OUTRIGGER_CONFIG";
+
+/// One setting.
+#[derive(Debug)]
+pub struct Setting {
+    /// Its place: `section.name`, or just a name at the top level. As in the TOML file.
+    pub key: &'static str,
+    /// Type and limits.
+    pub kind: Kind,
+    /// The default, as a user would write it.
+    pub default: Option<&'static str>,
+    /// What happens without a value, when there is no fixed default.
+    pub unset: &'static str,
+    /// Variables of other tools that are honoured when ours is not set, best first.
+    pub aliases: &'static [&'static str],
+    /// May hold a password: never shown, and can be read from a file named by `<VAR>_FILE`.
+    pub secret: bool,
+    /// What it does, in Markdown.
+    pub description: &'static str,
+    /// A value to show in the reference, where the default does not tell enough.
+    pub example: &'static str,
+}
+
+impl Setting {
+    /// The section; empty at the top level.
+    pub fn section(&self) -> &'static str {
+        self.key.split_once('.').map_or("", |(section, _)| section)
+    }
+
+    /// The name within its section.
+    pub fn name(&self) -> &'static str {
+        self.key.split_once('.').map_or(self.key, |(_, name)| name)
+    }
+
+    /// The environment variable.
+    pub fn variable(&self) -> String {
+        let mut variable = String::from(PREFIX);
+        variable.push_str(&self.key.replace('.', "_").to_ascii_uppercase());
+        variable
+    }
+
+    /// The variable that names a file holding the value; only secrets have one.
+    pub fn file_variable(&self) -> Option<String> {
+        self.secret.then(|| self.variable() + "_FILE")
+    }
+}
+
+/// The setting with this key.
+pub(super) fn setting(key: &str) -> Option<&'static Setting> {
+    SETTINGS.iter().find(|setting| setting.key == key)
+}
+
+/// What each section is about, in the order of the reference.
+pub const SECTIONS: &[(&str, &str)] = &[
+    ("", "General"),
+    ("database", "The service's Postgres database."),
+    (
+        "outbox",
+        "The outbox table and what happens to published rows.",
+    ),
+    ("event", "How rows become CloudEvents."),
+    (
+        "route",
+        "Where events go. Templates may name any column of the row, for example `{{ type }}`; \
+         a row's own `destination` and `routing_key` win.",
+    ),
+    ("rabbitmq", "The RabbitMQ sink."),
+    ("relay", "Ordering, sharing between replicas, and limits."),
+    (
+        "retry",
+        "What happens to an event that the broker rejects. Outages do not count as attempts.",
+    ),
+    ("log", "Logs go to standard error."),
+];
+
+const BASE: Setting = Setting {
+    key: "",
+    kind: Kind::Text,
+    default: None,
+    unset: "",
+    aliases: &[],
+    secret: false,
+    description: "",
+    example: "",
+};
+
+const fn column(key: &'static str, description: &'static str) -> Setting {
+    Setting {
+        key,
+        description,
+        unset: "the preset's name",
+        ..BASE
+    }
+}
+
+/// Every setting, in the order of the reference.
+pub const SETTINGS: &[Setting] = &[
+    Setting {
+        key: "sink",
+        kind: Kind::Choice {
+            allowed: &["rabbitmq", "stdout"],
+            planned: &["nats", "kafka", "eventbridge"],
+        },
+        default: Some("rabbitmq"),
+        description: "Where events are published. `stdout` prints one JSON line per event, for demos and debugging.",
+        ..BASE
+    },
+    Setting {
+        key: "database.url",
+        kind: Kind::PostgresUrl,
+        unset: "the `PG*` variables",
+        aliases: &["DATABASE_URL"],
+        secret: true,
+        description: "Connection URL or libpq keyword string. `sslmode`, `sslrootcert`, `sslcert` and `sslkey` \
+                      mean what they mean to libpq.",
+        example: "postgres://orders:secret@db.internal/orders?sslmode=verify-full",
+        ..BASE
+    },
+    Setting {
+        key: "database.listen_url",
+        kind: Kind::PostgresUrl,
+        unset: "`database.url`",
+        secret: true,
+        description: "Direct connection for LISTEN. Needed only when `database.url` leads through a connection pooler \
+                      in transaction mode.",
+        example: "postgres://orders:secret@db-direct.internal/orders",
+        ..BASE
+    },
+    Setting {
+        key: "database.pool_size",
+        kind: Kind::Integer { min: 2, max: 100 },
+        default: Some("2"),
+        description: "Most pooled connections. LISTEN uses one more.",
+        ..BASE
+    },
+    Setting {
+        key: "outbox.table",
+        default: Some("outbox"),
+        description: "The outbox table, optionally with its schema.",
+        example: "orders.outbox",
+        ..BASE
+    },
+    Setting {
+        key: "outbox.preset",
+        kind: Kind::Choice {
+            allowed: &["native", "debezium"],
+            planned: &[],
+        },
+        default: Some("native"),
+        description: "The column names to start from: the table `outrigger migrate` creates, or that of Debezium's \
+                      outbox event router.",
+        ..BASE
+    },
+    column(
+        "outbox.column_seq",
+        "Column that orders events: a `bigint` drawn at INSERT.",
+    ),
+    column("outbox.column_id", "Column with the CloudEvents `id`."),
+    column("outbox.column_type", "Column with the CloudEvents `type`."),
+    column(
+        "outbox.column_source",
+        "Column with the CloudEvents `source`.",
+    ),
+    column(
+        "outbox.column_subject",
+        "Column with the CloudEvents `subject`.",
+    ),
+    column("outbox.column_key", "Column with the ordering key."),
+    column("outbox.column_data", "Column with the payload."),
+    column("outbox.column_data_binary", "Column with a binary payload."),
+    column(
+        "outbox.column_content_type",
+        "Column with the CloudEvents `datacontenttype`.",
+    ),
+    column(
+        "outbox.column_schema",
+        "Column with the CloudEvents `dataschema`.",
+    ),
+    column(
+        "outbox.column_extensions",
+        "Column with CloudEvents extensions, as a JSON object.",
+    ),
+    column(
+        "outbox.column_headers",
+        "Column with transport headers, as a JSON object.",
+    ),
+    column(
+        "outbox.column_destination",
+        "Column with the row's own destination.",
+    ),
+    column(
+        "outbox.column_routing_key",
+        "Column with the row's own routing key.",
+    ),
+    column(
+        "outbox.column_created_at",
+        "Column with the CloudEvents `time`.",
+    ),
+    column(
+        "outbox.column_available_at",
+        "Column with the time before which the event is not published.",
+    ),
+    column(
+        "outbox.column_expires_at",
+        "Column with the time after which the event is dropped.",
+    ),
+    column(
+        "outbox.column_published_at",
+        "Column the relay sets when the event is published.",
+    ),
+    Setting {
+        key: "outbox.after_publish",
+        kind: Kind::Choice {
+            allowed: &["mark", "delete"],
+            planned: &[],
+        },
+        default: Some("mark"),
+        description: "What happens to a published row: `mark` sets `published_at`, `delete` removes the row.",
+        ..BASE
+    },
+    Setting {
+        key: "outbox.retention",
+        kind: Kind::Duration {
+            min: "1s",
+            max: "3650d",
+        },
+        default: Some("7d"),
+        description: "How long marked rows are kept before they are removed.",
+        ..BASE
+    },
+    Setting {
+        key: "event.source",
+        kind: Kind::UriReference,
+        unset: "required by `outrigger run`",
+        description: "CloudEvents `source` of rows that name none: a URI reference that identifies the service. \
+                      Consumers tell duplicates by source and id, so do not change it later.",
+        example: "/services/orders",
+        ..BASE
+    },
+    Setting {
+        key: "event.mode",
+        kind: Kind::Choice {
+            allowed: &["structured", "binary", "batch"],
+            planned: &[],
+        },
+        default: Some("structured"),
+        description: "CloudEvents content mode: `structured` is one JSON document, `binary` has the attributes in \
+                      headers and the payload as the body, `batch` puts several structured events in one message.",
+        ..BASE
+    },
+    Setting {
+        key: "event.header_prefix",
+        kind: Kind::Choice {
+            allowed: &["ce-", "cloudEvents:", "cloudEvents_"],
+            planned: &[],
+        },
+        default: Some("ce-"),
+        description: "Prefix of CloudEvents headers in binary mode. Consumer libraries disagree: take the one yours reads.",
+        ..BASE
+    },
+    Setting {
+        key: "route.destination",
+        kind: Kind::Template,
+        default: Some("events"),
+        description: "Exchange (stream, topic or bus of other sinks).",
+        example: "orders.{{ type }}",
+        ..BASE
+    },
+    Setting {
+        key: "route.key",
+        kind: Kind::Template,
+        default: Some("{{ type }}"),
+        description: "Routing key (subject or record key of other sinks).",
+        ..BASE
+    },
+    Setting {
+        key: "rabbitmq.url",
+        kind: Kind::AmqpUrls,
+        unset: "required by the `rabbitmq` sink",
+        aliases: &["AMQP_URL"],
+        secret: true,
+        description: "`amqp://` or `amqps://` URL; several nodes of one cluster, comma separated, are tried in turn. \
+                      The virtual host `/` is written `%2f` or left out.",
+        example: "amqps://orders:secret@rabbit.internal/orders",
+        ..BASE
+    },
+    Setting {
+        key: "rabbitmq.declare",
+        kind: Kind::Bool,
+        default: Some("false"),
+        description: "`true`: declare a missing exchange (durable). `false`: only check that it exists.",
+        ..BASE
+    },
+    Setting {
+        key: "rabbitmq.exchange_type",
+        kind: Kind::Choice {
+            allowed: &["topic", "direct", "fanout", "headers"],
+            planned: &[],
+        },
+        default: Some("topic"),
+        description: "Type of exchanges that `rabbitmq.declare` declares.",
+        ..BASE
+    },
+    Setting {
+        key: "rabbitmq.channels",
+        kind: Kind::Integer { min: 1, max: 256 },
+        default: Some("8"),
+        description: "Channels that publish side by side, on one connection.",
+        ..BASE
+    },
+    Setting {
+        key: "rabbitmq.confirm_timeout",
+        kind: Kind::Duration {
+            min: "100ms",
+            max: "1h",
+        },
+        default: Some("30s"),
+        description: "Longest wait for the confirms of a batch. After it the connection is replaced and the events are \
+                      published again.",
+        ..BASE
+    },
+    Setting {
+        key: "rabbitmq.ca_file",
+        kind: Kind::Path,
+        unset: "the system's certificate authorities",
+        description: "PEM file with the certificate authorities to trust.",
+        example: "/etc/outrigger/tls/ca.pem",
+        ..BASE
+    },
+    Setting {
+        key: "rabbitmq.cert_file",
+        kind: Kind::Path,
+        unset: "no client certificate",
+        description: "PEM file with the client certificate chain. Goes with `rabbitmq.key_file`.",
+        example: "/etc/outrigger/tls/client.pem",
+        ..BASE
+    },
+    Setting {
+        key: "rabbitmq.key_file",
+        kind: Kind::Path,
+        unset: "no client certificate",
+        description: "PEM file with the private key of the client certificate.",
+        example: "/etc/outrigger/tls/client.key",
+        ..BASE
+    },
+    Setting {
+        key: "rabbitmq.max_message_size",
+        kind: Kind::Size {
+            min: "1KiB",
+            max: "512MiB",
+        },
+        default: Some("16MiB"),
+        description: "Largest body the broker accepts (its `max_message_size`). A larger event is dead at once instead \
+                      of taking the channel down.",
+        ..BASE
+    },
+    Setting {
+        key: "relay.name",
+        unset: "`HOSTNAME` and the process id",
+        aliases: &["POD_NAME"],
+        description: "Name of this replica in logs and in `outrigger status`.",
+        example: "orders-0",
+        ..BASE
+    },
+    Setting {
+        key: "relay.ordering",
+        kind: Kind::Choice {
+            allowed: &["strict", "pipelined", "none"],
+            planned: &[],
+        },
+        default: Some("strict"),
+        description: "`strict`: one unconfirmed event per key, so that a rejected event cannot be overtaken. `pipelined`: \
+                      many per key in flight; order holds unless the broker rejects one. `none`: keys are ignored.",
+        ..BASE
+    },
+    Setting {
+        key: "relay.partitions",
+        kind: Kind::Integer { min: 1, max: 1024 },
+        default: Some("16"),
+        description: "Partitions that replicas share. 1 is total order. Fixed at the first start; replicas that \
+                      disagree follow the stored number.",
+        ..BASE
+    },
+    Setting {
+        key: "relay.batch_size",
+        kind: Kind::Integer {
+            min: 1,
+            max: 100_000,
+        },
+        default: Some("1000"),
+        description: "Most rows per read. At most `relay.max_in_flight`.",
+        ..BASE
+    },
+    Setting {
+        key: "relay.max_in_flight",
+        kind: Kind::Integer {
+            min: 1,
+            max: 1_000_000,
+        },
+        default: Some("4000"),
+        description: "Most events that are read and not yet settled. Bounds memory, and the duplicates after a crash.",
+        ..BASE
+    },
+    Setting {
+        key: "relay.max_in_flight_bytes",
+        kind: Kind::Size {
+            min: "64KiB",
+            max: "1GiB",
+        },
+        default: Some("16MiB"),
+        description: "Most bytes of such events. One larger event still goes, alone.",
+        ..BASE
+    },
+    Setting {
+        key: "relay.wake",
+        kind: Kind::Choice {
+            allowed: &["listen", "poll"],
+            planned: &[],
+        },
+        default: Some("listen"),
+        description: "How an idle relay learns of new rows. `listen` uses NOTIFY with polling as the fallback; `poll` \
+                      needs no direct connection.",
+        ..BASE
+    },
+    Setting {
+        key: "relay.poll_interval",
+        kind: Kind::Duration {
+            min: "1ms",
+            max: "1h",
+        },
+        default: Some("250ms"),
+        description: "Longest wait between polls while `relay.wake` is `poll`.",
+        ..BASE
+    },
+    Setting {
+        key: "relay.lease_ttl",
+        kind: Kind::Duration {
+            min: "2s",
+            max: "1h",
+        },
+        default: Some("10s"),
+        description: "How long a replica that vanished keeps its partitions.",
+        ..BASE
+    },
+    Setting {
+        key: "relay.shutdown_timeout",
+        kind: Kind::Duration {
+            min: "1ms",
+            max: "1h",
+        },
+        default: Some("20s"),
+        description: "How long a stop waits for events in flight. Keep it under the orchestrator's grace period.",
+        ..BASE
+    },
+    Setting {
+        key: "retry.max_attempts",
+        kind: Kind::Integer {
+            min: 1,
+            max: 1_000_000,
+        },
+        default: Some("10"),
+        description: "Attempts in all, the first included.",
+        ..BASE
+    },
+    Setting {
+        key: "retry.backoff_initial",
+        kind: Kind::Duration {
+            min: "1ms",
+            max: "1d",
+        },
+        default: Some("500ms"),
+        description: "Wait after the first failed attempt. Doubles with each attempt, with jitter.",
+        ..BASE
+    },
+    Setting {
+        key: "retry.backoff_max",
+        kind: Kind::Duration {
+            min: "1ms",
+            max: "1d",
+        },
+        default: Some("5m"),
+        description: "Ceiling of the wait.",
+        ..BASE
+    },
+    Setting {
+        key: "retry.on_exhausted",
+        kind: Kind::Choice {
+            allowed: &["dead", "block"],
+            planned: &[],
+        },
+        default: Some("dead"),
+        description: "When the attempts are used up: `dead` gives the event up and lets its key go on, `block` holds \
+                      the key until an operator acts.",
+        ..BASE
+    },
+    Setting {
+        key: "retry.dead_letter_destination",
+        kind: Kind::Template,
+        unset: "dead events are only recorded",
+        description: "Where dead events are published.",
+        example: "events.dead",
+        ..BASE
+    },
+    Setting {
+        key: "retry.dead_letter_key",
+        kind: Kind::Template,
+        unset: "the event's own routing key",
+        description: "Routing key of dead events. Needs `retry.dead_letter_destination`.",
+        example: "{{ routing_key }}.dlq",
+        ..BASE
+    },
+    Setting {
+        key: "log.level",
+        kind: Kind::Choice {
+            allowed: &["off", "error", "warn", "info", "debug", "trace"],
+            planned: &[],
+        },
+        default: Some("info"),
+        description: "Least severe level that is written. `RUST_LOG`, if set, takes its place.",
+        ..BASE
+    },
+    Setting {
+        key: "log.format",
+        kind: Kind::Choice {
+            allowed: &["auto", "text", "json"],
+            planned: &[],
+        },
+        default: Some("auto"),
+        description: "`auto` is text on a terminal and JSON otherwise. `NO_COLOR` turns colours off.",
+        ..BASE
+    },
+];
+
+/// The `PG*` variables that are honoured, with their libpq keyword. They fill in what a
+/// connection URL leaves open.
+pub const PG_VARIABLES: &[(&str, &str)] = &[
+    ("PGHOST", "host"),
+    ("PGPORT", "port"),
+    ("PGDATABASE", "dbname"),
+    ("PGUSER", "user"),
+    ("PGPASSWORD", "password"),
+    ("PGPASSFILE", "passfile"),
+    ("PGOPTIONS", "options"),
+    ("PGAPPNAME", "application_name"),
+    ("PGSSLMODE", "sslmode"),
+    ("PGSSLROOTCERT", "sslrootcert"),
+    ("PGSSLCERT", "sslcert"),
+    ("PGSSLKEY", "sslkey"),
+    ("PGSSLNEGOTIATION", "sslnegotiation"),
+    ("PGCHANNELBINDING", "channel_binding"),
+    ("PGTARGETSESSIONATTRS", "target_session_attrs"),
+    ("PGCONNECT_TIMEOUT", "connect_timeout"),
+];
+
+/// Other `PG*` variables that change what libpq connects to, or how safely. They are not honoured,
+/// and setting one earns a warning.
+pub(super) const PG_IGNORED: &[&str] = &[
+    "PGHOSTADDR",
+    "PGSERVICE",
+    "PGREQUIRESSL",
+    "PGSSLCRL",
+    "PGSSLCRLDIR",
+    "PGREQUIREPEER",
+    "PGSSLMINPROTOCOLVERSION",
+    "PGSSLMAXPROTOCOLVERSION",
+];

@@ -1,0 +1,322 @@
+//! The typed settings, section by section.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use secrecy::SecretString;
+use tracing::level_filters::LevelFilter;
+
+#[cfg(doc)]
+use super::Need;
+use crate::error::{OnExhausted, RetryPolicy};
+
+/// Everything a command may need, checked.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// The service's database.
+    pub database: Database,
+    /// The outbox table.
+    pub outbox: Outbox,
+    /// How rows become CloudEvents.
+    pub event: Event,
+    /// Where events go unless their row says otherwise.
+    pub route: Route,
+    /// Which sink publishes.
+    pub sink: SinkKind,
+    /// The RabbitMQ sink.
+    pub rabbitmq: RabbitMq,
+    /// The relay itself.
+    pub relay: Relay,
+    /// What happens to rejected events.
+    pub retry: Retry,
+    /// Logs.
+    pub log: Log,
+}
+
+/// How to reach the database.
+#[derive(Clone)]
+pub struct Database {
+    /// A `postgres://` URL or a libpq keyword string. `None`: only [`pg`](Self::pg) is there.
+    pub url: Option<SecretString>,
+    /// A direct connection for LISTEN, when `url` leads through a transaction pooler.
+    pub listen_url: Option<SecretString>,
+    /// What the `PG*` variables say, by libpq keyword (`host`, `dbname`, `sslmode`, ...). They
+    /// fill in what a URL leaves open. May hold a password.
+    pub pg: BTreeMap<String, String>,
+    /// Most pooled connections; LISTEN has one of its own besides.
+    pub pool_size: usize,
+}
+
+impl fmt::Debug for Database {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Database")
+            .field("url", &self.url)
+            .field("listen_url", &self.listen_url)
+            // Names only: one of the values may be a password.
+            .field("pg", &self.pg.keys().collect::<Vec<_>>())
+            .field("pool_size", &self.pool_size)
+            .finish()
+    }
+}
+
+/// The outbox table and its life cycle.
+#[derive(Debug, Clone)]
+pub struct Outbox {
+    /// Table name, optionally with its schema.
+    pub table: String,
+    /// The set of column names to start from.
+    pub preset: Preset,
+    /// Column names that differ from the preset.
+    pub columns: Columns,
+    /// What happens to a published row.
+    pub after_publish: AfterPublish,
+    /// How long published rows are kept when they are marked.
+    pub retention: Duration,
+}
+
+/// A known table layout.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Preset {
+    /// The layout `outrigger migrate` creates.
+    Native,
+    /// The layout of Debezium's outbox event router.
+    Debezium,
+}
+
+/// What happens to a row once the broker has confirmed it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AfterPublish {
+    /// `published_at` is set; the row is removed after the retention time.
+    Mark,
+    /// The row is deleted.
+    Delete,
+}
+
+/// Column names given by the user; `None` leaves the preset's.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Columns {
+    /// Order column.
+    pub seq: Option<String>,
+    /// CloudEvents `id`.
+    pub id: Option<String>,
+    /// CloudEvents `type`.
+    pub event_type: Option<String>,
+    /// CloudEvents `source`.
+    pub source: Option<String>,
+    /// CloudEvents `subject`.
+    pub subject: Option<String>,
+    /// Ordering key.
+    pub key: Option<String>,
+    /// Payload.
+    pub data: Option<String>,
+    /// Binary payload.
+    pub data_binary: Option<String>,
+    /// CloudEvents `datacontenttype`.
+    pub content_type: Option<String>,
+    /// CloudEvents `dataschema`.
+    pub schema: Option<String>,
+    /// CloudEvents extensions.
+    pub extensions: Option<String>,
+    /// Transport headers.
+    pub headers: Option<String>,
+    /// Per-row destination.
+    pub destination: Option<String>,
+    /// Per-row routing key.
+    pub routing_key: Option<String>,
+    /// CloudEvents `time`.
+    pub created_at: Option<String>,
+    /// Not before.
+    pub available_at: Option<String>,
+    /// Not after.
+    pub expires_at: Option<String>,
+    /// Set by the relay.
+    pub published_at: Option<String>,
+}
+
+/// How rows become CloudEvents.
+#[derive(Debug, Clone)]
+pub struct Event {
+    /// Default CloudEvents `source`. Never empty for [`Need::Relay`]; empty when unset otherwise.
+    pub source: String,
+    /// Content mode.
+    pub mode: EventMode,
+    /// Prefix of CloudEvents headers in binary mode.
+    pub header_prefix: String,
+}
+
+/// CloudEvents content mode.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EventMode {
+    /// The whole event as one JSON document.
+    Structured,
+    /// Attributes in headers, the payload as the body.
+    Binary,
+    /// Several structured events in one message.
+    Batch,
+}
+
+/// Route templates.
+#[derive(Debug, Clone)]
+pub struct Route {
+    /// Exchange (stream, topic, bus).
+    pub destination: String,
+    /// Routing key (subject, record key).
+    pub key: String,
+}
+
+/// Which sink publishes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SinkKind {
+    /// RabbitMQ, with publisher confirms.
+    RabbitMq,
+    /// One JSON line per event on standard output.
+    Stdout,
+}
+
+/// The RabbitMQ sink.
+#[derive(Debug, Clone)]
+pub struct RabbitMq {
+    /// One URL per node, tried in turn. Empty only where no broker is needed.
+    pub urls: Vec<SecretString>,
+    /// Declare a missing exchange instead of only checking that it exists.
+    pub declare: bool,
+    /// Type of exchanges to declare.
+    pub exchange_type: ExchangeType,
+    /// Channels publishing side by side.
+    pub channels: usize,
+    /// Longest wait for the confirms of a batch.
+    pub confirm_timeout: Duration,
+    /// PEM file of certificate authorities to trust instead of the system's.
+    pub ca_file: Option<PathBuf>,
+    /// PEM file of the client certificate chain.
+    pub cert_file: Option<PathBuf>,
+    /// PEM file of the client certificate's private key.
+    pub key_file: Option<PathBuf>,
+    /// Largest body the broker accepts, in bytes.
+    pub max_message_size: usize,
+}
+
+/// Type of a declared exchange.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ExchangeType {
+    /// Routed by pattern.
+    Topic,
+    /// Routed by equality.
+    Direct,
+    /// Routed to every queue.
+    Fanout,
+    /// Routed by headers.
+    Headers,
+}
+
+impl ExchangeType {
+    /// The name as AMQP spells it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Topic => "topic",
+            Self::Direct => "direct",
+            Self::Fanout => "fanout",
+            Self::Headers => "headers",
+        }
+    }
+}
+
+/// The relay.
+#[derive(Debug, Clone)]
+pub struct Relay {
+    /// Name of this replica, for people.
+    pub name: String,
+    /// How strictly events of one key keep their order.
+    pub ordering: Ordering,
+    /// Partitions that replicas share.
+    pub partitions: i32,
+    /// Most rows per read and per publish.
+    pub batch_size: usize,
+    /// Most events read and not yet settled.
+    pub max_in_flight: usize,
+    /// Most bytes of such events.
+    pub max_in_flight_bytes: usize,
+    /// How the relay learns of new rows.
+    pub wake: Wake,
+    /// Longest wait between polls while `wake` is [`Wake::Poll`].
+    pub poll_interval: Duration,
+    /// How long a replica that vanished keeps its partitions.
+    pub lease_ttl: Duration,
+    /// How long a stop waits for events in flight.
+    pub shutdown_timeout: Duration,
+}
+
+/// How strictly events of one key keep their order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ordering {
+    /// One unconfirmed event per key.
+    Strict,
+    /// Many per key in flight; order holds unless the broker rejects one.
+    Pipelined,
+    /// Keys are ignored.
+    None,
+}
+
+/// How the relay learns of new rows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wake {
+    /// NOTIFY, with polling as the guarantee.
+    Listen,
+    /// Polling alone.
+    Poll,
+}
+
+/// What happens to rejected events.
+#[derive(Debug, Clone)]
+pub struct Retry {
+    /// Attempts in all, the first included.
+    pub max_attempts: u32,
+    /// Wait after the first failed attempt.
+    pub backoff_initial: Duration,
+    /// Ceiling of the wait.
+    pub backoff_max: Duration,
+    /// What happens when the attempts are used up.
+    pub on_exhausted: OnExhausted,
+    /// Template: where dead events are published. `None`: nowhere.
+    pub dead_letter_destination: Option<String>,
+    /// Template: routing key of dead events. `None`: the event's own.
+    pub dead_letter_key: Option<String>,
+}
+
+impl Retry {
+    /// The part of it that decides.
+    pub fn policy(&self) -> RetryPolicy {
+        RetryPolicy {
+            max_attempts: self.max_attempts,
+            backoff_initial: self.backoff_initial,
+            backoff_max: self.backoff_max,
+            on_exhausted: self.on_exhausted,
+        }
+    }
+}
+
+/// Logs.
+#[derive(Debug, Clone)]
+pub struct Log {
+    /// Least severe level that is written.
+    pub level: LevelFilter,
+    /// `RUST_LOG`: filter directives that take the place of `level`.
+    pub filter: Option<String>,
+    /// How lines look.
+    pub format: LogFormat,
+    /// Whether colours may be used (`NO_COLOR` is not set).
+    pub color: bool,
+}
+
+/// How log lines look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    /// Text on a terminal, JSON otherwise.
+    Auto,
+    /// One short line per event, for people.
+    Text,
+    /// One JSON object per line.
+    Json,
+}

@@ -1,0 +1,87 @@
+//! Logs: to standard error, as text for people or JSON for machines.
+
+use std::io::{self, IsTerminal};
+
+use tracing::level_filters::LevelFilter;
+use tracing::{Level, Metadata};
+use tracing_subscriber::filter::{FilterFn, filter_fn};
+use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{EnvFilter, Layer, Registry};
+
+use crate::settings::{Log, LogFormat};
+
+/// Starts logging for the whole process.
+///
+/// # Errors
+/// When `RUST_LOG` is not a filter, or logging was started before.
+pub fn init(log: &Log) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    let terminal = io::stderr().is_terminal();
+    let filter = filter(log)?;
+    Registry::default()
+        .with(layer(log, terminal, filter, io::stderr))
+        .try_init()?;
+    Ok(())
+}
+
+/// What is logged: `RUST_LOG` as it stands, or the level with chatty libraries held back.
+fn filter(log: &Log) -> Result<EnvFilter, tracing_subscriber::filter::ParseError> {
+    if let Some(filter) = &log.filter {
+        return EnvFilter::builder().parse(filter);
+    }
+    let level = log.level;
+    // The relay reports connection trouble itself, once per change of state.
+    let lapin = level.min(LevelFilter::ERROR);
+    // Notices of the server arrive at level info.
+    let quiet = level.min(LevelFilter::WARN);
+    EnvFilter::builder().parse(format!(
+        "{level},lapin={lapin},tokio_postgres={quiet},rustls={quiet}"
+    ))
+}
+
+/// Keeps payloads and credentials out of the log, whatever `RUST_LOG` asks for: lapin logs every
+/// returned message in full, and at level trace every frame.
+fn without_payloads() -> FilterFn<fn(&Metadata<'_>) -> bool> {
+    filter_fn(|metadata| {
+        let target = metadata.target();
+        let lapin = target == "lapin" || target.starts_with("lapin::");
+        let returned = target.starts_with("lapin::returned_messages");
+        !(returned || lapin && *metadata.level() == Level::TRACE)
+    })
+}
+
+fn layer<W>(
+    log: &Log,
+    terminal: bool,
+    filter: EnvFilter,
+    writer: W,
+) -> Box<dyn Layer<Registry> + Send + Sync>
+where
+    W: for<'w> MakeWriter<'w> + Send + Sync + 'static,
+{
+    use tracing_subscriber::filter::FilterExt;
+    let filter = filter.and(without_payloads());
+    let base = tracing_subscriber::fmt::layer().with_writer(writer);
+    let text = match log.format {
+        LogFormat::Auto => terminal,
+        LogFormat::Text => true,
+        LogFormat::Json => false,
+    };
+    if text {
+        base.with_ansi(terminal && log.color)
+            .with_target(false)
+            .compact()
+            .with_filter(filter)
+            .boxed()
+    } else {
+        base.json()
+            .flatten_event(true)
+            .with_span_list(false)
+            .with_filter(filter)
+            .boxed()
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,141 @@
+//! The binary as a user meets it: what it prints where, and how it ends.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use std::process::{Command, Output, Stdio};
+
+fn outrigger(args: &[&str], variables: &[(&str, &str)]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_outrigger"))
+        .args(args)
+        .env_clear()
+        .envs(variables.iter().copied())
+        .stdin(Stdio::null())
+        .output()
+        .unwrap()
+}
+
+fn text(bytes: &[u8]) -> &str {
+    std::str::from_utf8(bytes).unwrap()
+}
+
+#[test]
+fn run_without_settings_ends_with_2_and_one_report() {
+    for args in [&[][..], &["run"], &["check"]] {
+        let output = outrigger(args, &[]);
+        assert_eq!(output.status.code(), Some(2), "{args:?}");
+        assert_eq!(text(&output.stdout), "");
+        let report = text(&output.stderr);
+        assert!(
+            report.starts_with("error: the configuration has 3 problems\n"),
+            "{report}"
+        );
+        assert_eq!(
+            report.matches("required, but not set").count(),
+            3,
+            "{report}"
+        );
+    }
+}
+
+#[test]
+fn a_command_for_the_database_asks_for_the_database_only() {
+    for args in [&["status"][..], &["dead", "list"], &["pause"], &["migrate"]] {
+        let output = outrigger(args, &[]);
+        assert_eq!(output.status.code(), Some(2), "{args:?}");
+        let report = text(&output.stderr);
+        assert!(
+            report.starts_with("error: the configuration has a problem\n"),
+            "{report}"
+        );
+        assert!(
+            report.contains("OUTRIGGER_DATABASE_URL: required"),
+            "{report}"
+        );
+    }
+}
+
+#[test]
+fn wrong_usage_ends_with_2() {
+    let cases: [(&[&str], &str); 5] = [
+        (&["cnfig"], "a similar subcommand exists: 'config'"),
+        (&["--nope"], "unexpected argument '--nope'"),
+        (&["dead"], "Usage: outrigger dead"),
+        (&["replay"], "--from <TIME>"),
+        (&["config", "-o", "xml"], "[possible values: table, json]"),
+    ];
+    for (args, expected) in cases {
+        let output = outrigger(args, &[]);
+        assert_eq!(output.status.code(), Some(2), "{args:?}");
+        let message = text(&output.stderr);
+        assert!(message.contains(expected), "{args:?}: {message}");
+    }
+}
+
+#[test]
+fn config_shows_settings_whatever_is_wrong_with_them() {
+    let bad = [
+        ("OUTRIGGER_RELAY_BATCH_SIZE", "lots"),
+        ("OUTRIGGER_RABBITMQ_URL", "amqp://u:hunter2@h"),
+    ];
+    let output = outrigger(&["config"], &bad);
+    assert_eq!(output.status.code(), Some(2));
+    let shown = text(&output.stdout);
+    assert!(shown.contains("amqp://u:***@h"), "{shown}");
+    assert!(shown.contains("lots"), "{shown}");
+    let report = text(&output.stderr);
+    assert!(
+        report.starts_with("error: the configuration has a problem\n"),
+        "{report}"
+    );
+
+    let output = outrigger(&["config", "--output", "json"], &bad);
+    assert_eq!(output.status.code(), Some(2));
+    assert_eq!(text(&output.stderr), "", "all is in the JSON");
+    let json: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(json["problems"][0]["name"], "OUTRIGGER_RELAY_BATCH_SIZE");
+
+    let output = outrigger(&["config", "-v"], &[]);
+    assert_eq!(output.status.code(), Some(0));
+    let shown = text(&output.stdout);
+    let level = shown
+        .lines()
+        .find(|line| line.starts_with("log.level"))
+        .unwrap();
+    assert!(
+        level.contains("debug") && level.ends_with("--verbose"),
+        "{level}"
+    );
+}
+
+#[test]
+fn generated_texts_do_not_depend_on_the_settings() {
+    let bad = [("OUTRIGGER_NOPE", "1")];
+    for (option, expected) in [
+        ("--reference", outrigger::settings::markdown()),
+        ("--example", outrigger::settings::example()),
+    ] {
+        let output = outrigger(&["config", option], &bad);
+        assert_eq!(output.status.code(), Some(0), "{option}");
+        assert!(text(&output.stdout) == expected, "{option}");
+    }
+    for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
+        let output = outrigger(&["completions", shell], &bad);
+        assert_eq!(output.status.code(), Some(0), "{shell}");
+        assert!(text(&output.stdout).contains("outrigger"), "{shell}");
+    }
+}
+
+#[test]
+fn a_reader_that_stops_reading_is_no_failure() {
+    // A pipe whose reading end is closed before anything is written.
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let output = Command::new(env!("CARGO_BIN_EXE_outrigger"))
+        .args(["config", "--reference"])
+        .env_clear()
+        .stdout(writer)
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(0));
+    assert_eq!(text(&output.stderr), "");
+}
