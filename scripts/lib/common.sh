@@ -11,8 +11,8 @@ if [[ -t 1 && -z ${NO_COLOR:-} && ${TERM:-dumb} != dumb ]]; then
 else
     bold='' dim='' red='' green='' plain=''
 fi
-# Not every script uses every colour.
-: "$bold" "$dim" "$red" "$green" "$plain"
+# Not every script uses every one of these.
+: "$ROOT" "$bold" "$dim" "$red" "$green" "$plain"
 
 say() { printf '%s\n' "$*"; }
 

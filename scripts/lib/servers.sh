@@ -7,6 +7,8 @@
 #
 # Needs common.sh and find.sh.
 
+# shellcheck disable=SC2034 # the addresses it sets are for whoever sources it
+
 WORK=''         # the temporary folder
 STARTED=()      # "pid signal name", in the order of starting
 LAST_PID=''     # the process started last
