@@ -3,16 +3,17 @@
 
 # postgres_bin: the folder of the newest PostgreSQL that can both serve and run pgbench.
 postgres_bin() {
-    local folder
-    while read -r folder; do
+    local folder folders
+    mapfile -t folders < <(
+        printf '%s\n' /usr/lib/postgresql/*/bin /usr/pgsql-*/bin | sort -rV
+        printf '%s\n' "$(dirname -- "$(readlink -f -- "$(type -P initdb || true)")")"
+    )
+    for folder in "${folders[@]}"; do
         if [[ -x $folder/initdb && -x $folder/postgres && -x $folder/pgbench ]]; then
             printf '%s' "$folder"
             return 0
         fi
-    done < <(
-        printf '%s\n' /usr/lib/postgresql/*/bin /usr/pgsql-*/bin | sort -rV
-        printf '%s\n' "$(dirname -- "$(readlink -f -- "$(type -P initdb || true)")")"
-    )
+    done
     return 1
 }
 

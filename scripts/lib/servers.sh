@@ -17,7 +17,7 @@ LAST_PID=''     # the process started last
 open_work() {
     trap clean_up EXIT
     trap 'exit 129' HUP
-    trap 'exit 130' INT
+    trap '[[ ! -t 1 ]] || printf "\n"; exit 130' INT
     trap 'exit 141' PIPE
     trap 'exit 143' TERM
     WORK=$(mktemp -d "${TMPDIR:-/tmp}/$1.XXXXXX")
