@@ -3,6 +3,11 @@
 
 set -euo pipefail
 
+if ((BASH_VERSINFO[0] * 100 + BASH_VERSINFO[1] < 501)) || [[ $OSTYPE != linux* ]]; then
+    printf 'error: these scripts need Linux and bash 5.1 or later; elsewhere, see compose.yaml\n' >&2
+    exit 1
+fi
+
 ROOT=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/../.." && pwd)
 
 # Colour only where a person will see it.

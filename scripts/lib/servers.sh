@@ -43,38 +43,52 @@ clean_up() {
 }
 
 # start NAME SIGNAL LOG COMMAND...: runs a command in a session of its own, so that Ctrl-C
-# reaches this script only and things stop in order. SIGNAL is how it is asked to stop. Options
-# for setpriv may come before the command.
+# reaches this script only and things stop in order. SIGNAL is how it is asked to stop. LOG may
+# be `-` for standard error. Options for setpriv may come before the command.
 start() {
-    local name=$1 signal=$2 log=$3
+    local name=$1 signal=$2 log=$3 out
     shift 3
-    setsid setpriv --pdeathsig "$signal" "$@" </dev/null >>"$log" 2>&1 &
+    if [[ $log == - ]]; then exec {out}>&2; else exec {out}>>"$log"; fi
+    setsid setpriv --pdeathsig "$signal" "$@" </dev/null >&"$out" 2>&1 {out}>&- &
     LAST_PID=$!
+    exec {out}>&-
     STARTED+=("$LAST_PID $signal $name")
 }
 
-# stop PID: asks one started process to stop, waits, and returns its exit status.
+# await PID: waits until a started process ends by itself, and returns its exit status.
+await() {
+    local status=0
+    wait "$1" 2>/dev/null || status=$?
+    forget "$1"
+    return "$status"
+}
+
+# stop PID: asks a started process to stop, waits, and returns its exit status.
 stop() {
-    local entry index status=0
-    for index in "${!STARTED[@]}"; do
-        entry=${STARTED[index]}
+    local entry
+    for entry in "${STARTED[@]}"; do
         if [[ ${entry%% *} == "$1" ]]; then
             # shellcheck disable=SC2086 # three words on purpose
             stop_entry $entry 2>/dev/null
-            unset "STARTED[index]"
-            STARTED=("${STARTED[@]}")
-            wait "$1" 2>/dev/null || status=$?
-            return "$status"
         fi
     done
-    return 127
+    await "$1"
 }
 
-# stop_entry PID SIGNAL NAME: at most 15 s, then by force, with everything it has started.
+# forget PID: it is gone, and its number may soon belong to somebody else.
+forget() {
+    local index
+    for index in "${!STARTED[@]}"; do
+        [[ ${STARTED[index]%% *} != "$1" ]] || unset "STARTED[index]"
+    done
+    STARTED=("${STARTED[@]}")
+}
+
+# stop_entry PID SIGNAL NAME: at most 30 s, then by force, with everything it has started.
 stop_entry() {
     local pid=$1 signal=$2 tries
     kill -"$signal" "$pid" 2>/dev/null
-    for ((tries = 0; tries < 300; tries++)); do
+    for ((tries = 0; tries < 600; tries++)); do
         running "$pid" || break
         sleep 0.05
     done
