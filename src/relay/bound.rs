@@ -63,6 +63,9 @@ pub enum Judgement {
 #[derive(Debug, Clone)]
 pub struct Bound {
     far_behind: i64,
+    /// Where the last accepted read started.
+    last_start: After,
+    starting: After,
     /// Every row up to here that was visible in an accepted read has been seen.
     coverage: After,
     /// The highest `seq` ever seen, hence drawn before the last look at the lock holders.
@@ -90,6 +93,8 @@ impl Bound {
     pub fn new(far_behind: i64) -> Self {
         Self {
             far_behind,
+            last_start: None,
+            starting: None,
             coverage: None,
             drawn: None,
             drawn_before: None,
@@ -104,10 +109,17 @@ impl Bound {
         self.coverage
     }
 
+    /// The bound of the last main read: nothing unread should lie below, except what a transaction
+    /// assumed to be open may still commit.
+    pub fn settled_below(&self) -> After {
+        self.last_start
+    }
+
     /// Forgets the coverage: the next read starts at the beginning. Needed when the set of
     /// partitions grows or somebody changed rows below the bound on purpose (replay).
     pub fn restart(&mut self) {
         self.coverage = None;
+        self.last_start = None;
     }
 
     /// The lower bound for the next main read. Must be followed by [`Bound::finish`] or
@@ -119,6 +131,7 @@ impl Bound {
             bound = bound.min(gone);
         }
         let Some(coverage) = self.coverage else {
+            self.starting = None;
             return None;
         };
         for (name, seen) in &self.holders {
@@ -135,6 +148,7 @@ impl Bound {
         let holders = &self.holders;
         self.assumed_open
             .retain(|name| holders.get(name).is_some_and(|seen| seen.since < bound));
+        self.starting = bound;
         bound
     }
 
@@ -199,6 +213,7 @@ impl Bound {
         self.drawn_before = drawn;
         self.drawn = drawn.max(reached);
         if accept {
+            self.last_start = self.starting;
             self.coverage = if cut {
                 reached
             } else {

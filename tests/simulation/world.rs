@@ -79,6 +79,11 @@ enum Event {
         life: u32,
         op: Op,
     },
+    /// The replica notices the state the broker is in.
+    BrokerNews {
+        replica: usize,
+        life: u32,
+    },
     Deliver {
         replica: usize,
         life: u32,
@@ -383,6 +388,10 @@ impl World {
             .database
             .pending
             .iter()
+            .filter(|seq| {
+                let failure = self.database.failures.get(seq);
+                failure.is_none_or(|row| row.failure.state != FailureState::Dead)
+            })
             .take(5)
             .map(|seq| {
                 let failure = self.database.failures.get(seq).map(|row| row.failure.state);
@@ -416,6 +425,9 @@ impl World {
                 life,
                 input,
             } => self.wake(replica, life, Some(*input))?,
+            Event::BrokerNews { replica, life } => {
+                self.wake(replica, life, Some(Input::SinkReady(self.broker_up)))?;
+            }
             Event::Execute { replica, life, op } => self.execute(replica, life, op),
             Event::Arrive { batch, index } => self.arrive(batch, index)?,
             Event::BatchDone { batch } => self.batch_done(batch),
@@ -440,11 +452,11 @@ impl World {
                 self.broker_up = false;
                 self.broker_epoch += 1;
                 self.at(self.now + wait, Event::BrokerUp);
-                self.tell_all(|| Input::SinkReady(false));
+                self.broker_news();
             }
             Event::BrokerUp => {
                 self.broker_up = true;
-                self.tell_all(|| Input::SinkReady(true));
+                self.broker_news();
             }
             Event::DatabaseDown(wait) => {
                 self.fault(wait);
@@ -466,20 +478,11 @@ impl World {
         self.quiet_from = self.quiet_from.max(self.now + wait);
     }
 
-    fn tell_all(&mut self, input: impl Fn() -> Input) {
+    fn broker_news(&mut self) {
         for replica in 0..self.replicas.len() {
             if self.replicas[replica].up {
                 let life = self.replicas[replica].life;
-                let input = Box::new(input());
-                self.after(
-                    100,
-                    50_000,
-                    Event::Deliver {
-                        replica,
-                        life,
-                        input,
-                    },
-                );
+                self.after(100, 50_000, Event::BrokerNews { replica, life });
             }
         }
     }
@@ -710,12 +713,19 @@ impl World {
             self.after(10_000, 2_000_000, Event::Start(replica));
             return Ok(());
         }
-        let started = self.replicas[replica].started;
-        let deadline = self.replicas[replica]
-            .core
-            .deadline(now)
-            .max(now + Duration::from_micros(50));
-        self.at(started + deadline, Event::Run { replica, life });
+        let state = &mut self.replicas[replica];
+        let at = state.started
+            + state
+                .core
+                .deadline(now)
+                .max(now + Duration::from_micros(50));
+        if state
+            .next_run
+            .is_none_or(|next| next > at || next <= self.now)
+        {
+            state.next_run = Some(at);
+            self.at(at, Event::Run { replica, life });
+        }
         Ok(())
     }
 

@@ -638,6 +638,7 @@ impl Core {
             let item = Item {
                 expires_at: record.expires_in.map(|left| now + left),
                 dead_letter: None,
+                out_of_order: matches!(way, Way::Due | Way::Retry),
                 retried: way == Way::Retry || record.crashes > 0 || record.attempts > 0,
                 suspect: Suspect::No,
                 record,
@@ -652,7 +653,7 @@ impl Core {
         if let Some((keys, ended_at)) = arrivals.caught_up {
             self.window.caught_up(&keys, ended_at);
         }
-        self.window.bound_keys(touched, self.reading.coverage());
+        self.window.bound_keys(touched);
         self.reading.settle_epochs(&mut self.window);
     }
 
@@ -687,7 +688,7 @@ impl Core {
             failure(&item, state, item.record.attempts, crashes, reason, None)
         });
         let admitted = match way {
-            Way::Ordinary => self.window.admit(item),
+            Way::Ordinary | Way::Due => self.window.admit(item),
             Way::CatchUp => self.window.admit_held(item),
             Way::Retry => self.window.admit_retry(item),
         };
@@ -748,8 +749,7 @@ impl Core {
                     seq: item.record.seq,
                     retry_at: now + after,
                 };
-                self.window
-                    .failed(&item, Some(hold), self.reading.coverage());
+                self.window.failed(&item, Some(hold));
                 self.reading.retry_at(now + after);
                 self.record(failure(
                     &item,
@@ -771,8 +771,7 @@ impl Core {
             let hold = Hold::Blocked {
                 seq: item.record.seq,
             };
-            self.window
-                .failed(&item, Some(hold), self.reading.coverage());
+            self.window.failed(&item, Some(hold));
             self.record(failure(
                 &item,
                 FailureState::Blocked,
@@ -794,7 +793,7 @@ impl Core {
 
     fn give_up(&mut self, item: Item, reason: Reason) {
         self.totals.dead += 1;
-        self.window.failed(&item, None, self.reading.coverage());
+        self.window.failed(&item, None);
         self.record(failure(
             &item,
             FailureState::Dead,

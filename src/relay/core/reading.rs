@@ -8,13 +8,13 @@
 //!   rows behind it neither fills the memory nor is forgotten;
 //! * *retries*: rows whose backoff is over;
 //! * *due*: delayed rows whose time has come;
-//! * *sweep*: everything once more, in slices of a few milliseconds, so that no pending row depends on
-//!   a bound being right.
+//! * *sweep*: everything below the bound, in slices of a few milliseconds, so that no pending row
+//!   depends on the bound being right. It only looks: what it finds is read again, in order.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::pace::Pace;
+use super::pace::{Pace, WakeReason};
 use super::window::Window;
 use super::{Core, HELD_MAX, Time};
 use crate::event::Record;
@@ -40,6 +40,8 @@ pub enum Way {
     Ordinary,
     /// Rows of lagging keys.
     CatchUp,
+    /// Delayed rows of keys that are not held.
+    Due,
     /// Rows back from their failure records.
     Retry,
 }
@@ -159,11 +161,6 @@ impl Reading {
         window.forget(oldest);
     }
 
-    /// Up to where main reads have brought everything.
-    pub fn coverage(&self) -> i64 {
-        self.bound.coverage().unwrap_or(i64::MIN)
-    }
-
     /// Starts over from the beginning of the table.
     pub fn restart(&mut self) {
         self.bound.restart();
@@ -256,20 +253,18 @@ impl Reading {
                 self.due_at = batch.cut.then_some(now);
                 Arrivals {
                     rows: batch.rows,
-                    ..Arrivals::default()
+                    way: Way::Due,
+                    caught_up: None,
                 }
             }
             ReadKind::Sweep { up_to, .. } => {
-                let reached = if batch.cut {
-                    batch.rows.last().map(|row| row.seq)
-                } else {
-                    None
-                };
-                self.sweep.finish_slice(now, took, reached.unwrap_or(up_to));
-                Arrivals {
-                    rows: batch.rows,
-                    ..Arrivals::default()
+                self.sweep.finish_slice(now, took, up_to);
+                if !batch.rows.is_empty() {
+                    // Below the bound, where nothing should be: read everything again, in order.
+                    self.bound.restart();
+                    pace.wake(now, WakeReason::Change);
                 }
+                Arrivals::default()
             }
         }
     }
@@ -317,15 +312,15 @@ impl Sweep {
         self.spent = Duration::ZERO;
     }
 
-    /// Begins or continues a sweep up to `coverage`: the next slice.
-    fn slice(&mut self, lowest: i64, coverage: i64) -> (i64, i64) {
+    /// Begins or continues a sweep up to `bound`: the next slice.
+    fn slice(&mut self, lowest: i64, bound: i64) -> (i64, i64) {
         let after = match self.position {
             Some(position) => position,
             None => {
-                self.end = coverage;
+                self.end = bound;
                 let slices = (self.last_duration.as_nanos() / SWEEP_SLICE.as_nanos())
                     .clamp(1, SWEEP_SLICES_MAX) as i64;
-                self.width = (coverage.saturating_sub(lowest) / slices).max(1);
+                self.width = (bound.saturating_sub(lowest) / slices).max(1);
                 if slices == 1 {
                     self.width = i64::MAX;
                 }
@@ -466,12 +461,13 @@ impl Core {
         }
         let reading = &mut self.reading;
         if reading.has_order && (reading.sweep.position.is_some() || reading.sweep.next_at <= now) {
-            let (Some(coverage), Some(lowest)) = (reading.bound.coverage(), reading.lowest) else {
+            let (Some(bound), Some(lowest)) = (reading.bound.settled_below(), reading.lowest)
+            else {
                 reading.sweep.position = None;
                 reading.sweep.next_at = now + SWEEP_PAUSE;
                 return None;
             };
-            let (after, up_to) = reading.sweep.slice(lowest, coverage);
+            let (after, up_to) = reading.sweep.slice(lowest, bound);
             return Some((ReadKind::Sweep { after, up_to }, room));
         }
         None

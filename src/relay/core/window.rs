@@ -67,6 +67,9 @@ pub struct Item {
     pub dead_letter: Option<Reason>,
     /// When it expires.
     pub expires_at: Option<Time>,
+    /// Came out of the order of its key (delayed, or back from its failure record): that it is here
+    /// says nothing about the rows of its key below it.
+    pub out_of_order: bool,
     /// Came from its failure record, which must be removed with it.
     pub retried: bool,
     /// Suspected of crashing relays.
@@ -324,9 +327,9 @@ impl Window {
         }
     }
 
-    /// Holds a key, keeping its first `keep` waiting rows. `coverage`: up to where main reads have brought
-    /// everything, which holds for this key if it was not held before.
-    fn restrain(&mut self, hash: i64, hold: Hold, coverage: i64, keep: usize) {
+    /// Holds a key, keeping its first `keep` waiting rows. `known`: every row of the key up to there is
+    /// known; counts only if the key was not held before.
+    fn restrain(&mut self, hash: i64, hold: Hold, known: i64, keep: usize) {
         if let Some(head) = self.keys.get(&hash).and_then(|key| key.waiting.front()) {
             self.ready.remove(head);
         }
@@ -336,7 +339,7 @@ impl Window {
             key.last_known
         } else {
             self.held += 1;
-            coverage
+            known
         };
         key.last_known = known.min(dropped.map_or(i64::MAX, |first| first.saturating_sub(1)));
         key.hold = Some(hold);
@@ -377,13 +380,20 @@ impl Window {
 
     /// After a read: keys with too many rows waiting keep the first ones and are held. `hashes`: the
     /// keys the read touched.
-    pub fn bound_keys(&mut self, hashes: impl IntoIterator<Item = i64>, coverage: i64) {
+    pub fn bound_keys(&mut self, hashes: impl IntoIterator<Item = i64>) {
         for hash in hashes {
             if let Some(key) = self.keys.get(&hash)
                 && key.waiting.len() > self.key_cap
             {
                 let hold = key.hold.unwrap_or(Hold::Lagging);
-                self.restrain(hash, hold, coverage, self.key_cap);
+                let known =
+                    key.waiting.iter().take(self.key_cap).rev().find_map(|seq| {
+                        match self.slots.get(seq) {
+                            Some(Slot::Waiting(item)) if !item.out_of_order => Some(*seq),
+                            _ => None,
+                        }
+                    });
+                self.restrain(hash, hold, known.unwrap_or(i64::MIN), self.key_cap);
             }
         }
     }
@@ -571,7 +581,7 @@ impl Window {
 
     /// A row in flight failed: its failure is about to be recorded, and with `hold` its key waits.
     /// Rows of the key that wait here are forgotten; they are read again when the key goes on.
-    pub fn failed(&mut self, item: &Item, hold: Option<Hold>, coverage: i64) {
+    pub fn failed(&mut self, item: &Item, hold: Option<Hold>) {
         self.landed(item);
         self.finish(item);
         if !self.ordered(&item.record) {
@@ -579,7 +589,15 @@ impl Window {
         }
         let hash = item.record.hash;
         match hold {
-            Some(hold) => self.restrain(hash, hold, coverage, 0),
+            Some(hold) => {
+                // Writers of one key are serialised: when a row is visible, all before it are.
+                let known = if item.out_of_order {
+                    i64::MIN
+                } else {
+                    item.record.seq
+                };
+                self.restrain(hash, hold, known, 0);
+            }
             None => self.after_finish(hash, item.record.seq),
         }
     }
