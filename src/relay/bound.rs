@@ -66,6 +66,8 @@ pub struct Bound {
     /// Where the last accepted read started.
     last_start: After,
     starting: After,
+    /// Restarted since the read in flight began: it covers too little.
+    restarted: bool,
     /// Every row up to here that was visible in an accepted read has been seen.
     coverage: After,
     /// The highest `seq` ever seen, hence drawn before the last look at the lock holders.
@@ -95,6 +97,7 @@ impl Bound {
             far_behind,
             last_start: None,
             starting: None,
+            restarted: false,
             coverage: None,
             drawn: None,
             drawn_before: None,
@@ -120,12 +123,14 @@ impl Bound {
     pub fn restart(&mut self) {
         self.coverage = None;
         self.last_start = None;
+        self.restarted = true;
     }
 
     /// The lower bound for the next main read. Must be followed by [`Bound::finish`] or
     /// [`Bound::abandon`].
     pub fn start(&mut self) -> After {
         self.assumed_open.clear();
+        self.restarted = false;
         let mut bound = self.coverage.min(self.drawn_before);
         if let Some(gone) = self.gone {
             bound = bound.min(gone);
@@ -212,7 +217,9 @@ impl Bound {
         self.gone = gone;
         self.drawn_before = drawn;
         self.drawn = drawn.max(reached);
-        if accept {
+        if accept && self.restarted {
+            Judgement::Accept
+        } else if accept {
             self.last_start = self.starting;
             self.coverage = if cut {
                 reached

@@ -360,6 +360,9 @@ impl World {
         while let Some(Reverse(scheduled)) = self.queue.pop() {
             self.now = scheduled.at;
             if self.now > deadline {
+                for replica in &self.replicas {
+                    self.log(|| format!("{:?}", replica.core));
+                }
                 return Err(format!("did not come to rest: {}", self.describe()));
             }
             self.step(scheduled.event)?;
@@ -426,7 +429,12 @@ impl World {
                 input,
             } => self.wake(replica, life, Some(*input))?,
             Event::BrokerNews { replica, life } => {
-                self.wake(replica, life, Some(Input::SinkReady(self.broker_up)))?;
+                let thaw = self.replicas[replica].frozen_until;
+                if thaw > self.now {
+                    self.at(thaw, Event::BrokerNews { replica, life });
+                } else {
+                    self.wake(replica, life, Some(Input::SinkReady(self.broker_up)))?;
+                }
             }
             Event::Execute { replica, life, op } => self.execute(replica, life, op),
             Event::Arrive { batch, index } => self.arrive(batch, index)?,

@@ -113,6 +113,9 @@ struct Key {
     hold: Option<Hold>,
     /// While held: every row of the key up to here is known, settled or recorded as failed.
     last_known: i64,
+    /// While held: rows of it that are not here may be recorded as suspects, so that main reads will never
+    /// bring them.
+    suspects: bool,
 }
 
 /// See the module documentation.
@@ -140,6 +143,7 @@ impl Key {
             in_flight: 0,
             hold: None,
             last_known: i64::MIN,
+            suspects: false,
         }
     }
 }
@@ -350,6 +354,7 @@ impl Window {
         if let Some(key) = self.keys.get_mut(&hash)
             && key.hold.take().is_some()
         {
+            key.suspects = false;
             self.held -= 1;
         }
         self.refresh(hash);
@@ -368,12 +373,17 @@ impl Window {
             return None;
         }
         let dropped = key.waiting.split_off(keep);
+        let mut suspects = false;
         for seq in &dropped {
             self.ready.remove(seq);
             self.forget_suspect(*seq);
             if let Some(Slot::Waiting(item)) = self.slots.remove(seq) {
                 self.bytes -= item.record.weight();
+                suspects |= item.suspect != Suspect::No || item.record.crashes > 0;
             }
+        }
+        if suspects && let Some(key) = self.keys.get_mut(&hash) {
+            key.suspects = true;
         }
         dropped.front().copied()
     }
@@ -396,6 +406,11 @@ impl Window {
                 self.restrain(hash, hold, known.unwrap_or(i64::MIN), self.key_cap);
             }
         }
+    }
+
+    /// Whether main reads will not bring everything of this key above their coverage.
+    pub fn has_suspects(&self, hash: i64) -> bool {
+        self.keys.get(&hash).is_some_and(|key| key.suspects)
     }
 
     /// Lagging keys that have room again, the furthest behind first: `(hash, last_known, room)`.
@@ -616,6 +631,7 @@ impl Window {
                 .is_some_and(|culprit| culprit != seq)
         {
             key.last_known = key.last_known.min(seq.saturating_sub(1));
+            key.suspects |= item.suspect != Suspect::No || item.record.crashes > 0;
             self.forget_suspect(seq);
             self.slots.remove(&seq);
             return;
@@ -780,6 +796,9 @@ impl Window {
             }
             // Nothing is known about the key's other rows.
             self.restrain(hash, hold, i64::MIN, 0);
+            if let Some(key) = self.keys.get_mut(&hash) {
+                key.suspects = true;
+            }
         }
     }
 
