@@ -79,6 +79,9 @@ pub struct Record {
     pub attempts: u32,
     /// Times this row was in flight, alone or in a small group, when a relay died.
     pub crashes: u32,
+    /// Time left until a failed row may be tried again: zero if it may be now, `Duration::MAX` if only
+    /// an operator can release it. `None`: it has not failed.
+    pub retry_in: Option<Duration>,
     /// Time left until the row expires, by the database's clock when it was read.
     /// `None`: never expires. Zero: already expired.
     pub expires_in: Option<Duration>,

@@ -57,24 +57,28 @@ pub enum ReadKind {
         /// Inclusive upper bound.
         up_to: i64,
     },
-    /// Rows whose failure record says they may be tried again now (state `retrying` with
-    /// `next_attempt_at` reached, or `suspect`), with their attempts and crashes; oldest `seq` first.
-    Retries,
+    /// Rows whose failure record says they may be tried again now, with their attempts and crashes, the
+    /// longest due first: state `retrying` with `next_attempt_at` reached, and `suspect`.
+    Retries {
+        /// Whether suspects that have a key are wanted too; otherwise they come by catch-up reads,
+        /// in the order of their key.
+        keyed_suspects: bool,
+    },
     /// Delayed rows (`available_at`) that have become due, earliest first.
     Due,
 }
 
 /// One read of the outbox.
 ///
-/// Except for `Retries`, rows that have a failure record are never returned (`CatchUp` returns
-/// those whose record says `suspect`), and neither are rows whose `available_at` lies in the future.
+/// Rows that have a failure record come by `Retries`, and by `CatchUp` in the order of their key (with
+/// [`Record::retry_in`]; dead ones never do). Rows whose `available_at` lies in the future never come.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ReadRequest {
     /// Which range.
     pub kind: ReadKind,
     /// Which partitions.
     pub partitions: Partitions,
-    /// Key hashes to leave out (blocked, backing off, or with enough rows waiting).
+    /// Key hashes to leave out (failing, blocked, or with enough rows waiting).
     pub skip_keys: Vec<i64>,
     /// Rows to leave out, by `seq` (waiting, in flight, or settled too recently).
     pub known: Vec<i64>,

@@ -191,7 +191,7 @@ impl Database {
             .collect()
     }
 
-    fn record(&self, seq: i64) -> Record {
+    fn record(&self, seq: i64, now: Time) -> Record {
         let row = &self.rows[seq as usize - 1];
         let failure = self.failures.get(&seq);
         Record {
@@ -200,6 +200,13 @@ impl Database {
             keyed: row.key.is_some(),
             attempts: failure.map_or(0, |row| row.failure.attempts),
             crashes: failure.map_or(0, |row| row.failure.crashes),
+            retry_in: failure.and_then(|row| match row.failure.state {
+                FailureState::Blocked => Some(Duration::MAX),
+                FailureState::Retrying => {
+                    Some(row.next_attempt_at.unwrap_or(now).saturating_sub(now))
+                }
+                _ => None,
+            }),
             id: seq.to_string(),
             key: row.key.map(|key| key.to_string()),
             ..Record::default()
@@ -240,13 +247,13 @@ impl Database {
             ReadKind::CatchUp { after, up_to, keys } => range(Some(*after), Some(*up_to))
                 .copied()
                 .filter(|seq| {
-                    let suspect = self
+                    let failed = self
                         .failures
                         .get(seq)
-                        .is_some_and(|row| row.failure.state == FailureState::Suspect);
+                        .is_some_and(|row| row.failure.state != FailureState::Dead);
                     keys.contains(&self.rows[*seq as usize - 1].hash)
                         && wanted(*seq)
-                        && (suspect || fresh(*seq))
+                        && (failed || fresh(*seq))
                 })
                 .collect(),
             ReadKind::Sweep { .. } if self.mutation == Mutation::CursorWithoutSweep => Vec::new(),
@@ -254,7 +261,7 @@ impl Database {
                 .copied()
                 .filter(|seq| wanted(*seq) && fresh(*seq))
                 .collect(),
-            ReadKind::Retries => self
+            ReadKind::Retries { keyed_suspects } => self
                 .failures
                 .iter()
                 .filter(|(seq, row)| {
@@ -263,7 +270,7 @@ impl Database {
                             FailureState::Retrying => {
                                 row.next_attempt_at.is_none_or(|at| at <= now)
                             }
-                            FailureState::Suspect => true,
+                            FailureState::Suspect => *keyed_suspects || !row.failure.keyed,
                             _ => false,
                         }
                 })
@@ -289,7 +296,7 @@ impl Database {
         let rows = seqs
             .into_iter()
             .take(request.limit)
-            .map(|seq| self.record(seq))
+            .map(|seq| self.record(seq, now))
             .collect();
         (rows, cut)
     }

@@ -554,7 +554,7 @@ impl Core {
             self.pace.wake(now, WakeReason::Change);
         }
         self.pace.awake_for(now, tick.awake_for);
-        self.reading.due_in(now, tick.next_due_in);
+        self.reading.ticked(now, tick.next_due_in);
         if self.failures_version.replace(tick.failures_version) != Some(tick.failures_version) {
             self.reload_after = Some(now);
         }
@@ -582,23 +582,13 @@ impl Core {
 
     /// Takes in the failing rows of `partitions`. Keys in `newer` failed after they were read.
     fn take_failing(&mut self, now: Time, failing: &[Failing], partitions: &[i32], newer: &[i64]) {
-        let holds: Vec<(i64, i64, Hold)> = failing
+        let rows: Vec<(i64, i64)> = failing
             .iter()
             .filter(|failing| failing.keyed && !newer.contains(&failing.hash))
-            .map(|failing| {
-                let hold = match failing.state {
-                    FailureState::Blocked => Hold::Blocked { seq: failing.seq },
-                    FailureState::Suspect => Hold::Lagging,
-                    _ => Hold::Failing {
-                        seq: failing.seq,
-                        retry_at: now + failing.retry_in,
-                    },
-                };
-                (failing.hash, failing.seq, hold)
-            })
+            .map(|failing| (failing.hash, failing.seq))
             .collect();
         let count = self.ownership.count();
-        self.window.reload_failing(&holds, |hash| {
+        self.window.reload_failing(&rows, |hash| {
             partitions.contains(&partition_of(hash, count)) && !newer.contains(&hash)
         });
         if let Some(soonest) = failing
@@ -635,11 +625,26 @@ impl Core {
             {
                 continue;
             }
+            if way == Way::CatchUp
+                && let Some(left) = record.retry_in
+                && left > Duration::ZERO
+            {
+                let seq = record.seq;
+                let hold = match now.checked_add(left) {
+                    Some(retry_at) => Hold::Failing { seq, retry_at },
+                    None => Hold::Blocked { seq },
+                };
+                self.window.stop_at(hash, hold);
+                if let Hold::Failing { retry_at, .. } = hold {
+                    self.reading.retry_at(retry_at);
+                }
+                continue;
+            }
             let item = Item {
                 expires_at: record.expires_in.map(|left| now + left),
                 dead_letter: None,
                 out_of_order: matches!(way, Way::Due | Way::Retry),
-                retried: way == Way::Retry || record.crashes > 0 || record.attempts > 0,
+                retried: way == Way::Retry || record.crashes > 0 || record.retry_in.is_some(),
                 suspect: Suspect::No,
                 record,
             };
@@ -664,7 +669,7 @@ impl Core {
     /// counting that it does: a row alone in flight at [`MAX_CRASHES`] crashes is poison.
     fn admit(&mut self, mut item: Item, way: Way) {
         let careful = self.ownership.careful(item.record.hash);
-        let crashes = item.record.crashes;
+        let (seq, crashes) = (item.record.seq, item.record.crashes);
         let mut first = None;
         if careful && crashes > MAX_CRASHES {
             item.suspect = Suspect::Recording { alone: false };
@@ -692,6 +697,9 @@ impl Core {
             Way::CatchUp => self.window.admit_held(item),
             Way::Retry => self.window.admit_retry(item),
         };
+        if !admitted && way == Way::Retry {
+            self.reading.refused(seq);
+        }
         if admitted && let Some(failure) = failure {
             self.record(failure);
         }

@@ -15,7 +15,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::pace::{Pace, WakeReason};
-use super::window::Window;
+use super::window::{Ordering, Window};
 use super::{Core, HELD_MAX, Time};
 use crate::event::Record;
 use crate::relay::bound::{Bound, Judgement};
@@ -80,6 +80,7 @@ pub struct Reading {
     after_failure: Time,
     retry_at: Option<Time>,
     due_at: Option<Time>,
+    refused: Vec<i64>,
     sweep: Sweep,
     /// Lowest `seq` ever read, to slice the sweep.
     lowest: Option<i64>,
@@ -113,6 +114,7 @@ impl Reading {
             after_failure: Time::ZERO,
             retry_at: None,
             due_at: None,
+            refused: Vec::new(),
             sweep: Sweep {
                 next_at: SWEEP_PAUSE,
                 position: None,
@@ -172,12 +174,19 @@ impl Reading {
     }
 
     /// A retry or a delayed row falls due in this time, says the database.
-    pub fn due_in(&mut self, now: Time, left: Option<Duration>) {
+    pub fn ticked(&mut self, now: Time, left: Option<Duration>) {
+        self.refused.clear();
         if let Some(left) = left {
             let at = now + left;
             self.retry_at = Some(self.retry_at.map_or(at, |old| old.min(at)));
             self.due_at = Some(self.due_at.map_or(at, |old| old.min(at)));
         }
+    }
+
+    /// A row back from its failure record could not be taken in: do not ask for it again until the next
+    /// tick, so that it does not crowd out others.
+    pub fn refused(&mut self, seq: i64) {
+        self.refused.push(seq);
     }
 
     /// The read failed: wait.
@@ -186,7 +195,7 @@ impl Reading {
             self.end(out.ticket);
             match out.kind {
                 ReadKind::Main { .. } => self.bound.abandon(),
-                ReadKind::Retries => self.retry_at(now + wait),
+                ReadKind::Retries { .. } => self.retry_at(now + wait),
                 ReadKind::Due => self.due_at = Some(now + wait),
                 ReadKind::CatchUp { .. } | ReadKind::Sweep { .. } => {}
             }
@@ -233,7 +242,7 @@ impl Reading {
                     caught_up: Some((keys, ended_at)),
                 }
             }
-            ReadKind::Retries => {
+            ReadKind::Retries { .. } => {
                 self.retry_at = if batch.cut {
                     Some(now)
                 } else {
@@ -397,7 +406,11 @@ impl Core {
                 self.window.known(Some(*after), Some(*up_to)),
                 self.window.held_keys(),
             ),
-            ReadKind::Retries => (self.window.known(None, None), Vec::new()),
+            ReadKind::Retries { .. } => {
+                let mut known = self.window.known(None, None);
+                known.extend(&reading.refused);
+                (known, self.window.lagging_keys())
+            }
             ReadKind::Due => (self.window.known(None, None), self.window.held_keys()),
         };
         let ticket = reading.begin();
@@ -426,7 +439,8 @@ impl Core {
         let reading = &mut self.reading;
         if reading.retry_at.is_some_and(|at| at <= now) {
             reading.retry_at = None;
-            return Some((ReadKind::Retries, room));
+            let keyed_suspects = self.config.ordering == Ordering::None;
+            return Some((ReadKind::Retries { keyed_suspects }, room));
         }
         if reading.due_at.is_some_and(|at| at <= now) {
             reading.due_at = None;

@@ -217,6 +217,19 @@ impl Window {
         keys
     }
 
+    /// The keys that take in rows from catch-up reads only.
+    pub fn lagging_keys(&self) -> Vec<i64> {
+        if self.held == 0 {
+            return Vec::new();
+        }
+        let lagging = |key: &Key| key.hold == Some(Hold::Lagging);
+        self.keys
+            .iter()
+            .filter(|(_, key)| lagging(key))
+            .map(|(hash, _)| *hash)
+            .collect()
+    }
+
     /// Whether this row is in memory, in whatever state.
     pub fn knows(&self, seq: i64) -> bool {
         self.slots.contains_key(&seq)
@@ -255,6 +268,17 @@ impl Window {
         self.admit_held(item)
     }
 
+    /// A catch-up read met a failed row that may not go yet: its key goes on up to it, and no further.
+    pub fn stop_at(&mut self, hash: i64, hold: Hold) {
+        if let Some(key) = self.keys.get_mut(&hash)
+            && key.hold == Some(Hold::Lagging)
+            && let Some(culprit) = hold.culprit()
+        {
+            key.hold = Some(hold);
+            key.last_known = culprit;
+        }
+    }
+
     /// Whether a catch-up read of this key, begun when the key was known up to `last_known`, still
     /// continues where the key stands.
     pub fn continues(&self, hash: i64, last_known: i64) -> bool {
@@ -263,9 +287,13 @@ impl Window {
             .is_some_and(|key| key.hold == Some(Hold::Lagging) && key.last_known == last_known)
     }
 
-    /// Takes in a row from a catch-up read.
+    /// Takes in a row from a catch-up read, unless its key was stopped at a row before it.
     pub fn admit_held(&mut self, item: Item) -> bool {
         if self.knows(item.record.seq) {
+            return false;
+        }
+        let culprit = self.hold_of(item.record.hash).and_then(Hold::culprit);
+        if self.ordered(&item.record) && culprit.is_some_and(|culprit| culprit < item.record.seq) {
             return false;
         }
         self.insert(item);
@@ -323,8 +351,8 @@ impl Window {
         let free = key.in_flight == 0
             && match key.hold {
                 None | Some(Hold::Lagging) => true,
-                // Only the failing row itself, back from its record, may go.
-                Some(hold) => hold.culprit() == Some(head),
+                // The failing row, back from its record, and what stood before it.
+                Some(hold) => hold.culprit().is_some_and(|culprit| head <= culprit),
             };
         if free && self.may_go(head) {
             self.ready.insert(head);
@@ -448,6 +476,8 @@ impl Window {
                 continue;
             };
             match ended_at {
+                // Stopped at a failing row meanwhile.
+                _ if key.hold != Some(Hold::Lagging) => {}
                 Some(ended_at) => key.last_known = key.last_known.max(ended_at),
                 None => self.release(hash),
             }
@@ -760,42 +790,31 @@ impl Window {
         }
     }
 
-    /// Replaces the failing and blocked keys by `failing` (hash, seq, hold), after failure records were
-    /// changed from outside: keys no longer listed catch up.
-    pub fn reload_failing(&mut self, failing: &[(i64, i64, Hold)], scope: impl Fn(i64) -> bool) {
-        // The oldest failing row of a key is the one that holds it up.
-        let mut listed: HashMap<i64, (i64, Hold)> = HashMap::new();
-        for (hash, seq, hold) in failing {
-            let oldest = listed.entry(*hash).or_insert((*seq, *hold));
-            if *seq < oldest.0 {
-                *oldest = (*seq, *hold);
-            }
+    /// Takes in all failing rows, as `(hash, seq)`, of the keys for which `scope` says true, when
+    /// partitions are taken over or records were changed from outside.
+    pub fn reload_failing(&mut self, failing: &[(i64, i64)], scope: impl Fn(i64) -> bool) {
+        let mut listed: HashMap<i64, Vec<i64>> = HashMap::new();
+        for (hash, seq) in failing {
+            listed.entry(*hash).or_default().push(*seq);
         }
-        let stale: Vec<i64> = self
-            .keys
-            .iter()
-            .filter(|(hash, key)| {
-                key.hold.and_then(Hold::culprit).is_some()
-                    && !listed.contains_key(hash)
-                    && scope(**hash)
-            })
-            .map(|(hash, _)| *hash)
-            .collect();
-        for hash in stale {
-            if let Some(key) = self.keys.get_mut(&hash) {
+        for (hash, key) in &mut self.keys {
+            let Some(culprit) = key.hold.and_then(Hold::culprit) else {
+                continue;
+            };
+            let failing = listed.get(hash).is_some_and(|rows| rows.contains(&culprit));
+            if scope(*hash) && !failing && !self.slots.contains_key(&culprit) {
+                // The row that held it up is no longer failing.
                 key.hold = Some(Hold::Lagging);
             }
-            self.refresh(hash);
         }
-        for (hash, (seq, hold)) in listed {
-            if self.ordering == Ordering::None || self.knows(seq) {
+        for (hash, rows) in listed {
+            if self.ordering == Ordering::None || rows.iter().all(|seq| self.knows(*seq)) {
                 continue;
             }
-            if hold == Hold::Lagging && self.hold_of(hash).is_some() {
-                continue;
+            if self.hold_of(hash).is_none() {
+                // Nothing is known about the key's other rows: a catch-up read brings them all.
+                self.restrain(hash, Hold::Lagging, i64::MIN, 0);
             }
-            // Nothing is known about the key's other rows.
-            self.restrain(hash, hold, i64::MIN, 0);
             if let Some(key) = self.keys.get_mut(&hash) {
                 key.suspects = true;
             }
