@@ -1,0 +1,1 @@
+//! Questions to a broker for the `check` command. Everything returned is plain data.
