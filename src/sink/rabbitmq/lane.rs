@@ -13,6 +13,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
 use lapin::options::BasicPublishOptions;
 use lapin::protocol::{AMQPError, AMQPErrorKind};
@@ -36,6 +37,9 @@ const OPTIONS: BasicPublishOptions = BasicPublishOptions {
     mandatory: true,
     immediate: false,
 };
+
+/// How far the reported state may lag behind the connection's.
+const STATE_LAG: Duration = Duration::from_millis(100);
 
 /// `connection-forced`: an operator or a shutdown closed the connection, not a message.
 const CONNECTION_FORCED: u16 = 320;
@@ -85,6 +89,10 @@ impl RabbitMqLane {
         let link = self.links.borrow_and_update().clone();
         // Also while blocked: otherwise lapin's queue would grow by one batch after the other.
         let Some(link) = link.filter(|link| link.is_alive() && !link.is_blocked()) else {
+            // The state follows at once. Waiting for it keeps a relay that trusts a state of a
+            // moment ago from spinning.
+            let mut state = self.shared.state.subscribe();
+            let _ = timeout(STATE_LAG, state.wait_for(|state| !state.is_ready())).await;
             return verdicts;
         };
         let deadline = Instant::now() + self.shared.settings.confirm_timeout;

@@ -253,9 +253,10 @@ mod tests {
                 properties: properties.clone(),
             },
         );
-        let context = WriteContext::from(std::io::Cursor::new(Vec::new()));
+        let mut buffer = vec![0; 1 << 18];
+        let context = WriteContext::from(std::io::Cursor::new(&mut buffer[..]));
         let written = gen_frame(&frame)(context).unwrap();
-        written.into_inner().0.into_inner().len()
+        usize::try_from(written.into_inner().1).unwrap()
     }
 
     #[test]
