@@ -1,5 +1,7 @@
 //! The RabbitMQ sink against a real broker.
 
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
 #[path = "support/rabbitmq.rs"]
 mod rabbitmq;
 #[path = "support/sink.rs"]
@@ -18,6 +20,7 @@ use outrigger::error::{ReasonCode, Verdict};
 use outrigger::event::{HeaderValue, Message};
 use outrigger::sink::SinkState;
 use outrigger::sink::rabbitmq::RabbitMqSettings;
+use outrigger::sink::rabbitmq::check::{Exchange, Probe};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use secrecy::SecretString;
@@ -31,7 +34,8 @@ const BROKER_MESSAGE_SIZE: usize = 1024 * 1024;
 
 async fn node() -> &'static RabbitMq {
     static NODE: OnceCell<RabbitMq> = OnceCell::const_new();
-    NODE.get_or_init(|| RabbitMq::start_with("max_message_size = 1048576")).await
+    NODE.get_or_init(|| RabbitMq::start_with("max_message_size = 1048576"))
+        .await
 }
 
 /// A second client that sets up and looks at the broker.
@@ -42,7 +46,9 @@ struct Admin {
 
 impl Admin {
     async fn connect(url: &str) -> Self {
-        let connection = Connection::connect(url, ConnectionProperties::default()).await.unwrap();
+        let connection = Connection::connect(url, ConnectionProperties::default())
+            .await
+            .unwrap();
         let channel = connection.create_channel().await.unwrap();
         Self {
             channel,
@@ -56,7 +62,12 @@ impl Admin {
             ..ExchangeDeclareOptions::default()
         };
         self.channel
-            .exchange_declare(name.into(), ExchangeKind::Topic, options, FieldTable::default())
+            .exchange_declare(
+                name.into(),
+                ExchangeKind::Topic,
+                options,
+                FieldTable::default(),
+            )
             .await
             .unwrap();
     }
@@ -78,7 +89,10 @@ impl Admin {
             durable: true,
             ..QueueDeclareOptions::default()
         };
-        self.channel.queue_declare(name.into(), options, table).await.unwrap();
+        self.channel
+            .queue_declare(name.into(), options, table)
+            .await
+            .unwrap();
         self.channel
             .queue_bind(
                 name.into(),
@@ -198,7 +212,10 @@ async fn an_unknown_exchange_costs_its_own_messages_only_and_is_found_once_it_ex
         3 => Is::Rejected(ReasonCode::UnknownDestination),
         _ => Is::Confirmed,
     });
-    let good: Vec<_> = ids(0..200).into_iter().filter(|id| !id.ends_with('3')).collect();
+    let good: Vec<_> = ids(0..200)
+        .into_iter()
+        .filter(|id| !id.ends_with('3'))
+        .collect();
     assert_eq!(admin.drain(&known).await, good);
 
     admin.route(&unknown, "#").await;
@@ -251,7 +268,10 @@ async fn what_amqp_cannot_carry_leaves_its_neighbours_alone() {
     batch[6].destination = "x".repeat(256);
     batch[7].headers = vec![
         ("nul".into(), HeaderValue::Text("a\0b".into())),
-        ("ünï\u{202e}".into(), HeaderValue::Text("\u{10ffff}\u{fffe}".into())),
+        (
+            "ünï\u{202e}".into(),
+            HeaderValue::Text("\u{10ffff}\u{fffe}".into()),
+        ),
         ("long".into(), HeaderValue::Text("y".repeat(100_000))),
         (String::new(), HeaderValue::Int(i64::MIN)),
     ];
@@ -264,8 +284,14 @@ async fn what_amqp_cannot_carry_leaves_its_neighbours_alone() {
         3 => Is::Impossible(ReasonCode::TooLarge),
         _ => Is::Confirmed,
     });
-    assert_eq!(admin.drain(&exchange).await, ["0", "7", "8", "9", "10", "11"]);
-    assert!(!running.state.has_changed().unwrap(), "the connection was lost");
+    assert_eq!(
+        admin.drain(&exchange).await,
+        ["0", "7", "8", "9", "10", "11"]
+    );
+    assert!(
+        !running.state.has_changed().unwrap(),
+        "the connection was lost"
+    );
     running.close().await;
 }
 
@@ -307,9 +333,11 @@ async fn a_forbidden_exchange_is_refused_message_by_message() {
             .map(|n| message(n, if n % 20 == 11 { &closed } else { &open }, "k"))
             .collect();
         let verdicts = running.publish(&batch).await;
-        assert_verdicts(&format!("round {round}"), &verdicts, |index| match index % 20 {
-            11 => Is::Rejected(ReasonCode::Forbidden),
-            _ => Is::Confirmed,
+        assert_verdicts(&format!("round {round}"), &verdicts, |index| {
+            match index % 20 {
+                11 => Is::Rejected(ReasonCode::Forbidden),
+                _ => Is::Confirmed,
+            }
         });
     }
     assert_eq!(admin.drain(&closed).await, Vec::<String>::new());
@@ -332,7 +360,10 @@ async fn properties_arrive_as_they_should() {
     sent.correlation_id = Some("c-1".into());
     sent.time = Some("2026-01-02T03:04:05.6Z".parse().unwrap());
     sent.headers = vec![("ce-key".into(), HeaderValue::Text("ü".into()))];
-    assert_eq!(running.publish(std::slice::from_ref(&sent)).await, [Verdict::Confirmed]);
+    assert_eq!(
+        running.publish(std::slice::from_ref(&sent)).await,
+        [Verdict::Confirmed]
+    );
     let got = admin
         .channel
         .basic_get(exchange.as_str().into(), BasicGetOptions { no_ack: true })
@@ -346,7 +377,10 @@ async fn properties_arrive_as_they_should() {
     assert_eq!(text(properties.kind()).as_deref(), Some("order.placed"));
     assert_eq!(text(properties.app_id()).as_deref(), Some("shop"));
     assert_eq!(text(properties.correlation_id()).as_deref(), Some("c-1"));
-    assert_eq!(text(properties.content_type()).as_deref(), Some("application/json"));
+    assert_eq!(
+        text(properties.content_type()).as_deref(),
+        Some("application/json")
+    );
     assert_eq!(*properties.delivery_mode(), Some(2));
     assert_eq!(*properties.timestamp(), Some(1_767_323_045));
     let headers = properties.headers().as_ref().unwrap().inner();
@@ -440,12 +474,17 @@ async fn configured_exchanges_are_awaited_or_declared() {
     };
     let mut running = Running::start(with_known.clone());
     running
-        .await_state("the missing exchange is named", |state| {
-            matches!(state, SinkState::Down(reason) if reason.contains(&awaited))
-        })
+        .await_state(
+            "the missing exchange is named",
+            |state| matches!(state, SinkState::Down(reason) if reason.contains(&awaited)),
+        )
         .await;
     let verdicts = running.publish(&batch(&awaited, "k", 1)).await;
-    assert_eq!(verdicts, [Verdict::Unavailable], "a missing set-up burns no attempts");
+    assert_eq!(
+        verdicts,
+        [Verdict::Unavailable],
+        "a missing set-up burns no attempts"
+    );
     admin.exchange(&awaited).await;
     running.await_state("ready", SinkState::is_ready).await;
     running.close().await;
@@ -478,18 +517,87 @@ async fn a_dead_first_url_is_skipped() {
 async fn refused_credentials_are_explained_without_showing_them() {
     let node = node().await;
     for (url, parts) in [
-        (format!("amqp://guest:s3cret@127.0.0.1:{}", node.port()), ["`guest`", "password"]),
-        (format!("amqp://guest:guest@127.0.0.1:{}/n0where", node.port()), ["n0where", "vhost"]),
+        (
+            format!("amqp://guest:s3cret@127.0.0.1:{}", node.port()),
+            ["`guest`", "password"],
+        ),
+        (
+            format!("amqp://guest:guest@127.0.0.1:{}/n0where", node.port()),
+            ["n0where", "vhost"],
+        ),
     ] {
         let mut running = Running::start(settings(&url));
         let state = running
-            .await_state("down", |state| matches!(state, SinkState::Down(reason) if !reason.is_empty()))
+            .await_state(
+                "down",
+                |state| matches!(state, SinkState::Down(reason) if !reason.is_empty()),
+            )
             .await;
         let shown = format!("{state:?}");
         assert!(parts.iter().all(|part| shown.contains(part)), "{shown}");
         assert!(!shown.contains("s3cret"), "{shown}");
         running.close().await;
     }
+}
+
+#[tokio::test]
+async fn a_probe_answers_what_check_asks() {
+    let node = node().await;
+    let admin = Admin::connect(&node.url()).await;
+    let exchange = name("probed");
+    admin.route(&exchange, "bound").await;
+    let probe = Probe::connect(
+        &RabbitMqSettings {
+            declare: true,
+            exchange_type: "fanout".into(),
+            ..settings(&node.url())
+        },
+        0,
+    )
+    .await
+    .unwrap();
+    let broker = probe.broker();
+    assert_eq!(broker.product.as_deref(), Some("RabbitMQ"));
+    assert!(
+        broker.version.is_some() && broker.platform.is_some(),
+        "{broker:?}"
+    );
+    assert!(
+        broker.mechanisms.contains(&"PLAIN".to_owned()),
+        "{broker:?}"
+    );
+    assert_eq!((broker.frame_max, broker.heartbeat_secs), (131_072, 10));
+    let kind = Some("topic".to_owned());
+    assert_eq!(
+        probe.exchange(&exchange).await.unwrap(),
+        Exchange::Exists { kind }
+    );
+    let absent = name("absent");
+    for _ in 0..2 {
+        let answer = probe.exchange(&absent).await.unwrap();
+        assert!(
+            matches!(answer, Exchange::Missing(_)),
+            "{answer:?}: check creates nothing"
+        );
+    }
+    let verdict = probe.publish(message(1, &exchange, "bound")).await;
+    assert_eq!(support::is(&verdict), Is::Confirmed);
+    let verdict = probe.publish(message(2, &exchange, "elsewhere")).await;
+    assert_eq!(support::is(&verdict), Is::Rejected(ReasonCode::Unroutable));
+    let verdict = probe.publish(message(3, &absent, "k")).await;
+    assert_eq!(
+        support::is(&verdict),
+        Is::Rejected(ReasonCode::UnknownDestination)
+    );
+    probe.close().await;
+    let error = Probe::connect(&settings("amqp://guest:wr0ng@127.0.0.1:1"), 0)
+        .await
+        .err()
+        .unwrap();
+    assert!(
+        error.contains("127.0.0.1:1") && !error.contains("wr0ng"),
+        "{error}"
+    );
 }
 
 #[tokio::test]
@@ -511,7 +619,9 @@ async fn a_restarted_broker_is_found_again_and_nothing_confirmed_is_lost() {
         tasks.push(tokio::spawn(async move {
             let (mut outage, mut after, mut sent) = (false, 0, Vec::new());
             for round in 0.. {
-                within("ready again", state.wait_for(SinkState::is_ready)).await.unwrap();
+                within("ready again", state.wait_for(SinkState::is_ready))
+                    .await
+                    .unwrap();
                 let batch: Vec<_> = (0..100)
                     .map(|n| message(format!("{number}-{round}-{n}"), "events", "k"))
                     .collect();
@@ -538,7 +648,9 @@ async fn a_restarted_broker_is_found_again_and_nothing_confirmed_is_lost() {
         within("load", confirmed.recv()).await.unwrap();
     }
     node.kill();
-    running.await_state("the loss is noticed", |state| !state.is_ready()).await;
+    running
+        .await_state("the loss is noticed", |state| !state.is_ready())
+        .await;
     node.revive().await;
     let mut sent = Vec::new();
     for task in tasks {
@@ -547,7 +659,12 @@ async fn a_restarted_broker_is_found_again_and_nothing_confirmed_is_lost() {
     let admin = Admin::connect(&node.url()).await;
     let arrived: std::collections::HashSet<_> = admin.drain("events").await.into_iter().collect();
     let lost: Vec<_> = sent.iter().filter(|id| !arrived.contains(*id)).collect();
-    assert!(lost.is_empty(), "{} of {} lost: {lost:?}", lost.len(), sent.len());
+    assert!(
+        lost.is_empty(),
+        "{} of {} lost: {lost:?}",
+        lost.len(),
+        sent.len()
+    );
     running.close().await;
 }
 
@@ -570,7 +687,9 @@ async fn a_blocked_broker_is_reported_holds_events_back_and_ends() {
         let verdicts = running.publish(&batch).await;
         (running, batch, verdicts)
     });
-    let (mut running, batch, verdicts) = within("the confirm timeout", &mut publishing).await.unwrap();
+    let (mut running, batch, verdicts) = within("the confirm timeout", &mut publishing)
+        .await
+        .unwrap();
     assert_verdicts("meanwhile", &verdicts, |_| Is::Unavailable);
     // Each new connection is blocked again as soon as somebody publishes on it.
     let blocked = within("blocked", async {
@@ -578,10 +697,20 @@ async fn a_blocked_broker_is_reported_holds_events_back_and_ends() {
             if let SinkState::Blocked(reason) = &*running.state.borrow() {
                 return reason.clone();
             }
-            running.state.wait_for(|state| !matches!(state, SinkState::Down(_))).await.unwrap();
+            running
+                .state
+                .wait_for(|state| !matches!(state, SinkState::Down(_)))
+                .await
+                .unwrap();
             let began = std::time::Instant::now();
-            assert_verdicts("blocked", &running.publish(&batch).await, |_| Is::Unavailable);
-            assert!(began.elapsed() < Duration::from_secs(8), "{:?}", began.elapsed());
+            assert_verdicts("blocked", &running.publish(&batch).await, |_| {
+                Is::Unavailable
+            });
+            assert!(
+                began.elapsed() < Duration::from_secs(8),
+                "{:?}",
+                began.elapsed()
+            );
         }
     })
     .await;
@@ -591,7 +720,12 @@ async fn a_blocked_broker_is_reported_holds_events_back_and_ends() {
     within("confirmed again", async {
         loop {
             running.await_state("ready", SinkState::is_ready).await;
-            if running.publish(&batch).await.iter().all(|v| *v == Verdict::Confirmed) {
+            if running
+                .publish(&batch)
+                .await
+                .iter()
+                .all(|v| *v == Verdict::Confirmed)
+            {
                 break;
             }
         }

@@ -274,7 +274,10 @@ pub(crate) mod tests {
 
     #[test]
     fn bodies_are_shown_as_what_they_are() {
-        check(br#"{"n":12345678901234567890123,"x":0.10}"#, r#""body":{"n":12345678901234567890123,"x":0.10}"#);
+        check(
+            br#"{"n":12345678901234567890123,"x":0.10}"#,
+            r#""body":{"n":12345678901234567890123,"x":0.10}"#,
+        );
         check(b"[1,\r\n 2]", r#""body":[1,   2]"#);
         check(br#""text""#, r#""body":"text""#);
         check(b"two\nlines", r#""body_text":"two\nlines""#);
@@ -309,11 +312,23 @@ pub(crate) mod tests {
         let batch = [message(b"1"), message(b"2")];
 
         assert_eq!(lane.publish(&batch).await, vec![Verdict::Confirmed; 2]);
-        assert_eq!(output.0.lock().unwrap().0.iter().filter(|b| **b == b'\n').count(), 2);
+        assert_eq!(
+            output
+                .0
+                .lock()
+                .unwrap()
+                .0
+                .iter()
+                .filter(|b| **b == b'\n')
+                .count(),
+            2
+        );
 
         output.0.lock().unwrap().1 = true;
         assert_eq!(lane.publish(&batch).await, vec![Verdict::Unavailable; 2]);
-        assert!(matches!(&*state.borrow(), SinkState::Down(reason) if reason.contains("standard output")));
+        assert!(
+            matches!(&*state.borrow(), SinkState::Down(reason) if reason.contains("standard output"))
+        );
 
         output.0.lock().unwrap().1 = false;
         assert_eq!(lane.publish(&batch).await, vec![Verdict::Confirmed; 2]);

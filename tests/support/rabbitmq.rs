@@ -7,6 +7,8 @@
 //! and the shell stops the node and removes its folder. So a node may be kept in a `static`, which
 //! Rust never drops.
 
+#![allow(dead_code, unreachable_pub, clippy::unwrap_used, clippy::expect_used)]
+
 use std::io::Write;
 use std::net::TcpListener;
 use std::os::unix::process::CommandExt;
@@ -61,7 +63,6 @@ impl Drop for RabbitMq {
     }
 }
 
-#[allow(dead_code)]
 impl RabbitMq {
     /// Starts a node and waits until it takes connections.
     pub async fn start() -> Self {
@@ -114,12 +115,21 @@ impl RabbitMq {
             ("RABBITMQ_NODENAME", format!("outrigger{port}@localhost")),
             ("RABBITMQ_DIST_PORT", dist_port.to_string()),
             ("RABBITMQ_CONFIG_FILE", format!("{shown}/rabbitmq")),
-            ("RABBITMQ_CONF_ENV_FILE", format!("{shown}/rabbitmq-env.conf")),
-            ("RABBITMQ_ENABLED_PLUGINS_FILE", format!("{shown}/enabled_plugins")),
+            (
+                "RABBITMQ_CONF_ENV_FILE",
+                format!("{shown}/rabbitmq-env.conf"),
+            ),
+            (
+                "RABBITMQ_ENABLED_PLUGINS_FILE",
+                format!("{shown}/enabled_plugins"),
+            ),
             ("RABBITMQ_MNESIA_BASE", format!("{shown}/data")),
             ("RABBITMQ_LOG_BASE", format!("{shown}/log")),
             ("RABBITMQ_PID_FILE", format!("{shown}/pid")),
-            ("RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS", "+sbwt none +sbwtdcpu none +sbwtdio none".to_owned()),
+            (
+                "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS",
+                "+sbwt none +sbwtdcpu none +sbwtdio none".to_owned(),
+            ),
             // Makes the start script become the Erlang machine instead of its parent, so that
             // killing its process kills the node.
             ("RUNNING_UNDER_SYSTEMD", "1".to_owned()),
@@ -246,7 +256,9 @@ fn bin() -> PathBuf {
         .into_iter()
         .chain(["/usr/lib/rabbitmq/bin".into(), "/opt/rabbitmq/sbin".into()])
         .find(|dir| dir.join("rabbitmq-server").exists() && dir.join("rabbitmqctl").exists())
-        .expect("RabbitMQ is not installed: install the package rabbitmq-server or set RABBITMQ_BIN")
+        .expect(
+            "RabbitMQ is not installed: install the package rabbitmq-server or set RABBITMQ_BIN",
+        )
 }
 
 /// Erlang's port mapper, found beside the Erlang that will run the node.

@@ -1,5 +1,7 @@
 //! What the tests of the RabbitMQ sink share: a ready sink, messages, waiting with a limit.
 
+#![allow(dead_code, unreachable_pub, clippy::unwrap_used, clippy::expect_used)]
+
 use std::future::Future;
 use std::time::Duration;
 
@@ -14,7 +16,6 @@ use tokio::sync::watch;
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Awaits `future`, or names what did not happen.
-#[allow(dead_code)]
 pub async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
     match tokio::time::timeout(PATIENCE, future).await {
         Ok(value) => value,
@@ -37,7 +38,6 @@ pub struct Running {
     pub state: watch::Receiver<SinkState>,
 }
 
-#[allow(dead_code)]
 impl Running {
     pub fn start(settings: RabbitMqSettings) -> Self {
         let mut sink = Box::new(RabbitMqSink::start(settings).unwrap());
@@ -48,11 +48,17 @@ impl Running {
 
     pub async fn ready(settings: RabbitMqSettings) -> Self {
         let mut running = Self::start(settings);
-        running.await_state("the sink is ready", SinkState::is_ready).await;
+        running
+            .await_state("the sink is ready", SinkState::is_ready)
+            .await;
         running
     }
 
-    pub async fn await_state(&mut self, what: &str, is: impl FnMut(&SinkState) -> bool) -> SinkState {
+    pub async fn await_state(
+        &mut self,
+        what: &str,
+        is: impl FnMut(&SinkState) -> bool,
+    ) -> SinkState {
         within(what, self.state.wait_for(is)).await.unwrap().clone()
     }
 
@@ -104,7 +110,6 @@ pub fn is(verdict: &Verdict) -> Is {
 }
 
 /// Compares verdicts, showing only the differences.
-#[allow(dead_code)]
 #[track_caller]
 pub fn assert_verdicts(context: &str, verdicts: &[Verdict], expected: impl Fn(usize) -> Is) {
     let wrong: Vec<_> = verdicts

@@ -181,7 +181,10 @@ fn check_query(url: &Url) -> Result<(), String> {
             }
             "auth_mechanism" => {
                 if value.parse::<SASLMechanism>().is_err() {
-                    return Err("auth_mechanism must be `plain`, `external`, `amqplain` or `anonymous`".to_owned());
+                    return Err(
+                        "auth_mechanism must be `plain`, `external`, `amqplain` or `anonymous`"
+                            .to_owned(),
+                    );
                 }
             }
             "cacertfile" | "cacerts" => return Err(moved(&name, "OUTRIGGER_RABBITMQ_CA_FILE")),
@@ -266,7 +269,10 @@ mod tests {
             let endpoint = parse(url).unwrap();
             assert_eq!((endpoint.host(), endpoint.port()), (host, port), "{url}");
         }
-        assert_eq!(parse("amqp://[::1]").unwrap().to_string(), "[::1]:5672 vhost `/`");
+        assert_eq!(
+            parse("amqp://[::1]").unwrap().to_string(),
+            "[::1]:5672 vhost `/`"
+        );
         refused("amqp:///vhost", "names no host");
         refused("amqp://", "names no host");
         refused("amqp:host", "names no host");

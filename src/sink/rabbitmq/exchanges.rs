@@ -140,7 +140,10 @@ pub(super) async fn ask(
 pub(super) enum Answer {
     Yes,
     /// The broker closed the channel with this code and text.
-    No { code: u16, text: String },
+    No {
+        code: u16,
+        text: String,
+    },
 }
 
 /// One `exchange.declare` on a channel of its own.

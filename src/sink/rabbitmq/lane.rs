@@ -103,7 +103,10 @@ impl RabbitMqLane {
         let mut ready = ready.into_iter().peekable();
         while ready.peek().is_some() {
             let run = self.next_run(&link, batch, &mut ready);
-            if !self.settle_run(&link, batch, run, deadline, &mut verdicts).await {
+            if !self
+                .settle_run(&link, batch, run, deadline, &mut verdicts)
+                .await
+            {
                 break;
             }
         }
@@ -242,7 +245,8 @@ impl RabbitMqLane {
                     messages = indices.len(),
                     "the broker closed the channel; publishing its messages one at a time"
                 );
-                self.settle_singly(link, batch, indices, deadline, verdicts).await
+                self.settle_singly(link, batch, indices, deadline, verdicts)
+                    .await
             }
             Run::Lost => {
                 if let [index] = indices[..]
@@ -363,7 +367,9 @@ impl RabbitMqLane {
             close(link, channel).await;
         } else {
             flight.finish();
-            link.end(&format!("the broker did not take a batch within {timeout:?}"));
+            link.end(&format!(
+                "the broker did not take a batch within {timeout:?}"
+            ));
         }
     }
 
@@ -484,7 +490,10 @@ impl Drop for Flight<'_> {
 /// Keeps the most telling error: what the broker said, rather than what followed from it.
 fn note(failure: &mut Option<Error>, error: Error) {
     let tells = |error: &Error| matches!(error.kind(), ErrorKind::ProtocolError(_));
-    if failure.as_ref().is_none_or(|known| !tells(known) && tells(&error)) {
+    if failure
+        .as_ref()
+        .is_none_or(|known| !tells(known) && tells(&error))
+    {
         *failure = Some(error);
     }
 }

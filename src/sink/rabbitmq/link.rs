@@ -101,7 +101,11 @@ impl Link {
                 return Err(format!(
                     "no answer from {endpoint} within {limit:?}; check host, port and whether \
                      this port speaks {}",
-                    if endpoint.is_tls() { "TLS" } else { "plain AMQP" }
+                    if endpoint.is_tls() {
+                        "TLS"
+                    } else {
+                        "plain AMQP"
+                    }
                 ));
             }
         };
@@ -299,5 +303,8 @@ fn explain_connect(error: &lapin::Error, endpoint: &Endpoint) -> String {
         }
         _ => "",
     };
-    format!("cannot connect to {endpoint} as `{}`: {cause}{hint}", endpoint.user())
+    format!(
+        "cannot connect to {endpoint} as `{}`: {cause}{hint}",
+        endpoint.user()
+    )
 }

@@ -136,11 +136,18 @@ mod tests {
         ];
         let verdicts = decide(&["a", "b", "c"], confirmations).unwrap();
         let codes: Vec<_> = verdicts.iter().map(code).collect();
-        assert_eq!(codes, [None, Some(ReasonCode::Nack), Some(ReasonCode::Unroutable)]);
+        assert_eq!(
+            codes,
+            [None, Some(ReasonCode::Nack), Some(ReasonCode::Unroutable)]
+        );
         let Verdict::Rejected(reason) = &verdicts[2] else {
             unreachable!()
         };
-        assert!(reason.detail.contains("312 NO_ROUTE (exchange `events`, routing key `a.b`)"));
+        assert!(
+            reason
+                .detail
+                .contains("312 NO_ROUTE (exchange `events`, routing key `a.b`)")
+        );
         assert!(!reason.detail.contains("payload"));
     }
 
@@ -151,9 +158,15 @@ mod tests {
         anonymous.delivery.properties = BasicProperties::default();
         for (confirmations, part) in [
             (vec![Confirmation::Ack(None)], "1 confirms for 2"),
-            (vec![Confirmation::Ack(None), Confirmation::NotRequested], "no confirms"),
             (
-                vec![Confirmation::Ack(None), Confirmation::Ack(Some(returned("z")))],
+                vec![Confirmation::Ack(None), Confirmation::NotRequested],
+                "no confirms",
+            ),
+            (
+                vec![
+                    Confirmation::Ack(None),
+                    Confirmation::Ack(Some(returned("z"))),
+                ],
                 "not published",
             ),
             (
@@ -179,7 +192,9 @@ mod tests {
     fn any_order_of_confirms_and_returns_is_matched() {
         for seed in 0..2_000u64 {
             let mut random = StdRng::seed_from_u64(seed);
-            let ids: Vec<String> = (0..random.random_range(1..60)).map(|n| n.to_string()).collect();
+            let ids: Vec<String> = (0..random.random_range(1..60))
+                .map(|n| n.to_string())
+                .collect();
             let unroutable: Vec<bool> = ids.iter().map(|_| random.random_bool(0.2)).collect();
             let nacked: Vec<bool> = unroutable
                 .iter()
@@ -213,7 +228,10 @@ mod tests {
             for tag in handled {
                 confirm(tag, &mut waiting);
             }
-            assert!(waiting.is_empty(), "seed {seed}: a return without a confirm");
+            assert!(
+                waiting.is_empty(),
+                "seed {seed}: a return without a confirm"
+            );
 
             let names: Vec<&str> = ids.iter().map(String::as_str).collect();
             let confirmations = confirmations.into_iter().map(Option::unwrap).collect();

@@ -267,7 +267,10 @@ mod tests {
         assert_eq!(text(properties.kind()).as_deref(), Some("order.placed"));
         assert_eq!(text(properties.app_id()).as_deref(), Some("outrigger"));
         assert_eq!(text(properties.correlation_id()).as_deref(), Some("c-1"));
-        assert_eq!(text(properties.content_type()).as_deref(), Some("application/json"));
+        assert_eq!(
+            text(properties.content_type()).as_deref(),
+            Some("application/json")
+        );
         assert_eq!(*properties.timestamp(), Some(1_767_323_045));
         assert_eq!(*properties.delivery_mode(), Some(2));
         assert_eq!(*properties.content_encoding(), None);
@@ -286,11 +289,20 @@ mod tests {
         ];
         let properties = prepared(&message).properties;
         let table = properties.headers().as_ref().unwrap().inner();
-        assert_eq!(table["text"], AMQPValue::LongString("a\0ü\u{10ffff}".into()));
+        assert_eq!(
+            table["text"],
+            AMQPValue::LongString("a\0ü\u{10ffff}".into())
+        );
         assert_eq!(table["flag"], AMQPValue::Boolean(true));
         assert_eq!(table["small"], AMQPValue::LongInt(i32::MIN));
-        assert_eq!(table["large"], AMQPValue::LongLongInt(i64::from(i32::MAX) + 1));
-        assert_eq!(table["long"], AMQPValue::LongString("x".repeat(5_000).into()));
+        assert_eq!(
+            table["large"],
+            AMQPValue::LongLongInt(i64::from(i32::MAX) + 1)
+        );
+        assert_eq!(
+            table["long"],
+            AMQPValue::LongString("x".repeat(5_000).into())
+        );
     }
 
     #[test]
@@ -299,7 +311,9 @@ mod tests {
         message.event_type = "t".repeat(256);
         message.correlation_id = Some("c".repeat(256));
         message.time = Some("1969-12-31T23:59:59Z".parse().unwrap());
-        let properties = prepare(0, &message, &"a".repeat(256), ROOMY).unwrap().properties;
+        let properties = prepare(0, &message, &"a".repeat(256), ROOMY)
+            .unwrap()
+            .properties;
         assert_eq!(*properties.kind(), None);
         assert_eq!(*properties.correlation_id(), None);
         assert_eq!(*properties.app_id(), None);
@@ -310,32 +324,90 @@ mod tests {
     fn what_must_be_carried_and_does_not_fit_is_impossible() {
         let long = || "x".repeat(256);
         let (route, header) = (ReasonCode::InvalidRoute, ReasonCode::InvalidHeader);
-        refused(&Message { destination: long(), ..message() }, route, "exchange has 256 bytes");
-        refused(&Message { routing_key: long(), ..message() }, route, "routing key has 256 bytes");
-        refused(&Message { id: long(), ..message() }, header, "message_id has 256 bytes");
-        refused(&Message { content_type: Some(long()), ..message() }, header, "content_type");
+        refused(
+            &Message {
+                destination: long(),
+                ..message()
+            },
+            route,
+            "exchange has 256 bytes",
+        );
+        refused(
+            &Message {
+                routing_key: long(),
+                ..message()
+            },
+            route,
+            "routing key has 256 bytes",
+        );
+        refused(
+            &Message {
+                id: long(),
+                ..message()
+            },
+            header,
+            "message_id has 256 bytes",
+        );
+        refused(
+            &Message {
+                content_type: Some(long()),
+                ..message()
+            },
+            header,
+            "content_type",
+        );
         let headers = vec![(long(), HeaderValue::Bool(true))];
-        refused(&Message { headers, ..message() }, header, "header name has 256 bytes");
+        refused(
+            &Message {
+                headers,
+                ..message()
+            },
+            header,
+            "header name has 256 bytes",
+        );
         for name in ["CC", "BCC"] {
             let headers = vec![(name.to_owned(), HeaderValue::Text("key".into()))];
-            refused(&Message { headers, ..message() }, header, name);
+            refused(
+                &Message {
+                    headers,
+                    ..message()
+                },
+                header,
+                name,
+            );
         }
     }
 
     #[test]
     fn multi_byte_text_is_measured_in_bytes() {
-        let fits = Message { routing_key: "é".repeat(127), ..message() };
+        let fits = Message {
+            routing_key: "é".repeat(127),
+            ..message()
+        };
         assert_eq!(prepared(&fits).routing_key.as_str().len(), 254);
-        let too_long = Message { routing_key: "é".repeat(128), ..message() };
+        let too_long = Message {
+            routing_key: "é".repeat(128),
+            ..message()
+        };
         refused(&too_long, ReasonCode::InvalidRoute, "256 bytes");
     }
 
     #[test]
     fn bodies_are_limited_by_the_setting_and_by_experience() {
-        let body = |size: usize| Message { body: vec![b'x'; size].into(), ..message() };
+        let body = |size: usize| Message {
+            body: vec![b'x'; size].into(),
+            ..message()
+        };
         prepared(&body(1024));
-        refused(&body(1025), ReasonCode::TooLarge, "OUTRIGGER_RABBITMQ_MAX_MESSAGE_SIZE");
-        let learned = Limits { refused_size: 500, ..ROOMY };
+        refused(
+            &body(1025),
+            ReasonCode::TooLarge,
+            "OUTRIGGER_RABBITMQ_MAX_MESSAGE_SIZE",
+        );
+        let learned = Limits {
+            refused_size: 500,
+            ..ROOMY
+        };
         prepare(0, &body(499), "outrigger", learned).unwrap();
         let reason = prepare(0, &body(500), "outrigger", learned).unwrap_err();
         assert_eq!(reason.code, ReasonCode::TooLarge);
@@ -348,7 +420,10 @@ mod tests {
             ..message()
         };
         let overhead = encoded_size(&prepared(&sized(0)).properties);
-        let limits = Limits { frame_max: 4096, ..ROOMY };
+        let limits = Limits {
+            frame_max: 4096,
+            ..ROOMY
+        };
         let room = 4096 - overhead;
         let full = prepare(0, &sized(room), "outrigger", limits).unwrap();
         assert_eq!(encoded_size(&full.properties), 4096);

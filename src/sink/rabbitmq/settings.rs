@@ -223,7 +223,10 @@ mod tests {
     #[test]
     fn a_plain_url_is_all_that_is_needed() {
         check(&with_url("amqp://user:secret@broker:5672/shop"), &[]);
-        check(&RabbitMqSettings::default(), &["OUTRIGGER_RABBITMQ_URL is not set"]);
+        check(
+            &RabbitMqSettings::default(),
+            &["OUTRIGGER_RABBITMQ_URL is not set"],
+        );
     }
 
     #[test]

@@ -205,7 +205,13 @@ mod tests {
 
     #[test]
     fn the_wait_grows_to_its_ceiling() {
-        for (failures, full_ms) in [(1, 100), (2, 200), (6, 3_200), (7, 5_000), (u32::MAX, 5_000)] {
+        for (failures, full_ms) in [
+            (1, 100),
+            (2, 200),
+            (6, 3_200),
+            (7, 5_000),
+            (u32::MAX, 5_000),
+        ] {
             assert_eq!(backoff(failures, 1.0), Duration::from_millis(full_ms));
             assert_eq!(backoff(failures, 0.0), Duration::from_millis(full_ms / 2));
         }

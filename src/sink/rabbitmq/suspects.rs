@@ -54,7 +54,11 @@ impl Suspects {
 
     /// Whether this message has this many strikes.
     pub(super) fn has_struck_out(&self, id: &str, strikes: u32) -> bool {
-        self.any() && self.strikes().get(id).is_some_and(|count| *count >= strikes)
+        self.any()
+            && self
+                .strikes()
+                .get(id)
+                .is_some_and(|count| *count >= strikes)
     }
 
     /// The broker answered for this one.

@@ -26,7 +26,12 @@ pub(super) fn load(settings: &RabbitMqSettings) -> Result<Arc<ClientConfig>, Str
         (Some(cert_file), Some(key_file)) => {
             let chain = certificates("OUTRIGGER_RABBITMQ_CERT_FILE", cert_file)?;
             let key = PrivateKeyDer::from_pem_file(key_file).map_err(|error| {
-                unreadable("OUTRIGGER_RABBITMQ_KEY_FILE", key_file, "private key", &error)
+                unreadable(
+                    "OUTRIGGER_RABBITMQ_KEY_FILE",
+                    key_file,
+                    "private key",
+                    &error,
+                )
             })?;
             builder.with_client_auth_cert(chain, key).map_err(|error| {
                 format!(
@@ -86,5 +91,8 @@ fn unreadable(
     what: &str,
     error: &rustls::pki_types::pem::Error,
 ) -> String {
-    format!("{variable}: cannot read {what} from `{}`: {error}", path.display())
+    format!(
+        "{variable}: cannot read {what} from `{}`: {error}",
+        path.display()
+    )
 }
