@@ -95,7 +95,6 @@ impl RabbitMq {
             .tempdir()
             .unwrap()
             .keep();
-        prepare(&dir);
         let [port, dist_port, epmd_port] = free_ports();
         let shown = dir.display();
         let config = config.replace("@DIR@", &shown.to_string());
@@ -105,6 +104,7 @@ impl RabbitMq {
         );
         write(&dir.join("rabbitmq-env.conf"), "");
         write(&dir.join("enabled_plugins"), "[].\n");
+        prepare(&dir);
         let environment = vec![
             ("BIN", bin.display().to_string()),
             ("DIR", shown.to_string()),
