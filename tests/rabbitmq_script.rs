@@ -230,7 +230,11 @@ async fn a_batch_the_broker_does_not_read_is_never_sent_late() {
     let began = Instant::now();
     let verdicts = running.publish(&large).await;
     // Not after waiting for the broker to take a polite close as well.
-    assert!(began.elapsed() < Duration::from_secs(3), "{:?}", began.elapsed());
+    assert!(
+        began.elapsed() < Duration::from_secs(3),
+        "{:?}",
+        began.elapsed()
+    );
     assert!(
         verdicts.iter().all(all(Verdict::Unavailable)),
         "{verdicts:?}"
@@ -261,7 +265,11 @@ async fn an_abandoned_batch_leaves_nothing_behind() {
     let began = Instant::now();
     within("the connection ends", client.serve_until_end()).await;
     // At once, not when heartbeats fail to come.
-    assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+    assert!(
+        began.elapsed() < Duration::from_secs(5),
+        "{:?}",
+        began.elapsed()
+    );
     running.await_state("lost", |state| !state.is_ready()).await;
     let (_, mut client) = tokio::join!(
         running.await_state("ready again", SinkState::is_ready),
