@@ -48,7 +48,6 @@ impl Broker {
 #[derive(Debug, Clone)]
 pub struct Published {
     pub channel: u16,
-    /// Its delivery tag, if it is the channel's n-th publish since the last `channel.open`.
     pub exchange: String,
     pub routing_key: String,
     pub id: String,
