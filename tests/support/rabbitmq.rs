@@ -1,0 +1,271 @@
+//! A private RabbitMQ node for tests: own ports, own folder, own Erlang port mapper, nothing left
+//! behind.
+//!
+//! Needs the package `rabbitmq-server` (as Debian installs it, or its `bin` or `sbin` folder named
+//! in `RABBITMQ_BIN`) and runs as root or as an ordinary user. The node lives under a small shell
+//! that waits on a pipe from this process: when the process ends, in whatever way, the pipe closes
+//! and the shell stops the node and removes its folder. So a node may be kept in a `static`, which
+//! Rust never drops.
+
+#![allow(dead_code, unreachable_pub, clippy::unwrap_used, clippy::expect_used)]
+
+use std::io::Write;
+use std::net::TcpListener;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, Command, Output, Stdio};
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+use lapin::{Connection, ConnectionProperties};
+
+/// Starting takes 3 to 10 seconds; a loaded machine gets its time.
+const START_TIMEOUT: Duration = Duration::from_secs(90);
+
+/// Runs the node; obeys `start` and `kill` on its input, and cleans up when that ends.
+const KEEPER: &str = r#"
+start() { "$BIN/rabbitmq-server" >>"$DIR/output" 2>&1 </dev/null & server=$!; }
+finish() { kill -KILL "$server" 2>/dev/null; wait "$server" 2>/dev/null; }
+trap '' INT HUP TERM
+"$EPMD" -port "$ERL_EPMD_PORT" >/dev/null 2>&1 </dev/null & epmd=$!
+start
+while read -r command; do
+    case "$command" in
+        kill) finish; echo done ;;
+        start) start; echo done ;;
+    esac
+done
+finish
+kill -KILL "$epmd" 2>/dev/null
+wait
+rm -rf "$DIR"
+"#;
+
+/// A running node.
+pub struct RabbitMq {
+    keeper: Mutex<Keeper>,
+    dir: PathBuf,
+    bin: PathBuf,
+    port: u16,
+    environment: Vec<(&'static str, String)>,
+}
+
+struct Keeper {
+    process: Child,
+    commands: Option<ChildStdin>,
+}
+
+impl Drop for RabbitMq {
+    fn drop(&mut self) {
+        let keeper = self.keeper.get_mut().unwrap();
+        drop(keeper.commands.take());
+        let _ = keeper.process.wait();
+    }
+}
+
+impl RabbitMq {
+    /// Starts a node and waits until it takes connections.
+    pub async fn start() -> Self {
+        Self::start_with("").await
+    }
+
+    /// Starts a node with more lines in its `rabbitmq.conf`. `@DIR@` stands for its folder.
+    pub async fn start_with(config: &str) -> Self {
+        Self::start_prepared(config, |_| {}).await
+    }
+
+    /// Starts a node after its folder was prepared, for example with certificates.
+    pub async fn start_prepared(config: &str, prepare: impl Fn(&Path)) -> Self {
+        // Somebody may take a free port before the node does; then others are tried.
+        let mut last = String::new();
+        for _ in 0..3 {
+            let node = Self::spawn(config, &prepare);
+            match node.ready().await {
+                Ok(()) => return node,
+                Err(problem) => last = problem,
+            }
+        }
+        panic!("RabbitMQ does not start: {last}");
+    }
+
+    fn spawn(config: &str, prepare: impl Fn(&Path)) -> Self {
+        let bin = bin();
+        let dir = tempfile::Builder::new()
+            .prefix("outrigger-rabbitmq-")
+            .tempdir()
+            .unwrap()
+            .keep();
+        let [port, dist_port, epmd_port] = free_ports();
+        let shown = dir.display();
+        let config = config.replace("@DIR@", &shown.to_string());
+        write(
+            &dir.join("rabbitmq.conf"),
+            &format!("listeners.tcp.1 = 127.0.0.1:{port}\nlog.file.level = info\n{config}\n"),
+        );
+        write(&dir.join("rabbitmq-env.conf"), "");
+        write(&dir.join("enabled_plugins"), "[].\n");
+        prepare(&dir);
+        let environment = vec![
+            ("BIN", bin.display().to_string()),
+            ("DIR", shown.to_string()),
+            ("EPMD", epmd().display().to_string()),
+            ("HOME", shown.to_string()),
+            ("ERL_EPMD_PORT", epmd_port.to_string()),
+            ("ERL_EPMD_ADDRESS", "127.0.0.1".to_owned()),
+            ("RABBITMQ_NODENAME", format!("outrigger{port}@localhost")),
+            ("RABBITMQ_DIST_PORT", dist_port.to_string()),
+            ("RABBITMQ_CONFIG_FILE", format!("{shown}/rabbitmq")),
+            (
+                "RABBITMQ_CONF_ENV_FILE",
+                format!("{shown}/rabbitmq-env.conf"),
+            ),
+            (
+                "RABBITMQ_ENABLED_PLUGINS_FILE",
+                format!("{shown}/enabled_plugins"),
+            ),
+            ("RABBITMQ_MNESIA_BASE", format!("{shown}/data")),
+            ("RABBITMQ_LOG_BASE", format!("{shown}/log")),
+            ("RABBITMQ_PID_FILE", format!("{shown}/pid")),
+            (
+                "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS",
+                "+sbwt none +sbwtdcpu none +sbwtdio none".to_owned(),
+            ),
+            // Makes the start script become the Erlang machine instead of its parent, so that
+            // killing its process kills the node.
+            ("RUNNING_UNDER_SYSTEMD", "1".to_owned()),
+            ("LC_ALL", "C.UTF-8".to_owned()),
+        ];
+        let mut process = Command::new("sh")
+            .args(["-c", KEEPER])
+            .envs(environment.iter().map(|(name, value)| (name, value)))
+            .current_dir(&dir)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            // An interrupt typed at the terminal must not reach it: it cleans up by itself.
+            .process_group(0)
+            .spawn()
+            .unwrap();
+        let commands = process.stdin.take();
+        Self {
+            keeper: Mutex::new(Keeper { process, commands }),
+            dir,
+            bin,
+            port,
+            environment,
+        }
+    }
+
+    /// URL of the default vhost as the user `guest`.
+    pub fn url(&self) -> String {
+        format!("amqp://guest:guest@127.0.0.1:{}/%2f", self.port)
+    }
+
+    /// The AMQP port on 127.0.0.1.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// The node's folder.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// Kills the node like a crash. Durable data stays.
+    pub fn kill(&self) {
+        self.command("kill");
+    }
+
+    /// Starts a killed node again and waits until it takes connections.
+    pub async fn revive(&self) {
+        self.command("start");
+        self.ready().await.unwrap();
+    }
+
+    /// Kills the node and starts it again.
+    pub async fn restart(&self) {
+        self.kill();
+        self.revive().await;
+    }
+
+    /// Runs `rabbitmqctl`. Takes a second or two.
+    pub fn ctl(&self, args: &[&str]) -> Output {
+        Command::new(self.bin.join("rabbitmqctl"))
+            .args(args)
+            .envs(self.environment.iter().map(|(name, value)| (name, value)))
+            .current_dir(&self.dir)
+            .stdin(Stdio::null())
+            .output()
+            .unwrap()
+    }
+
+    /// Runs `rabbitmqctl` and insists on its success.
+    pub fn ctl_ok(&self, args: &[&str]) -> String {
+        let output = self.ctl(args);
+        assert!(output.status.success(), "rabbitmqctl {args:?}: {output:?}");
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    }
+
+    /// Sends a command and waits until it is carried out.
+    fn command(&self, command: &str) {
+        let mut keeper = self.keeper.lock().unwrap();
+        writeln!(keeper.commands.as_mut().unwrap(), "{command}").unwrap();
+        let answers = keeper.process.stdout.as_mut().unwrap();
+        let mut byte = [0];
+        while byte != *b"\n" {
+            std::io::Read::read_exact(answers, &mut byte).unwrap();
+        }
+    }
+
+    async fn ready(&self) -> Result<(), String> {
+        let began = Instant::now();
+        let url = self.url();
+        loop {
+            let connecting = Connection::connect(&url, ConnectionProperties::default());
+            let problem = match tokio::time::timeout(Duration::from_secs(5), connecting).await {
+                Ok(Ok(connection)) => {
+                    let _ = connection.close(200, "OK".into()).await;
+                    return Ok(());
+                }
+                Ok(Err(error)) => error.to_string(),
+                Err(_) => "no answer".to_owned(),
+            };
+            let output = std::fs::read_to_string(self.dir.join("output")).unwrap_or_default();
+            if began.elapsed() > START_TIMEOUT || output.contains("BOOT FAILED") {
+                return Err(format!("{problem}\n{output}"));
+            }
+            // Between two attempts to connect, not instead of one.
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+}
+
+fn write(path: &Path, text: &str) {
+    std::fs::write(path, text).unwrap();
+}
+
+fn free_ports() -> [u16; 3] {
+    let listeners = [(); 3].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
+    listeners.map(|listener| listener.local_addr().unwrap().port())
+}
+
+/// The folder with the real scripts; those in Debian's `/usr/sbin` insist on the user `rabbitmq`.
+fn bin() -> PathBuf {
+    std::env::var_os("RABBITMQ_BIN")
+        .map(PathBuf::from)
+        .into_iter()
+        .chain(["/usr/lib/rabbitmq/bin".into(), "/opt/rabbitmq/sbin".into()])
+        .find(|dir| dir.join("rabbitmq-server").exists() && dir.join("rabbitmqctl").exists())
+        .expect(
+            "RabbitMQ is not installed: install the package rabbitmq-server or set RABBITMQ_BIN",
+        )
+}
+
+/// Erlang's port mapper, found beside the Erlang that will run the node.
+fn epmd() -> PathBuf {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path)
+        .map(|dir| dir.join("epmd"))
+        .find(|epmd| epmd.exists())
+        .expect("epmd is not in PATH: install Erlang")
+}
