@@ -57,21 +57,18 @@ pub enum ReadKind {
         /// Inclusive upper bound.
         up_to: i64,
     },
-    /// Rows whose failure record says they may be tried again now, with their attempts and crashes, the
-    /// longest due first: state `retrying` with `next_attempt_at` reached, and `suspect`.
-    Retries {
-        /// Whether suspects that have a key are wanted too; otherwise they come by catch-up reads,
-        /// in the order of their key.
-        keyed_suspects: bool,
-    },
+    /// Rows whose failure record says that they may be tried again now (state `retrying`,
+    /// `next_attempt_at` reached), with their attempts and crashes, the longest due first.
+    Retries,
     /// Delayed rows (`available_at`) that have become due, earliest first.
     Due,
 }
 
 /// One read of the outbox.
 ///
-/// Rows that have a failure record come by `Retries`, and by `CatchUp` in the order of their key (with
-/// [`Record::retry_in`]; dead ones never do). Rows whose `available_at` lies in the future never come.
+/// Failed rows (`retrying`, `blocked`) come by `Retries`, and by `CatchUp` in the order of their key, with
+/// [`Record::retry_in`]; dead ones never come. Suspects come like any other row, with their crashes.
+/// Rows whose `available_at` lies in the future never come.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ReadRequest {
     /// Which range.
@@ -192,7 +189,7 @@ pub struct Failing {
     pub hash: i64,
     /// Whether it has an ordering key.
     pub keyed: bool,
-    /// `Retrying` or `Blocked` (dead rows hold nobody up and are not loaded).
+    /// `Retrying` or `Blocked` (others hold nobody up and are not loaded).
     pub state: FailureState,
     /// Time until the next attempt, zero if due.
     pub retry_in: Duration,

@@ -225,7 +225,9 @@ impl Database {
                 && !request.skip_keys.contains(&row.hash)
         };
         let fresh = |seq: i64| {
-            !self.failures.contains_key(&seq)
+            self.failures
+                .get(&seq)
+                .is_none_or(|row| row.failure.state == FailureState::Suspect)
                 && self.rows[seq as usize - 1]
                     .available_at
                     .is_none_or(|at| at <= now)
@@ -261,7 +263,7 @@ impl Database {
                 .copied()
                 .filter(|seq| wanted(*seq) && fresh(*seq))
                 .collect(),
-            ReadKind::Retries { keyed_suspects } => self
+            ReadKind::Retries => self
                 .failures
                 .iter()
                 .filter(|(seq, row)| {
@@ -270,7 +272,6 @@ impl Database {
                             FailureState::Retrying => {
                                 row.next_attempt_at.is_none_or(|at| at <= now)
                             }
-                            FailureState::Suspect => *keyed_suspects || !row.failure.keyed,
                             _ => false,
                         }
                 })
@@ -342,8 +343,10 @@ impl Database {
         self.failures
             .values()
             .filter(|row| {
-                row.failure.state != FailureState::Dead
-                    && self.pending.contains(&row.failure.seq)
+                matches!(
+                    row.failure.state,
+                    FailureState::Retrying | FailureState::Blocked
+                ) && self.pending.contains(&row.failure.seq)
                     && partitions.contains(&partition_of(row.failure.hash, self.partitions()))
             })
             .map(|row| Failing {
@@ -383,12 +386,7 @@ impl Database {
         let due = self
             .failures
             .values()
-            .filter(|row| {
-                matches!(
-                    row.failure.state,
-                    FailureState::Retrying | FailureState::Suspect
-                )
-            })
+            .filter(|row| row.failure.state == FailureState::Retrying)
             .map(|row| row.next_attempt_at.unwrap_or(now))
             .chain(
                 self.pending

@@ -15,7 +15,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::pace::{Pace, WakeReason};
-use super::window::{Ordering, Window};
+use super::window::Window;
 use super::{Core, HELD_MAX, Time};
 use crate::event::Record;
 use crate::relay::bound::{Bound, Judgement};
@@ -195,7 +195,7 @@ impl Reading {
             self.end(out.ticket);
             match out.kind {
                 ReadKind::Main { .. } => self.bound.abandon(),
-                ReadKind::Retries { .. } => self.retry_at(now + wait),
+                ReadKind::Retries => self.retry_at(now + wait),
                 ReadKind::Due => self.due_at = Some(now + wait),
                 ReadKind::CatchUp { .. } | ReadKind::Sweep { .. } => {}
             }
@@ -242,7 +242,7 @@ impl Reading {
                     caught_up: Some((keys, ended_at)),
                 }
             }
-            ReadKind::Retries { .. } => {
+            ReadKind::Retries => {
                 self.retry_at = if batch.cut {
                     Some(now)
                 } else {
@@ -406,7 +406,7 @@ impl Core {
                 self.window.known(Some(*after), Some(*up_to)),
                 self.window.held_keys(),
             ),
-            ReadKind::Retries { .. } => {
+            ReadKind::Retries => {
                 let mut known = self.window.known(None, None);
                 known.extend(&reading.refused);
                 (known, self.window.lagging_keys())
@@ -439,8 +439,7 @@ impl Core {
         let reading = &mut self.reading;
         if reading.retry_at.is_some_and(|at| at <= now) {
             reading.retry_at = None;
-            let keyed_suspects = self.config.ordering == Ordering::None;
-            return Some((ReadKind::Retries { keyed_suspects }, room));
+            return Some((ReadKind::Retries, room));
         }
         if reading.due_at.is_some_and(|at| at <= now) {
             reading.due_at = None;
@@ -450,13 +449,7 @@ impl Core {
         let catch_up_turn = !reading.caught_up_last || !main_due;
         if catch_up_turn && reading.has_order && self.window.has_wanting() {
             let wanting = self.window.wanting(CATCH_UP_KEYS);
-            let suspects = wanting
-                .iter()
-                .any(|(hash, _, _)| self.window.has_suspects(*hash));
-            let up_to = match reading.bound.coverage() {
-                Some(coverage) if !suspects => coverage,
-                _ => i64::MAX,
-            };
+            let up_to = reading.bound.coverage().unwrap_or(i64::MAX);
             let after = wanting
                 .iter()
                 .map(|(_, last, _)| *last)

@@ -113,9 +113,6 @@ struct Key {
     hold: Option<Hold>,
     /// While held: every row of the key up to here is known, settled or recorded as failed.
     last_known: i64,
-    /// While held: rows of it that are not here may be recorded as suspects, so that main reads will never
-    /// bring them.
-    suspects: bool,
 }
 
 /// See the module documentation.
@@ -143,7 +140,6 @@ impl Key {
             in_flight: 0,
             hold: None,
             last_known: i64::MIN,
-            suspects: false,
         }
     }
 }
@@ -382,7 +378,6 @@ impl Window {
         if let Some(key) = self.keys.get_mut(&hash)
             && key.hold.take().is_some()
         {
-            key.suspects = false;
             self.held -= 1;
         }
         self.refresh(hash);
@@ -401,17 +396,12 @@ impl Window {
             return None;
         }
         let dropped = key.waiting.split_off(keep);
-        let mut suspects = false;
         for seq in &dropped {
             self.ready.remove(seq);
             self.forget_suspect(*seq);
             if let Some(Slot::Waiting(item)) = self.slots.remove(seq) {
                 self.bytes -= item.record.weight();
-                suspects |= item.suspect != Suspect::No || item.record.crashes > 0;
             }
-        }
-        if suspects && let Some(key) = self.keys.get_mut(&hash) {
-            key.suspects = true;
         }
         dropped.front().copied()
     }
@@ -434,11 +424,6 @@ impl Window {
                 self.restrain(hash, hold, known.unwrap_or(i64::MIN), self.key_cap);
             }
         }
-    }
-
-    /// Whether main reads will not bring everything of this key above their coverage.
-    pub fn has_suspects(&self, hash: i64) -> bool {
-        self.keys.get(&hash).is_some_and(|key| key.suspects)
     }
 
     /// Lagging keys that have room again, the furthest behind first: `(hash, last_known, room)`.
@@ -543,9 +528,13 @@ impl Window {
         (batch, expired)
     }
 
-    /// While a suspect goes alone, nothing else goes.
+    /// While a suspect goes alone, nothing else goes, except what its key must send before it.
     fn fits(&self, seq: i64) -> bool {
-        self.alone.is_none_or(|alone| alone == seq)
+        let Some(alone) = self.alone else {
+            return true;
+        };
+        let waits_for_its_key = self.may_go(alone) && !self.ready.contains(&alone);
+        alone == seq || waits_for_its_key
     }
 
     /// Picks the next suspect that is to go alone and could go now; its record must be written first.
@@ -661,7 +650,6 @@ impl Window {
                 .is_some_and(|culprit| culprit != seq)
         {
             key.last_known = key.last_known.min(seq.saturating_sub(1));
-            key.suspects |= item.suspect != Suspect::No || item.record.crashes > 0;
             self.forget_suspect(seq);
             self.slots.remove(&seq);
             return;
@@ -814,9 +802,6 @@ impl Window {
             if self.hold_of(hash).is_none() {
                 // Nothing is known about the key's other rows: a catch-up read brings them all.
                 self.restrain(hash, Hold::Lagging, i64::MIN, 0);
-            }
-            if let Some(key) = self.keys.get_mut(&hash) {
-                key.suspects = true;
             }
         }
     }
