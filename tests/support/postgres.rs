@@ -1,20 +1,20 @@
 //! A private PostgreSQL server: own data directory, own port, gone when dropped.
 
 use std::fs;
+use std::io::{BufRead as _, BufReader};
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::{Duration, Instant};
-
-use tempfile::TempDir;
+use std::sync::{Mutex, PoisonError};
 
 /// A running server. One per test binary; every test makes its own database.
 pub struct Postgres {
-    directory: TempDir,
+    directory: PathBuf,
     bin: PathBuf,
     port: u16,
+    shell: Mutex<Child>,
     databases: AtomicU32,
 }
 
@@ -35,50 +35,67 @@ impl Postgres {
     /// The same without a runtime.
     pub fn start_blocking(settings: &[String]) -> Self {
         let bin = find_bin();
-        let directory = tempfile::Builder::new().prefix("outrigger-pg-").tempdir().expect("temporary directory");
+        let directory = tempfile::Builder::new()
+            .prefix("outrigger-pg-")
+            .tempdir()
+            .expect("temporary directory")
+            .keep();
+        fs::set_permissions(&directory, fs::Permissions::from_mode(0o755)).expect("permissions");
         if is_root() {
             // The server refuses to run as root, so the directory must belong to somebody else.
-            run(Command::new("chown").arg("postgres").arg(directory.path()));
+            let status = Command::new("chown").arg("postgres").arg(&directory).status();
+            assert!(status.expect("chown runs").success(), "chown to the user postgres");
         }
-        fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o755)).expect("permissions");
-        let data = directory.path().join("data");
-        run(&mut as_server_user(&format!(
-            "{} -D {} -U postgres --auth=trust --encoding=UTF8 --locale=C --no-sync",
-            bin.join("initdb").display(),
-            data.display()
-        )));
         // Another process may take the port between choosing and binding it.
         for _ in 0..5 {
-            let port = free_port();
-            let mut options = format!(
-                "-c port={port} -c listen_addresses=127.0.0.1 -c unix_socket_directories={} -c fsync=off \
-                 -c synchronous_commit=off -c full_page_writes=off -c max_connections=120 \
-                 -c max_prepared_transactions=10 -c shared_buffers=64MB -c log_min_messages=fatal",
-                directory.path().display()
-            );
-            for setting in settings {
-                options += &format!(" -c {setting}");
-            }
-            let started = as_server_user(&format!(
-                "{} -D {} -l {} -w -t 60 -o '{options}' start",
-                bin.join("pg_ctl").display(),
-                data.display(),
-                directory.path().join("log").display(),
-            ))
-            .stdout(Stdio::null())
-            .status()
-            .expect("pg_ctl runs");
-            if started.success() {
-                return Self {
-                    directory,
-                    bin,
-                    port,
-                    databases: AtomicU32::new(0),
-                };
+            if let Some(server) = Self::try_start(&bin, &directory, free_port(), settings) {
+                return server;
             }
         }
-        let log = fs::read_to_string(directory.path().join("log")).unwrap_or_default();
+        let log = fs::read_to_string(directory.join("log")).unwrap_or_default();
         panic!("PostgreSQL did not start:\n{log}");
+    }
+
+    /// The server lives under a shell that waits for its standard input to close. So it stops and vanishes when this
+    /// value is dropped, and also when the test process exits, panics or is killed.
+    fn try_start(bin: &Path, directory: &Path, port: u16, settings: &[String]) -> Option<Self> {
+        let mut options = format!(
+            "-c port={port} -c listen_addresses=127.0.0.1 -c unix_socket_directories={} -c fsync=off \
+             -c full_page_writes=off -c max_connections=120 -c max_prepared_transactions=10 \
+             -c shared_buffers=64MB -c log_min_messages=fatal -c log_line_prefix=%d:",
+            directory.display()
+        );
+        for setting in settings {
+            options += &format!(" -c {setting}");
+        }
+        let script = format!(
+            "trap '' INT; cd '{dir}' || exit 1; \
+             test -d data || '{bin}/initdb' -D data -U postgres --auth=trust --encoding=UTF8 --locale=C --no-sync >log 2>&1 || exit 1; \
+             '{bin}/pg_ctl' -D data -l log -w -t 60 -o '{options}' start >/dev/null 2>&1 || exit 1; \
+             echo ready; cat >/dev/null; \
+             '{bin}/pg_ctl' -D data -m immediate -w -t 30 stop >/dev/null 2>&1; cd /; rm -rf '{dir}'",
+            dir = directory.display(),
+            bin = bin.display(),
+        );
+        let mut shell = as_server_user(&script)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("a shell runs");
+        let mut answer = String::new();
+        let stdout = shell.stdout.take().expect("piped");
+        BufReader::new(stdout).read_line(&mut answer).expect("readable");
+        if answer.trim() != "ready" {
+            let _ = shell.wait();
+            return None;
+        }
+        Some(Self {
+            directory: directory.to_owned(),
+            bin: bin.to_owned(),
+            port,
+            shell: Mutex::new(shell),
+            databases: AtomicU32::new(0),
+        })
     }
 
     /// Connection URL of a database, as the superuser.
@@ -126,28 +143,28 @@ impl Postgres {
         self.bin.join(name)
     }
 
-    /// Stops the server at once and starts it again on the same port.
-    pub fn restart(&self) {
-        run(&mut self.pg_ctl("-m immediate -w -t 60 restart"));
+    /// What the server logged so far; each entry begins with its database's name and a colon.
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.directory.join("log")).expect("the server's log")
     }
 
-    fn pg_ctl(&self, arguments: &str) -> Command {
-        as_server_user(&format!(
-            "{} -D {} -l {} {arguments}",
+    /// Kills the server and starts it again on the same port with the same settings.
+    pub fn restart(&self) {
+        let script = format!(
+            "'{0}' -D '{1}/data' -l '{1}/log' -m immediate -w -t 60 restart >/dev/null 2>&1",
             self.bin.join("pg_ctl").display(),
-            self.directory.path().join("data").display(),
-            self.directory.path().join("log").display(),
-        ))
+            self.directory.display(),
+        );
+        let status = as_server_user(&script).stdin(Stdio::null()).status();
+        assert!(status.expect("a shell runs").success(), "restart PostgreSQL");
     }
 }
 
 impl Drop for Postgres {
     fn drop(&mut self) {
-        let _ = self.pg_ctl("-m immediate -w -t 30 stop").stdout(Stdio::null()).stderr(Stdio::null()).status();
-        if is_root() {
-            // The directory holds files of another user; TempDir removes it now that the server is gone.
-            let _ = Command::new("chown").arg("-R").arg("root").arg(self.directory.path()).status();
-        }
+        let mut shell = self.shell.lock().unwrap_or_else(PoisonError::into_inner);
+        drop(shell.stdin.take());
+        let _ = shell.wait();
     }
 }
 
@@ -167,15 +184,6 @@ fn as_server_user(command: &str) -> Command {
     }
     shell.current_dir("/");
     shell
-}
-
-fn run(command: &mut Command) {
-    let output = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
-    // A daemon inherits stdout and stderr; waiting for their end would wait for the daemon.
-    let started = Instant::now();
-    let status = output.status().unwrap_or_else(|error| panic!("{command:?}: {error}"));
-    assert!(status.success(), "{command:?}: {status}");
-    assert!(started.elapsed() < Duration::from_secs(120), "{command:?} took too long");
 }
 
 fn free_port() -> u16 {
