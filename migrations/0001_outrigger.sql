@@ -100,6 +100,9 @@ $$;
 -- NOTIFY holds a lock on the whole cluster from before commit until after it, so it undoes group commit;
 -- reading one cold row costs next to nothing. SECURITY DEFINER, so that writers need no privilege on the
 -- wake-up state. A missing row means "notify": the state never fails the writer's transaction.
+--
+-- PostgreSQL refuses PREPARE TRANSACTION after a NOTIFY. Services that use two-phase commit attach the outbox
+-- without the trigger, and the relay polls (OUTRIGGER_RELAY_WAKE=poll).
 create function outrigger.wake_up() returns trigger
 language plpgsql security definer
 set search_path = pg_catalog, pg_temp

@@ -151,7 +151,7 @@ impl Postgres {
     /// Kills the server and starts it again on the same port with the same settings.
     pub fn restart(&self) {
         let script = format!(
-            "'{0}' -D '{1}/data' -l '{1}/log' -m immediate -w -t 60 restart >/dev/null 2>&1",
+            "cd '{1}' && '{0}' -D data -l log -m immediate -w -t 60 restart >/dev/null 2>&1",
             self.bin.join("pg_ctl").display(),
             self.directory.display(),
         );

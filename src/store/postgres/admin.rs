@@ -1,1 +1,427 @@
-//! x
+//! What operators do: look, retry, discard, pause, emit, tail.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use tokio::time::timeout;
+use tokio_postgres::types::{ToSql, Type};
+use tokio_postgres::{Client, Row};
+use uuid::Uuid;
+
+use super::error::StoreError;
+use super::inspect::{Kind, Table};
+use super::mapping::{Field, quote};
+use super::sql::Sql;
+use super::{PostgresStore, failures, read, run};
+use crate::event::Record;
+use crate::store::FailureState;
+
+/// Most pending rows that a status counts.
+pub const PENDING_COUNT_MAX: i64 = 100_000;
+
+/// The outbox at a glance.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Status {
+    /// Pending rows, failing ones included, counted up to [`PENDING_COUNT_MAX`].
+    pub pending: i64,
+    /// True when there are more than were counted.
+    pub pending_capped: bool,
+    /// Age of the first pending row, where the table has a creation time.
+    pub oldest_pending: Option<Duration>,
+    /// Records by state.
+    pub retrying: i64,
+    /// Records by state.
+    pub blocked: i64,
+    /// Records by state.
+    pub dead: i64,
+    /// Number of partitions, once a relay has registered.
+    pub partitions: Option<i32>,
+    /// Partitions without an owner.
+    pub unowned: i64,
+    /// Registered relays.
+    pub replicas: Vec<ReplicaStatus>,
+    /// How much longer writers skip the wake-up notification.
+    pub awake_for: Duration,
+    /// When and why an operator paused the relay.
+    pub paused: Option<(Timestamp, Option<String>)>,
+}
+
+/// One relay, for people.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ReplicaStatus {
+    /// Its id.
+    pub replica: Uuid,
+    /// Its name.
+    pub name: String,
+    /// Its version.
+    pub version: String,
+    /// When it started.
+    pub registered_at: Timestamp,
+    /// Time left of its lease. A relay that is alone does not renew it, so zero does not mean dead.
+    pub lease_left: Duration,
+    /// The partitions it owns.
+    pub partitions: Vec<i32>,
+}
+
+/// Which failure records an operator means. All conditions must hold; an empty filter means all records.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct FailureFilter {
+    /// In one of these states; empty: in any.
+    pub states: Vec<FailureState>,
+    /// Of this event type.
+    pub event_type: Option<String>,
+    /// Of this key.
+    pub key: Option<String>,
+    /// Of this event id.
+    pub event_id: Option<String>,
+    /// With this reason code.
+    pub reason: Option<String>,
+    /// Last failed longer ago than this.
+    pub older_than: Option<Duration>,
+    /// Last failed less long ago than this.
+    pub newer_than: Option<Duration>,
+    /// Most records, oldest first; `None`: no limit.
+    pub limit: Option<usize>,
+}
+
+/// A failure record, for people.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[allow(missing_docs, reason = "named like the columns of outrigger.failures")]
+pub struct FailureRow {
+    pub seq: i64,
+    pub event_id: String,
+    pub event_type: String,
+    pub key: Option<String>,
+    pub state: FailureState,
+    pub attempts: u32,
+    pub crashes: u32,
+    pub reason: Option<String>,
+    pub error: Option<String>,
+    pub first_failed_at: Timestamp,
+    pub last_failed_at: Timestamp,
+    pub next_attempt_at: Option<Timestamp>,
+}
+
+/// A row as `tail` shows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TailRow {
+    /// The row.
+    pub record: Record,
+    /// Already published.
+    pub published: bool,
+    /// State of its failure record.
+    pub failure: Option<FailureState>,
+}
+
+/// An event to add. Empty fields take the table's defaults.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct NewEvent {
+    /// Field and its text form, cast to the column's type. [`Field::Id`] is drawn unless given.
+    pub fields: Vec<(Field, String)>,
+}
+
+type Params<'a> = Vec<(&'a (dyn ToSql + Sync), Type)>;
+
+/// The filter as SQL over `outrigger.failures f`, with its parameters in a fixed order.
+struct Where {
+    states: Vec<&'static str>,
+    older: Option<f64>,
+    newer: Option<f64>,
+}
+
+impl Where {
+    const TEXT: &'static str = "(cardinality($1) = 0 or f.state = any($1)) \
+        and ($2 is null or f.event_type = $2) and ($3 is null or f.key = $3) and ($4 is null or f.event_id = $4) \
+        and ($5 is null or f.reason = $5) \
+        and ($6 is null or f.last_failed_at < clock_timestamp() - $6 * interval '1 microsecond') \
+        and ($7 is null or f.last_failed_at > clock_timestamp() - $7 * interval '1 microsecond')";
+
+    fn new(filter: &FailureFilter) -> Self {
+        let micros = |d: Duration| d.as_micros() as f64;
+        Self {
+            states: filter.states.iter().map(|state| state.as_str()).collect(),
+            older: filter.older_than.map(micros),
+            newer: filter.newer_than.map(micros),
+        }
+    }
+
+    fn params<'a>(&'a self, filter: &'a FailureFilter) -> Params<'a> {
+        vec![
+            (&self.states, Type::TEXT_ARRAY),
+            (&filter.event_type, Type::TEXT),
+            (&filter.key, Type::TEXT),
+            (&filter.event_id, Type::TEXT),
+            (&filter.reason, Type::TEXT),
+            (&self.older, Type::FLOAT8),
+            (&self.newer, Type::FLOAT8),
+        ]
+    }
+}
+
+/// The selected records, oldest first.
+fn selected(sql: &Sql, filter: &FailureFilter) -> String {
+    let limit = filter.limit.map(|n| format!("limit {n}")).unwrap_or_default();
+    format!(
+        "select f.seq from outrigger.failures f where f.outbox = {} and {} order by f.seq {limit}",
+        sql.outbox,
+        Where::TEXT
+    )
+}
+
+/// The running relays look again at everything: the meaning of a raised version.
+fn bump(sql: &Sql) -> String {
+    format!(
+        "update outrigger.outboxes set failures_version = failures_version + 1 where outbox = {}",
+        sql.outbox
+    )
+}
+
+impl PostgresStore {
+    /// The outbox at a glance. Bounded: pending rows are counted up to a limit.
+    pub async fn status(&self) -> Result<Status, StoreError> {
+        let inner = &*self.inner;
+        run!(self, |client| status(client, &inner.table, &inner.sql))
+    }
+
+    /// Failure records, oldest first.
+    pub async fn failures(&self, filter: &FailureFilter) -> Result<Vec<FailureRow>, StoreError> {
+        let inner = &*self.inner;
+        let text = format!(
+            "select f.seq, f.event_id, f.event_type, f.key, f.state, f.attempts, f.crashes, f.reason, f.error, \
+               f.first_failed_at, f.last_failed_at, f.next_attempt_at \
+             from outrigger.failures f where f.outbox = {} and f.seq in ({}) order by f.seq",
+            inner.sql.outbox,
+            selected(&inner.sql, filter)
+        );
+        let condition = Where::new(filter);
+        let params = condition.params(filter);
+        let rows: Vec<Row> = run!(self, |client| client.query_typed(&text, &params))?;
+        rows.iter().map(failure_row).collect()
+    }
+
+    /// Lets the selected rows be tried again at once, with all their attempts. Returns how many.
+    pub async fn retry(&self, filter: &FailureFilter) -> Result<u64, StoreError> {
+        let sql = &self.inner.sql;
+        let text = format!(
+            "with chosen as ({}), version as ({} and exists (select from chosen)) \
+             update outrigger.failures f set state = 'retrying', attempts = 0, crashes = 0, next_attempt_at = clock_timestamp() \
+             from chosen where f.outbox = {} and f.seq = chosen.seq",
+            selected(sql, filter),
+            bump(sql),
+            sql.outbox
+        );
+        self.change(&text, filter).await
+    }
+
+    /// Gives the selected rows up for good: their records vanish, and they are marked or deleted unpublished.
+    /// Returns how many.
+    pub async fn discard(&self, filter: &FailureFilter) -> Result<u64, StoreError> {
+        let sql = &self.inner.sql;
+        let settled = sql.settle.replace("any($1)", "any(array(select seq from chosen))");
+        let text = format!(
+            "with chosen as materialized ({}), version as ({} and exists (select from chosen)), settled as ({settled}) \
+             delete from outrigger.failures f using chosen where f.outbox = {} and f.seq = chosen.seq",
+            selected(sql, filter),
+            bump(sql),
+            sql.outbox
+        );
+        self.change(&text, filter).await
+    }
+
+    async fn change(&self, text: &str, filter: &FailureFilter) -> Result<u64, StoreError> {
+        let condition = Where::new(filter);
+        let params = condition.params(filter);
+        run!(self, |client| client.execute_typed(text, &params))
+    }
+
+    /// Asks every relay of this outbox to stop publishing. False if it was paused already.
+    pub async fn pause(&self, reason: Option<&str>) -> Result<bool, StoreError> {
+        let text = format!(
+            "update outrigger.outboxes set paused_at = clock_timestamp(), pause_reason = $1 \
+             where outbox = {} and paused_at is null",
+            self.inner.sql.outbox
+        );
+        let params: Params<'_> = vec![(&reason, Type::TEXT)];
+        let changed = run!(self, |client| client.execute_typed(&text, &params))?;
+        Ok(changed > 0)
+    }
+
+    /// Ends a pause and wakes the relays. False if there was none.
+    pub async fn resume(&self) -> Result<bool, StoreError> {
+        let text = format!(
+            "with resumed as (update outrigger.outboxes set paused_at = null, pause_reason = null \
+               where outbox = {} and paused_at is not null returning 1) \
+             select pg_notify($1, '') from resumed",
+            self.inner.sql.outbox
+        );
+        let params: Params<'_> = vec![(&self.inner.table.channel, Type::TEXT)];
+        let rows = run!(self, |client| client.query_typed(&text, &params))?;
+        Ok(!rows.is_empty())
+    }
+
+    /// Adds an event by a plain INSERT, which works for mapped tables too. Returns its id.
+    pub async fn emit(&self, event: &NewEvent) -> Result<String, StoreError> {
+        let table = &self.inner.table;
+        let mut names = Vec::new();
+        let mut values = Vec::new();
+        let drawn = Uuid::new_v4().to_string();
+        let mut texts: Vec<&String> = Vec::new();
+        let given = event.fields.iter().map(|(field, text)| (*field, text));
+        let id = event.fields.iter().find(|(field, _)| *field == Field::Id);
+        let draw = id.is_none().then_some((Field::Id, &drawn));
+        for (field, text) in draw.into_iter().chain(given) {
+            let column = table.column(field).ok_or_else(|| {
+                StoreError::schema(format!("table {} has no column for {}", table.name, field.setting()))
+            })?;
+            texts.push(text);
+            names.push(quote(&column.name));
+            values.push(if column.kind == Kind::Timestamp {
+                format!("(${}::timestamptz at time zone 'UTC')", texts.len())
+            } else {
+                format!("${}::{}", texts.len(), column.type_name)
+            });
+        }
+        let text = format!(
+            "insert into {} ({}) values ({})",
+            table.name,
+            names.join(", "),
+            values.join(", ")
+        );
+        let params: Params<'_> = texts.iter().map(|text| (text as &(dyn ToSql + Sync), Type::TEXT)).collect();
+        run!(self, |client| client.execute_typed(&text, &params))?;
+        Ok(id.map_or(drawn.clone(), |(_, id)| id.clone()))
+    }
+
+    /// Rows after `after` in order, whatever their state. Needs an order column.
+    pub async fn tail(&self, after: i64, limit: usize) -> Result<Vec<TailRow>, StoreError> {
+        let inner = &*self.inner;
+        let sql = &inner.sql;
+        if !sql.has_order {
+            return Err(StoreError::schema(format!(
+                "table {} has no order column to follow: set OUTRIGGER_OUTBOX_COLUMN_SEQ",
+                sql.table
+            )));
+        }
+        let text = format!(
+            "select {}, {}, not ({}) as published, (select f.state from outrigger.failures f \
+               where f.outbox = {} and f.seq = {seq}) as failure \
+             from {} o where {seq} > $1 order by {seq} limit {limit}",
+            sql.columns,
+            sql.counts,
+            sql.pending,
+            sql.outbox,
+            sql.table,
+            seq = sql.seq,
+        );
+        let params: Params<'_> = vec![(&after, Type::INT8)];
+        let rows: Vec<Row> = run!(self, |client| client.query_typed(&text, &params))?;
+        let layout = read::Layout::new(&inner.table);
+        rows.iter()
+            .map(|row| {
+                let failure: Option<&str> = row.try_get("failure")?;
+                Ok(TailRow {
+                    record: layout.record(row)?,
+                    published: row.try_get("published")?,
+                    failure: failure.map(failures::state).transpose()?,
+                })
+            })
+            .collect()
+    }
+
+    /// The highest `seq` so far, for `tail` to begin at. Zero for an empty table.
+    pub async fn last_seq(&self) -> Result<i64, StoreError> {
+        let sql = &self.inner.sql;
+        let text = format!("select coalesce(max({})::int8, 0) from {} o", sql.seq, sql.table);
+        let row: Row = run!(self, |client| client.query_typed_one(&text, &[]))?;
+        Ok(row.try_get(0)?)
+    }
+}
+
+fn failure_row(row: &Row) -> Result<FailureRow, StoreError> {
+    Ok(FailureRow {
+        seq: row.try_get(0)?,
+        event_id: row.try_get(1)?,
+        event_type: row.try_get(2)?,
+        key: row.try_get(3)?,
+        state: failures::state(row.try_get(4)?)?,
+        attempts: row.try_get::<_, i32>(5)?.max(0) as u32,
+        crashes: row.try_get::<_, i32>(6)?.max(0) as u32,
+        reason: row.try_get(7)?,
+        error: row.try_get(8)?,
+        first_failed_at: row.try_get(9)?,
+        last_failed_at: row.try_get(10)?,
+        next_attempt_at: row.try_get(11)?,
+    })
+}
+
+async fn status(client: &Client, table: &Table, sql: &Sql) -> Result<Status, StoreError> {
+    let age = match table.column(Field::CreatedAt) {
+        Some(column) if sql.has_order => {
+            let now = super::sql::now(column.kind);
+            let created = format!("o.{}", quote(&column.name));
+            format!(
+                "(select case when isfinite({created}) then (extract(epoch from ({now} - {created})) * 1000000)::int8 end \
+                 from {} o where {} order by {} limit 1)",
+                sql.table, sql.pending, sql.seq
+            )
+        }
+        _ => "null::int8".into(),
+    };
+    let text = format!(
+        "select (select count(*) from (select from {} o where {} limit {}) p) as pending, {age} as age, \
+           b.partitions, b.paused_at, b.pause_reason, \
+           (select count(*) from outrigger.failures where outbox = b.outbox and state = 'retrying') as retrying, \
+           (select count(*) from outrigger.failures where outbox = b.outbox and state = 'blocked') as blocked, \
+           (select count(*) from outrigger.failures where outbox = b.outbox and state = 'dead') as dead, \
+           (select count(*) from outrigger.partitions where outbox = b.outbox and owner is null) as unowned, \
+           (select case when isfinite(awake_until) then \
+               (extract(epoch from (awake_until - clock_timestamp())) * 1000000)::int8 end \
+             from outrigger.wake where outbox = b.outbox) as awake_for \
+         from outrigger.outboxes b where b.outbox = {}",
+        sql.table,
+        sql.pending,
+        PENDING_COUNT_MAX + 1,
+        sql.outbox
+    );
+    let row = client.query_typed_opt(&text, &[]).await?.ok_or_else(|| {
+        StoreError::schema(format!("outbox {} is not registered: run `outrigger migrate`", sql.table))
+    })?;
+    let replicas = format!(
+        "select r.replica, r.name, r.version, r.registered_at, \
+           (extract(epoch from (r.lease_until - clock_timestamp())) * 1000000)::int8, \
+           array(select p.partition from outrigger.partitions p \
+             where p.outbox = r.outbox and p.owner = r.replica order by p.partition) \
+         from outrigger.replicas r where r.outbox = {} order by r.name, r.replica",
+        sql.outbox
+    );
+    let replicas = client.query_typed(&replicas, &[]).await?;
+    let micros = |us: Option<i64>| Duration::from_micros(us.unwrap_or(0).max(0) as u64);
+    let pending: i64 = row.try_get("pending")?;
+    let paused_at: Option<Timestamp> = row.try_get("paused_at")?;
+    let reason: Option<String> = row.try_get("pause_reason")?;
+    Ok(Status {
+        pending: pending.min(PENDING_COUNT_MAX),
+        pending_capped: pending > PENDING_COUNT_MAX,
+        oldest_pending: row.try_get::<_, Option<i64>>("age")?.map(|us| micros(Some(us))),
+        retrying: row.try_get("retrying")?,
+        blocked: row.try_get("blocked")?,
+        dead: row.try_get("dead")?,
+        partitions: row.try_get("partitions")?,
+        unowned: row.try_get("unowned")?,
+        awake_for: micros(row.try_get("awake_for")?),
+        paused: paused_at.map(|at| (at, reason)),
+        replicas: replicas
+            .iter()
+            .map(|row| {
+                Ok(ReplicaStatus {
+                    replica: row.try_get(0)?,
+                    name: row.try_get(1)?,
+                    version: row.try_get(2)?,
+                    registered_at: row.try_get(3)?,
+                    lease_left: micros(row.try_get(4)?),
+                    partitions: row.try_get(5)?,
+                })
+            })
+            .collect::<Result<_, StoreError>>()?,
+    })
+}
