@@ -1,5 +1,10 @@
 //! The Postgres store against a real server.
-#![allow(clippy::unwrap_used, clippy::expect_used, missing_docs, unreachable_pub)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    missing_docs,
+    unreachable_pub
+)]
 
 #[path = "store/admin.rs"]
 mod admin;

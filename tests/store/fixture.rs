@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use outrigger::store::postgres::{ConnectSettings, Database, Mapping, OutboxSettings, PostgresStore};
+use outrigger::store::postgres::{
+    ConnectSettings, Database, Mapping, OutboxSettings, PostgresStore,
+};
 use outrigger::store::{Partitions, ReadKind, ReadRequest};
 use tokio::sync::OnceCell;
 use tokio_postgres::Client;
@@ -57,11 +59,18 @@ impl Fixture {
         let database = database(&server.url(&name), settings);
         database.migrate(true).await.unwrap();
         let store = database.open().await.unwrap();
-        Self { name, client, store }
+        Self {
+            name,
+            client,
+            store,
+        }
     }
 
     pub async fn sql(&self, text: &str) {
-        self.client.batch_execute(text).await.unwrap_or_else(|error| panic!("{text}: {error:?}"));
+        self.client
+            .batch_execute(text)
+            .await
+            .unwrap_or_else(|error| panic!("{text}: {error:?}"));
     }
 
     pub async fn count(&self, text: &str) -> i64 {
@@ -78,7 +87,14 @@ impl Fixture {
     }
 
     pub async fn seqs(&self, request: &ReadRequest) -> Vec<i64> {
-        self.store.read(request).await.unwrap().rows.iter().map(|row| row.seq).collect()
+        self.store
+            .read(request)
+            .await
+            .unwrap()
+            .rows
+            .iter()
+            .map(|row| row.seq)
+            .collect()
     }
 }
 

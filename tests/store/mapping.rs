@@ -36,44 +36,106 @@ async fn a_table_with_a_boolean_mark_and_plain_timestamps() {
     )
     .await;
     // The session's time zone must not matter.
-    f.sql(&format!("alter database {} set timezone = 'Asia/Tokyo'", f.name)).await;
-    let store = database(&server().await.url(&f.name), &settings).open().await.unwrap();
+    f.sql(&format!(
+        "alter database {} set timezone = 'Asia/Tokyo'",
+        f.name
+    ))
+    .await;
+    let store = database(&server().await.url(&f.name), &settings)
+        .open()
+        .await
+        .unwrap();
     assert_eq!(store.outbox(), "shop.\"Events\"");
     let rows = store.read(&from_start()).await.unwrap().rows;
     assert_eq!(rows.iter().map(|row| row.seq).collect::<Vec<_>>(), [1, 2]);
     assert_eq!(rows[0].data, Data::Text("text".into()));
     assert_eq!(rows[0].key.as_deref(), Some("7"));
-    assert_eq!(rows[0].created_at.unwrap().to_string(), "2026-01-02T03:04:05Z");
+    assert_eq!(
+        rows[0].created_at.unwrap().to_string(),
+        "2026-01-02T03:04:05Z"
+    );
     assert_eq!(rows[0].expires_in, Some(Duration::ZERO));
     assert_eq!(rows[1].expires_in, Some(Duration::ZERO));
     assert_eq!(rows[0].extra, [("tenant".into(), some("3"))]);
     assert_eq!(rows[1].extra, [("tenant".into(), None)]);
-    assert_eq!(store.settle(&Settle { seqs: vec![1, 3], failed_before: vec![] }).await.unwrap(), 1);
-    assert_eq!(f.count("select count(*) from shop.\"Events\" where sent").await, 2);
+    assert_eq!(
+        store
+            .settle(&Settle {
+                seqs: vec![1, 3],
+                failed_before: vec![]
+            })
+            .await
+            .unwrap(),
+        1
+    );
+    assert_eq!(
+        f.count("select count(*) from shop.\"Events\" where sent")
+            .await,
+        2
+    );
     // Retention goes by the creation time.
-    let step = store.retention_chunk(Duration::from_secs(86_400 * 365 * 3), None, 10).await.unwrap();
+    let step = store
+        .retention_chunk(Duration::from_secs(86_400 * 365 * 3), None, 10)
+        .await
+        .unwrap();
     assert_eq!(step.deleted, 1);
     // The wake-up trigger sits on the mapped table.
-    assert!(database(&server().await.url(&f.name), &settings).table_facts().await.unwrap().trigger);
+    assert!(
+        database(&server().await.url(&f.name), &settings)
+            .table_facts()
+            .await
+            .unwrap()
+            .trigger
+    );
 }
 
 #[tokio::test]
 async fn a_mark_without_time_zone_is_written_as_utc() {
-    let settings = OutboxSettings { column_published_at: some("done"), ..Default::default() };
+    let settings = OutboxSettings {
+        column_published_at: some("done"),
+        ..Default::default()
+    };
     let f = Fixture::with(
         "create table outbox (seq smallint primary key, id uuid, type text, done timestamp); \
          insert into outbox values (1, gen_random_uuid(), 't')",
         &settings,
     )
     .await;
-    f.sql(&format!("alter database {} set timezone = 'Asia/Tokyo'", f.name)).await;
-    let store = database(&server().await.url(&f.name), &settings).open().await.unwrap();
-    store.settle(&Settle { seqs: vec![1], failed_before: vec![] }).await.unwrap();
+    f.sql(&format!(
+        "alter database {} set timezone = 'Asia/Tokyo'",
+        f.name
+    ))
+    .await;
+    let store = database(&server().await.url(&f.name), &settings)
+        .open()
+        .await
+        .unwrap();
+    store
+        .settle(&Settle {
+            seqs: vec![1],
+            failed_before: vec![],
+        })
+        .await
+        .unwrap();
     let near = "select count(*) from outbox where done between (now() at time zone 'UTC') - interval '1 minute' \
                 and (now() at time zone 'UTC')";
     assert_eq!(f.count(near).await, 1);
-    assert_eq!(store.retention_chunk(Duration::from_secs(60), None, 10).await.unwrap().deleted, 0);
-    assert_eq!(store.retention_chunk(Duration::ZERO, None, 10).await.unwrap().deleted, 1);
+    assert_eq!(
+        store
+            .retention_chunk(Duration::from_secs(60), None, 10)
+            .await
+            .unwrap()
+            .deleted,
+        0
+    );
+    assert_eq!(
+        store
+            .retention_chunk(Duration::ZERO, None, 10)
+            .await
+            .unwrap()
+            .deleted,
+        1
+    );
 }
 
 const DEBEZIUM: &str = "create table outbox (id uuid primary key, aggregatetype varchar(255) not null, \
@@ -104,11 +166,30 @@ async fn a_debezium_table_is_drained_by_deleting() {
     let highest = rows.iter().map(|row| row.seq).max().unwrap();
     // A bound means nothing here, since a new row may hash to anywhere below it; known rows are left out by name.
     let known: Vec<i64> = rows[..4].iter().map(|row| row.seq).collect();
-    let again = ReadRequest { known: known.clone(), ..request(ReadKind::Main { after: Some(highest) }) };
+    let again = ReadRequest {
+        known: known.clone(),
+        ..request(ReadKind::Main {
+            after: Some(highest),
+        })
+    };
     assert_eq!(f.store.read(&again).await.unwrap().rows.len(), 5);
-    assert_eq!(f.store.settle(&Settle { seqs: known, failed_before: vec![] }).await.unwrap(), 4);
+    assert_eq!(
+        f.store
+            .settle(&Settle {
+                seqs: known,
+                failed_before: vec![]
+            })
+            .await
+            .unwrap(),
+        4
+    );
     assert_eq!(f.count("select count(*) from outbox").await, 5);
-    let mut swept = f.seqs(&request(ReadKind::Sweep { after: i64::MIN, up_to: i64::MAX })).await;
+    let mut swept = f
+        .seqs(&request(ReadKind::Sweep {
+            after: i64::MIN,
+            up_to: i64::MAX,
+        }))
+        .await;
     let mut left: Vec<i64> = rows[4..].iter().map(|row| row.seq).collect();
     left.sort_unstable();
     swept.sort_unstable();
@@ -118,7 +199,12 @@ async fn a_debezium_table_is_drained_by_deleting() {
 #[tokio::test]
 async fn retries_of_an_unordered_table_find_their_rows() {
     let f = Fixture::with(DEBEZIUM, &debezium()).await;
-    let me = f.store.register("a", Duration::from_secs(10), 1).await.unwrap().replica;
+    let me = f
+        .store
+        .register("a", Duration::from_secs(10), 1)
+        .await
+        .unwrap()
+        .replica;
     f.store.claim(me, &[0]).await.unwrap();
     let row = f.store.read(&from_start()).await.unwrap().rows.remove(0);
     let failure = outrigger::store::Failure {
@@ -135,9 +221,17 @@ async fn retries_of_an_unordered_table_find_their_rows() {
         retry_after: None,
     };
     f.store.record_failures(&[failure], me).await.unwrap();
-    let retries = f.store.read(&request(ReadKind::Retries)).await.unwrap().rows;
+    let retries = f
+        .store
+        .read(&request(ReadKind::Retries))
+        .await
+        .unwrap()
+        .rows;
     assert_eq!(retries.len(), 1);
-    assert_eq!((retries[0].seq, &retries[0].id, retries[0].attempts), (row.seq, &row.id, 1));
+    assert_eq!(
+        (retries[0].seq, &retries[0].id, retries[0].attempts),
+        (row.seq, &row.id, 1)
+    );
 }
 
 #[tokio::test]
@@ -155,25 +249,52 @@ async fn a_debezium_table_with_order_and_mark_is_a_full_outbox() {
     .await;
     let can = f.store.capabilities();
     assert!(can.has_order && can.has_published);
-    assert_eq!(f.seqs(&request(ReadKind::Main { after: Some(7) })).await, [8, 9]);
-    f.store.settle(&Settle { seqs: vec![8], failed_before: vec![] }).await.unwrap();
-    assert_eq!(f.count("select count(*) from outbox where sent is not null").await, 1);
+    assert_eq!(
+        f.seqs(&request(ReadKind::Main { after: Some(7) })).await,
+        [8, 9]
+    );
+    f.store
+        .settle(&Settle {
+            seqs: vec![8],
+            failed_before: vec![],
+        })
+        .await
+        .unwrap();
+    assert_eq!(
+        f.count("select count(*) from outbox where sent is not null")
+            .await,
+        1
+    );
 }
 
 #[tokio::test]
 async fn facts_tell_what_is_missing() {
-    let settings = OutboxSettings { column_published_at: some("sent"), ..Default::default() };
+    let settings = OutboxSettings {
+        column_published_at: some("sent"),
+        ..Default::default()
+    };
     let ddl = "create sequence s cache 32; create table outbox (seq bigint default nextval('s'), id uuid, type text, \
                sent boolean); alter sequence s owned by outbox.seq";
     let f = Fixture::with(ddl, &settings).await;
     let database = database(&server().await.url(&f.name), &settings);
     let facts = database.table_facts().await.unwrap();
-    assert!(facts.sequence_cached && !facts.order_index && !facts.pending_index && facts.registered);
+    assert!(
+        facts.sequence_cached && !facts.order_index && !facts.pending_index && facts.registered
+    );
     f.sql("alter table outbox add primary key (seq); create index on outbox (seq) where sent is not true; \
            alter sequence s cache 1").await;
     let facts = database.table_facts().await.unwrap();
-    assert!(!facts.sequence_cached && facts.order_index && facts.pending_index, "{facts:?}");
+    assert!(
+        !facts.sequence_cached && facts.order_index && facts.pending_index,
+        "{facts:?}"
+    );
     let server = database.server_facts().await.unwrap();
-    assert!(server.version >= 130_000 && !server.in_recovery && !server.pooled && server.tls.is_none(), "{server:?}");
-    assert_eq!((server.schema_version, server.max_prepared_transactions), (Some(1), 10));
+    assert!(
+        server.version >= 130_000 && !server.in_recovery && !server.pooled && server.tls.is_none(),
+        "{server:?}"
+    );
+    assert_eq!(
+        (server.schema_version, server.max_prepared_transactions),
+        (Some(1), 10)
+    );
 }

@@ -32,7 +32,10 @@ async fn the_stored_number_of_partitions_wins() {
     let f = Fixture::new().await;
     assert_eq!(f.store.register("a", TTL, 4).await.unwrap().partitions, 4);
     assert_eq!(f.store.register("b", TTL, 32).await.unwrap().partitions, 4);
-    assert_eq!(f.count("select count(*) from outrigger.partitions").await, 4);
+    assert_eq!(
+        f.count("select count(*) from outrigger.partitions").await,
+        4
+    );
 }
 
 #[tokio::test]
@@ -43,12 +46,26 @@ async fn a_tick_shows_everything() {
     assert!(tick.registered && !tick.may_take_over && !tick.paused);
     assert_eq!(tick.partitions.len(), 4);
     assert!(tick.partitions.iter().all(|p| p.owner.is_none()));
-    assert_eq!((tick.failures_version, tick.awake_for, tick.next_due_in), (0, Duration::ZERO, None));
+    assert_eq!(
+        (tick.failures_version, tick.awake_for, tick.next_due_in),
+        (0, Duration::ZERO, None)
+    );
     // Reading alone writes nothing.
-    assert_eq!(f.count("select count(*) from outrigger.replicas where visible_since is null").await, 1);
+    assert_eq!(
+        f.count("select count(*) from outrigger.replicas where visible_since is null")
+            .await,
+        1
+    );
     let tick = f.store.tick(a, true).await.unwrap();
-    assert_eq!(f.count("select count(*) from outrigger.replicas where visible_since is null").await, 0);
-    assert_eq!((tick.replicas[0].name.as_str(), tick.replicas[0].alive), ("pod-a", true));
+    assert_eq!(
+        f.count("select count(*) from outrigger.replicas where visible_since is null")
+            .await,
+        0
+    );
+    assert_eq!(
+        (tick.replicas[0].name.as_str(), tick.replicas[0].alive),
+        ("pod-a", true)
+    );
     age(&f, a, "visible_since", 11).await;
     assert!(f.store.tick(a, false).await.unwrap().may_take_over);
     let stranger = f.store.tick(Uuid::new_v4(), true).await.unwrap();
@@ -74,7 +91,11 @@ async fn concurrent_claimers_never_share_a_partition() {
             let (replica, claimed) = claim.await.unwrap();
             for claimed in claimed {
                 assert!(!claimed.unclean);
-                assert_eq!(owners.insert(claimed.partition, replica), None, "{claimed:?} was given out twice");
+                assert_eq!(
+                    owners.insert(claimed.partition, replica),
+                    None,
+                    "{claimed:?} was given out twice"
+                );
             }
         }
         assert_eq!(owners.len(), 16, "every partition found an owner");
@@ -84,7 +105,11 @@ async fn concurrent_claimers_never_share_a_partition() {
         for replica in replicas {
             f.store.unregister(replica).await.unwrap();
         }
-        assert_eq!(f.count("select count(*) from outrigger.partitions where owner is not null").await, 0);
+        assert_eq!(
+            f.count("select count(*) from outrigger.partitions where owner is not null")
+                .await,
+            0
+        );
     }
 }
 
@@ -98,7 +123,15 @@ async fn a_living_owner_keeps_its_partitions_and_a_dead_one_does_not() {
     // The lease is over, but the newcomer has not been visible for a lease time: a lone owner renews by reading.
     age(&f, owner, "lease_until", 60).await;
     assert!(f.store.claim(other, &[0]).await.unwrap().is_empty());
-    assert!(f.store.tick(other, false).await.unwrap().replicas.iter().all(|r| r.alive));
+    assert!(
+        f.store
+            .tick(other, false)
+            .await
+            .unwrap()
+            .replicas
+            .iter()
+            .all(|r| r.alive)
+    );
     age(&f, other, "visible_since", 9).await;
     assert!(f.store.claim(other, &[0]).await.unwrap().is_empty());
     // Visible long enough, but the lease lasts.
@@ -107,12 +140,25 @@ async fn a_living_owner_keeps_its_partitions_and_a_dead_one_does_not() {
     assert!(f.store.claim(other, &[0]).await.unwrap().is_empty());
     age(&f, owner, "lease_until", 1).await;
     let dead = f.store.tick(other, false).await.unwrap();
-    assert_eq!(dead.replicas.iter().filter(|r| !r.alive).map(|r| r.replica).collect::<Vec<_>>(), [owner]);
+    assert_eq!(
+        dead.replicas
+            .iter()
+            .filter(|r| !r.alive)
+            .map(|r| r.replica)
+            .collect::<Vec<_>>(),
+        [owner]
+    );
     let claimed = f.store.claim(other, &[0, 5]).await.unwrap();
     assert_eq!(numbers(&claimed), [0, 5]);
-    assert_eq!(claimed.iter().map(|c| c.unclean).collect::<Vec<_>>(), [true, false]);
+    assert_eq!(
+        claimed.iter().map(|c| c.unclean).collect::<Vec<_>>(),
+        [true, false]
+    );
     // An owner whose row is gone is dead at once.
-    f.sql(&format!("delete from outrigger.replicas where replica = '{owner}'")).await;
+    f.sql(&format!(
+        "delete from outrigger.replicas where replica = '{owner}'"
+    ))
+    .await;
     let claimed = f.store.claim(other, &[1]).await.unwrap();
     assert!(claimed[0].unclean);
     // And it may not claim any more itself.
@@ -127,7 +173,10 @@ async fn a_newcomer_without_a_heartbeat_takes_nothing_from_anybody() {
     f.store.claim(owner, &[0]).await.unwrap();
     age(&f, owner, "lease_until", 60).await;
     let newcomer = f.store.register("new", TTL, 16).await.unwrap().replica;
-    assert_eq!(numbers(&f.store.claim(newcomer, &[0, 1]).await.unwrap()), [1]);
+    assert_eq!(
+        numbers(&f.store.claim(newcomer, &[0, 1]).await.unwrap()),
+        [1]
+    );
 }
 
 #[tokio::test]
@@ -149,9 +198,11 @@ async fn a_heartbeat_in_progress_wins_against_a_claim() {
     });
     // The claim waits for the heartbeat's row.
     let waiting = "select count(*) from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'";
-    tokio::time::timeout(Duration::from_secs(20), async { while f.count(waiting).await == 0 {} })
-        .await
-        .expect("the claim waits for the heartbeat");
+    tokio::time::timeout(Duration::from_secs(20), async {
+        while f.count(waiting).await == 0 {}
+    })
+    .await
+    .expect("the claim waits for the heartbeat");
     beat.batch_execute("commit").await.unwrap();
     assert!(claim.await.unwrap().is_empty());
 }
@@ -165,7 +216,15 @@ async fn release_frees_only_what_is_owned_and_wakes_the_others() {
     let mut listener = crate::waking::listening(&f).await;
     f.store.release(a, &[1, 2]).await.unwrap();
     crate::waking::woken(&mut listener).await;
-    let owners: Vec<_> = f.store.tick(a, false).await.unwrap().partitions.iter().map(|p| p.owner).collect();
+    let owners: Vec<_> = f
+        .store
+        .tick(a, false)
+        .await
+        .unwrap()
+        .partitions
+        .iter()
+        .map(|p| p.owner)
+        .collect();
     assert_eq!(owners[..3], [Some(a), None, Some(b)]);
     assert!(!f.store.claim(b, &[1]).await.unwrap()[0].unclean);
 }
@@ -173,7 +232,11 @@ async fn release_frees_only_what_is_owned_and_wakes_the_others() {
 #[tokio::test]
 async fn long_dead_rows_are_swept_unless_they_own_something() {
     let f = Fixture::new().await;
-    let (idle, owner, me) = (join(&f, "idle").await, join(&f, "owner").await, join(&f, "me").await);
+    let (idle, owner, me) = (
+        join(&f, "idle").await,
+        join(&f, "owner").await,
+        join(&f, "me").await,
+    );
     f.store.claim(owner, &[0]).await.unwrap();
     for replica in [idle, owner] {
         age(&f, replica, "lease_until", 101).await;

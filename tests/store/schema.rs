@@ -54,13 +54,24 @@ async fn the_printed_sql_does_the_same() {
     let mapping = Mapping::new(&OutboxSettings::default()).unwrap();
     std::fs::write(file.path(), print(&mapping, true)).unwrap();
     let psql = Command::new(server.program("psql"))
-        .args(["--no-psqlrc", "--quiet", "--single-transaction", "-v", "ON_ERROR_STOP=1", "-f"])
+        .args([
+            "--no-psqlrc",
+            "--quiet",
+            "--single-transaction",
+            "-v",
+            "ON_ERROR_STOP=1",
+            "-f",
+        ])
         .arg(file.path())
         .arg(server.url(&name))
         .stdout(Stdio::null())
         .output()
         .unwrap();
-    assert!(psql.status.success(), "{}", String::from_utf8_lossy(&psql.stderr));
+    assert!(
+        psql.status.success(),
+        "{}",
+        String::from_utf8_lossy(&psql.stderr)
+    );
     let printed = server.client(&name).await;
     assert_eq!(shape(&printed).await, shape(&migrated.client).await);
     // And the binary agrees that nothing is left to do.
@@ -73,8 +84,12 @@ async fn the_printed_sql_does_the_same() {
 async fn foreign_schemas_are_refused() {
     let f = Fixture::new().await;
     let database = database(&server().await.url(&f.name), &OutboxSettings::default());
-    f.sql("insert into outrigger.migrations (version, name, checksum) values (99, 'future', 'x')").await;
-    for error in [database.open().await.map(|_| ()).unwrap_err(), database.migrate(true).await.map(|_| ()).unwrap_err()] {
+    f.sql("insert into outrigger.migrations (version, name, checksum) values (99, 'future', 'x')")
+        .await;
+    for error in [
+        database.open().await.map(|_| ()).unwrap_err(),
+        database.migrate(true).await.map(|_| ()).unwrap_err(),
+    ] {
         assert_eq!(error.kind(), StoreErrorKind::Schema);
         assert!(error.to_string().contains("upgrade the binary"), "{error}");
     }
@@ -83,7 +98,10 @@ async fn foreign_schemas_are_refused() {
     assert!(error.to_string().contains("different build"), "{error}");
     f.sql("drop schema outrigger cascade").await;
     let error = database.open().await.map(|_| ()).unwrap_err();
-    assert!(error.to_string().contains("run `outrigger migrate`"), "{error}");
+    assert!(
+        error.to_string().contains("run `outrigger migrate`"),
+        "{error}"
+    );
 }
 
 #[tokio::test]
@@ -102,43 +120,91 @@ async fn the_printed_grants_suffice_and_nothing_more_is_given() {
     let f = Fixture::new().await;
     let server = server().await;
     let (writer, relay) = (format!("{}_writer", f.name), format!("{}_relay", f.name));
-    f.sql(&format!("create role {writer} login; create role {relay} login")).await;
-    let settings = OutboxSettings { table: Some("public.outbox".into()), ..Default::default() };
+    f.sql(&format!(
+        "create role {writer} login; create role {relay} login"
+    ))
+    .await;
+    let settings = OutboxSettings {
+        table: Some("public.outbox".into()),
+        ..Default::default()
+    };
     let bare = database(&server.url_as(&relay, &f.name), &settings);
     let missing = bare.table_facts().await.unwrap().missing_grants;
-    assert!(missing.iter().any(|grant| grant.starts_with("grant select on public.outbox")), "{missing:?}");
+    assert!(
+        missing
+            .iter()
+            .any(|grant| grant.starts_with("grant select on public.outbox")),
+        "{missing:?}"
+    );
     let error = bare.open().await.map(|_| ()).unwrap_err();
     assert_eq!(error.kind(), StoreErrorKind::Permission, "{error}");
-    f.sql(&grants(&Mapping::new(&settings).unwrap(), &writer, &relay)).await;
+    f.sql(&grants(&Mapping::new(&settings).unwrap(), &writer, &relay))
+        .await;
 
-    let client = tokio_postgres::connect(&server.url_as(&writer, &f.name), tokio_postgres::NoTls).await.unwrap();
+    let client = tokio_postgres::connect(&server.url_as(&writer, &f.name), tokio_postgres::NoTls)
+        .await
+        .unwrap();
     tokio::spawn(client.1);
     let client = client.0;
-    client.batch_execute("insert into outbox (type, key) values ('t', 'k')").await.unwrap();
+    client
+        .batch_execute("insert into outbox (type, key) values ('t', 'k')")
+        .await
+        .unwrap();
     let id: uuid::Uuid = client
         .query_one("select outrigger.emit('t', '{\"a\": 1}', key => 'k', available_at => now() - interval '1 second')", &[])
         .await
         .unwrap()
         .get(0);
-    for denied in ["select * from outbox", "delete from outbox", "select * from outrigger.outboxes", "update outbox set type = ''"] {
+    for denied in [
+        "select * from outbox",
+        "delete from outbox",
+        "select * from outrigger.outboxes",
+        "update outbox set type = ''",
+    ] {
         assert!(client.batch_execute(denied).await.is_err(), "{denied}");
     }
 
     let store = bare.open().await.unwrap();
-    assert_eq!(bare.table_facts().await.unwrap().missing_grants, Vec::<String>::new());
-    let me = store.register("a", std::time::Duration::from_secs(10), 4).await.unwrap().replica;
+    assert_eq!(
+        bare.table_facts().await.unwrap().missing_grants,
+        Vec::<String>::new()
+    );
+    let me = store
+        .register("a", std::time::Duration::from_secs(10), 4)
+        .await
+        .unwrap()
+        .replica;
     store.tick(me, true).await.unwrap();
     assert_eq!(store.claim(me, &[0, 1, 2, 3]).await.unwrap().len(), 4);
     let rows = store.read(&from_start()).await.unwrap().rows;
     assert_eq!(rows.iter().map(|row| row.seq).collect::<Vec<_>>(), [1, 2]);
     assert_eq!(rows[1].id, id.to_string());
-    for kind in [ReadKind::Due, ReadKind::Retries, ReadKind::Sweep { after: 0, up_to: 9 }] {
+    for kind in [
+        ReadKind::Due,
+        ReadKind::Retries,
+        ReadKind::Sweep { after: 0, up_to: 9 },
+    ] {
         store.read(&request(kind)).await.unwrap();
     }
-    store.settle(&Settle { seqs: vec![1, 2], failed_before: vec![1] }).await.unwrap();
-    store.load_failing(&outrigger::store::Partitions::All, 10).await.unwrap();
-    store.extend_awake(std::time::Duration::from_secs(5)).await.unwrap();
-    let step = store.retention_chunk(std::time::Duration::ZERO, None, 10).await.unwrap();
+    store
+        .settle(&Settle {
+            seqs: vec![1, 2],
+            failed_before: vec![1],
+        })
+        .await
+        .unwrap();
+    store
+        .load_failing(&outrigger::store::Partitions::All, 10)
+        .await
+        .unwrap();
+    store
+        .extend_awake(std::time::Duration::from_secs(5))
+        .await
+        .unwrap();
+    let step = store
+        .retention_chunk(std::time::Duration::ZERO, None, 10)
+        .await
+        .unwrap();
     assert_eq!(step.deleted, 2);
     store.status().await.unwrap();
     store.retry(&Default::default()).await.unwrap();
@@ -147,10 +213,14 @@ async fn the_printed_grants_suffice_and_nothing_more_is_given() {
     store.release(me, &[0]).await.unwrap();
     store.unregister(me).await.unwrap();
     // What was not granted names the next step.
-    f.sql(&format!("revoke select on outbox from {relay}")).await;
+    f.sql(&format!("revoke select on outbox from {relay}"))
+        .await;
     let error = store.read(&from_start()).await.unwrap_err();
     assert_eq!(error.kind(), StoreErrorKind::Permission);
-    assert!(error.to_string().contains("the relay's role needs"), "{error}");
+    assert!(
+        error.to_string().contains("the relay's role needs"),
+        "{error}"
+    );
 }
 
 #[tokio::test]
@@ -158,39 +228,80 @@ async fn emit_orders_by_commit_and_explains_itself() {
     let f = Fixture::new().await;
     let server = server().await;
     let (one, two) = (server.client(&f.name).await, server.client(&f.name).await);
-    one.batch_execute("begin; select outrigger.emit('first', key => 'k')").await.unwrap();
-    let second = tokio::spawn(async move { two.batch_execute("select outrigger.emit('second', key => 'k')").await });
+    one.batch_execute("begin; select outrigger.emit('first', key => 'k')")
+        .await
+        .unwrap();
+    let second = tokio::spawn(async move {
+        two.batch_execute("select outrigger.emit('second', key => 'k')")
+            .await
+    });
     let waiting = "select count(*) from pg_locks where locktype = 'advisory' and not granted \
                    and database = (select oid from pg_database where datname = current_database())";
-    tokio::time::timeout(std::time::Duration::from_secs(20), async { while f.count(waiting).await == 0 {} })
-        .await
-        .expect("the second writer waits for the first");
+    tokio::time::timeout(std::time::Duration::from_secs(20), async {
+        while f.count(waiting).await == 0 {}
+    })
+    .await
+    .expect("the second writer waits for the first");
     // Another key does not wait, nor does who does not lock.
     f.sql("select outrigger.emit('other', key => 'x'), outrigger.emit('third', key => 'k', lock_key => false)").await;
     assert_eq!(f.seqs(&from_start()).await, [2, 3]);
     one.batch_execute("commit").await.unwrap();
     second.await.unwrap().unwrap();
-    let types: Vec<_> = f.store.read(&from_start()).await.unwrap().rows.into_iter().map(|row| row.event_type).collect();
+    let types: Vec<_> = f
+        .store
+        .read(&from_start())
+        .await
+        .unwrap()
+        .rows
+        .into_iter()
+        .map(|row| row.event_type)
+        .collect();
     assert_eq!(types, ["first", "other", "third", "second"]);
 
-    f.sql("create schema \"Shop\"; create table \"Shop\".\"Out Box\" (like outbox including all)").await;
-    f.sql("select outrigger.attach('\"Shop\".\"Out Box\"')").await;
-    let ambiguous = f.client.batch_execute("select outrigger.emit('t')").await.unwrap_err();
+    f.sql("create schema \"Shop\"; create table \"Shop\".\"Out Box\" (like outbox including all)")
+        .await;
+    f.sql("select outrigger.attach('\"Shop\".\"Out Box\"')")
+        .await;
+    let ambiguous = f
+        .client
+        .batch_execute("select outrigger.emit('t')")
+        .await
+        .unwrap_err();
     let message = ambiguous.as_db_error().unwrap().message().to_owned();
-    assert!(message.contains("several outboxes") && message.contains("\"Shop\".\"Out Box\""), "{message}");
-    f.sql("select outrigger.emit('t', outbox => '\"Shop\".\"Out Box\"')").await;
-    assert_eq!(f.count("select count(*) from \"Shop\".\"Out Box\"").await, 1);
+    assert!(
+        message.contains("several outboxes") && message.contains("\"Shop\".\"Out Box\""),
+        "{message}"
+    );
+    f.sql("select outrigger.emit('t', outbox => '\"Shop\".\"Out Box\"')")
+        .await;
+    assert_eq!(
+        f.count("select count(*) from \"Shop\".\"Out Box\"").await,
+        1
+    );
     f.sql("delete from outrigger.outboxes").await;
-    let none = f.client.batch_execute("select outrigger.emit('t')").await.unwrap_err();
-    assert_eq!(none.as_db_error().unwrap().message(), "no outbox is registered");
+    let none = f
+        .client
+        .batch_execute("select outrigger.emit('t')")
+        .await
+        .unwrap_err();
+    assert_eq!(
+        none.as_db_error().unwrap().message(),
+        "no outbox is registered"
+    );
 }
 
 #[tokio::test]
 async fn errors_carry_no_row_contents() {
     let f = Fixture::new().await;
-    f.sql("alter table outrigger.failures add constraint odd check (event_type <> 'secret')").await;
+    f.sql("alter table outrigger.failures add constraint odd check (event_type <> 'secret')")
+        .await;
     f.sql("insert into outbox (type) values ('secret')").await;
-    let me = f.store.register("a", std::time::Duration::from_secs(10), 1).await.unwrap().replica;
+    let me = f
+        .store
+        .register("a", std::time::Duration::from_secs(10), 1)
+        .await
+        .unwrap()
+        .replica;
     f.store.claim(me, &[0]).await.unwrap();
     let row = f.store.read(&from_start()).await.unwrap().rows.remove(0);
     let failure = outrigger::store::Failure {
@@ -208,24 +319,42 @@ async fn errors_carry_no_row_contents() {
     };
     let error = f.store.record_failures(&[failure], me).await.unwrap_err();
     assert_eq!(error.kind(), StoreErrorKind::Fatal);
-    assert!(error.to_string().contains("odd") && !error.to_string().contains("secret"), "{error}");
+    assert!(
+        error.to_string().contains("odd") && !error.to_string().contains("secret"),
+        "{error}"
+    );
     f.sql("alter table outbox rename column type to kind").await;
     let error = f.store.read(&from_start()).await.unwrap_err();
-    assert_eq!((error.kind(), error.sqlstate()), (StoreErrorKind::Schema, Some("42703")));
-    assert!(error.to_string().contains("o.type does not exist"), "{error}");
+    assert_eq!(
+        (error.kind(), error.sqlstate()),
+        (StoreErrorKind::Schema, Some("42703"))
+    );
+    assert!(
+        error.to_string().contains("o.type does not exist"),
+        "{error}"
+    );
 }
 
 #[tokio::test]
 async fn unreachable_servers_and_wrong_names_are_told_apart() {
     let server = server().await;
-    let refused = database("postgres://u:hunter2@127.0.0.1:1/d", &OutboxSettings::default());
+    let refused = database(
+        "postgres://u:hunter2@127.0.0.1:1/d",
+        &OutboxSettings::default(),
+    );
     let error = refused.open().await.map(|_| ()).unwrap_err();
     assert_eq!(error.kind(), StoreErrorKind::Unavailable, "{error}");
-    assert!(error.to_string().contains("refused") && !error.to_string().contains("hunter2"), "{error}");
+    assert!(
+        error.to_string().contains("refused") && !error.to_string().contains("hunter2"),
+        "{error}"
+    );
     let nowhere = database(&server.url("nowhere"), &OutboxSettings::default());
     let error = nowhere.open().await.map(|_| ()).unwrap_err();
     assert_eq!(error.kind(), StoreErrorKind::Schema, "{error}");
-    let nobody = database(&server.url_as("nobody", "postgres"), &OutboxSettings::default());
+    let nobody = database(
+        &server.url_as("nobody", "postgres"),
+        &OutboxSettings::default(),
+    );
     let error = nobody.open().await.map(|_| ()).unwrap_err();
     assert_eq!(error.kind(), StoreErrorKind::Permission, "{error}");
 }

@@ -43,8 +43,14 @@ impl Postgres {
         fs::set_permissions(&directory, fs::Permissions::from_mode(0o755)).expect("permissions");
         if is_root() {
             // The server refuses to run as root, so the directory must belong to somebody else.
-            let status = Command::new("chown").arg("postgres").arg(&directory).status();
-            assert!(status.expect("chown runs").success(), "chown to the user postgres");
+            let status = Command::new("chown")
+                .arg("postgres")
+                .arg(&directory)
+                .status();
+            assert!(
+                status.expect("chown runs").success(),
+                "chown to the user postgres"
+            );
         }
         // Another process may take the port between choosing and binding it.
         for _ in 0..5 {
@@ -84,7 +90,9 @@ impl Postgres {
             .expect("a shell runs");
         let mut answer = String::new();
         let stdout = shell.stdout.take().expect("piped");
-        BufReader::new(stdout).read_line(&mut answer).expect("readable");
+        BufReader::new(stdout)
+            .read_line(&mut answer)
+            .expect("readable");
         if answer.trim() != "ready" {
             let _ = shell.wait();
             return None;
@@ -105,7 +113,10 @@ impl Postgres {
 
     /// Connection URL of a database for a role.
     pub fn url_as(&self, role: &str, database: &str) -> String {
-        format!("postgres://{role}@127.0.0.1:{}/{database}?sslmode=disable", self.port)
+        format!(
+            "postgres://{role}@127.0.0.1:{}/{database}?sslmode=disable",
+            self.port
+        )
     }
 
     /// The port.
@@ -131,16 +142,22 @@ impl Postgres {
 
     /// A plain connection as the superuser, driven in the background.
     pub async fn client(&self, database: &str) -> tokio_postgres::Client {
-        let (client, connection) = tokio_postgres::connect(&self.url(database), tokio_postgres::NoTls)
-            .await
-            .expect("connect to the test server");
+        let (client, connection) =
+            tokio_postgres::connect(&self.url(database), tokio_postgres::NoTls)
+                .await
+                .expect("connect to the test server");
         tokio::spawn(connection);
         client
     }
 
-    /// A program of the server's installation, such as `psql`.
+    /// A program such as `psql`: of the server's installation, or else on the PATH.
     pub fn program(&self, name: &str) -> PathBuf {
-        self.bin.join(name)
+        let own = self.bin.join(name);
+        if own.is_file() {
+            own
+        } else {
+            PathBuf::from(name)
+        }
     }
 
     /// What the server logged so far; each entry begins with its database's name and a colon.
@@ -156,7 +173,10 @@ impl Postgres {
             self.directory.display(),
         );
         let status = as_server_user(&script).stdin(Stdio::null()).status();
-        assert!(status.expect("a shell runs").success(), "restart PostgreSQL");
+        assert!(
+            status.expect("a shell runs").success(),
+            "restart PostgreSQL"
+        );
     }
 }
 
@@ -193,18 +213,34 @@ fn free_port() -> u16 {
 
 /// The directory with `initdb`, `pg_ctl` and `postgres`: on the PATH, or the newest of Debian's.
 fn find_bin() -> PathBuf {
-    let complete = |dir: &Path| ["initdb", "pg_ctl", "postgres"].iter().all(|name| dir.join(name).is_file());
+    let complete = |dir: &Path| {
+        ["initdb", "pg_ctl", "postgres"]
+            .iter()
+            .all(|name| dir.join(name).is_file())
+    };
     let path = std::env::var_os("PATH").unwrap_or_default();
     if let Some(dir) = std::env::split_paths(&path).find(|dir| complete(dir)) {
         return dir;
     }
     let mut versions: Vec<PathBuf> = fs::read_dir("/usr/lib/postgresql")
-        .map(|entries| entries.flatten().map(|entry| entry.path().join("bin")).collect())
+        .map(|entries| {
+            entries
+                .flatten()
+                .map(|entry| entry.path().join("bin"))
+                .collect()
+        })
         .unwrap_or_default();
     versions.retain(|dir| complete(dir));
     versions.sort_by_key(|dir| {
-        let version = dir.parent().and_then(Path::file_name).and_then(|name| name.to_str());
-        version.and_then(|name| name.parse::<u32>().ok()).unwrap_or(0)
+        let version = dir
+            .parent()
+            .and_then(Path::file_name)
+            .and_then(|name| name.to_str());
+        version
+            .and_then(|name| name.parse::<u32>().ok())
+            .unwrap_or(0)
     });
-    versions.pop().expect("PostgreSQL's server programs, on the PATH or in /usr/lib/postgresql/*/bin")
+    versions
+        .pop()
+        .expect("PostgreSQL's server programs, on the PATH or in /usr/lib/postgresql/*/bin")
 }

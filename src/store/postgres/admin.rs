@@ -160,7 +160,10 @@ impl Where {
 
 /// The selected records, oldest first.
 fn selected(sql: &Sql, filter: &FailureFilter) -> String {
-    let limit = filter.limit.map(|n| format!("limit {n}")).unwrap_or_default();
+    let limit = filter
+        .limit
+        .map(|n| format!("limit {n}"))
+        .unwrap_or_default();
     format!(
         "select f.seq from outrigger.failures f where f.outbox = {} and {} order by f.seq {limit}",
         sql.outbox,
@@ -217,7 +220,9 @@ impl PostgresStore {
     /// Returns how many.
     pub async fn discard(&self, filter: &FailureFilter) -> Result<u64, StoreError> {
         let sql = &self.inner.sql;
-        let settled = sql.settle.replace("any($1)", "any(array(select seq from chosen))");
+        let settled = sql
+            .settle
+            .replace("any($1)", "any(array(select seq from chosen))");
         let text = format!(
             "with chosen as materialized ({}), version as ({} and exists (select from chosen)), settled as ({settled}) \
              delete from outrigger.failures f using chosen where f.outbox = {} and f.seq = chosen.seq",
@@ -271,7 +276,11 @@ impl PostgresStore {
         let draw = id.is_none().then_some((Field::Id, &drawn));
         for (field, text) in draw.into_iter().chain(given) {
             let column = table.column(field).ok_or_else(|| {
-                StoreError::schema(format!("table {} has no column for {}", table.name, field.setting()))
+                StoreError::schema(format!(
+                    "table {} has no column for {}",
+                    table.name,
+                    field.setting()
+                ))
             })?;
             texts.push(text);
             names.push(quote(&column.name));
@@ -287,7 +296,10 @@ impl PostgresStore {
             names.join(", "),
             values.join(", ")
         );
-        let params: Params<'_> = texts.iter().map(|text| (text as &(dyn ToSql + Sync), Type::TEXT)).collect();
+        let params: Params<'_> = texts
+            .iter()
+            .map(|text| (text as &(dyn ToSql + Sync), Type::TEXT))
+            .collect();
         run!(self, |client| client.execute_typed(&text, &params))?;
         Ok(id.map_or(drawn.clone(), |(_, id)| id.clone()))
     }
@@ -331,7 +343,10 @@ impl PostgresStore {
     /// The highest `seq` so far, for `tail` to begin at. Zero for an empty table.
     pub async fn last_seq(&self) -> Result<i64, StoreError> {
         let sql = &self.inner.sql;
-        let text = format!("select coalesce(max({})::int8, 0) from {} o", sql.seq, sql.table);
+        let text = format!(
+            "select coalesce(max({})::int8, 0) from {} o",
+            sql.seq, sql.table
+        );
         let row: Row = run!(self, |client| client.query_typed_one(&text, &[]))?;
         Ok(row.try_get(0)?)
     }
@@ -384,7 +399,10 @@ async fn status(client: &Client, table: &Table, sql: &Sql) -> Result<Status, Sto
         sql.outbox
     );
     let row = client.query_typed_opt(&text, &[]).await?.ok_or_else(|| {
-        StoreError::schema(format!("outbox {} is not registered: run `outrigger migrate`", sql.table))
+        StoreError::schema(format!(
+            "outbox {} is not registered: run `outrigger migrate`",
+            sql.table
+        ))
     })?;
     let replicas = format!(
         "select r.replica, r.name, r.version, r.registered_at, \
@@ -402,7 +420,9 @@ async fn status(client: &Client, table: &Table, sql: &Sql) -> Result<Status, Sto
     Ok(Status {
         pending: pending.min(PENDING_COUNT_MAX),
         pending_capped: pending > PENDING_COUNT_MAX,
-        oldest_pending: row.try_get::<_, Option<i64>>("age")?.map(|us| micros(Some(us))),
+        oldest_pending: row
+            .try_get::<_, Option<i64>>("age")?
+            .map(|us| micros(Some(us))),
         retrying: row.try_get("retrying")?,
         blocked: row.try_get("blocked")?,
         dead: row.try_get("dead")?,

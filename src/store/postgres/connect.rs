@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
-use deadpool_postgres::{Connect, Manager, ManagerConfig, Pool, RecyclingMethod, Runtime, Timeouts};
+use deadpool_postgres::{
+    Connect, Manager, ManagerConfig, Pool, RecyclingMethod, Runtime, Timeouts,
+};
 use secrecy::{ExposeSecret, SecretString};
 use tokio::task::JoinHandle;
 use tokio_postgres::config::{
@@ -56,7 +58,9 @@ pub(super) struct Connector {
 
 impl fmt::Debug for Connector {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Connector").field("target", &self.target()).finish_non_exhaustive()
+        f.debug_struct("Connector")
+            .field("target", &self.target())
+            .finish_non_exhaustive()
     }
 }
 
@@ -68,7 +72,11 @@ impl Connector {
         params.fill_from(&settings.variables)?;
         let (mut usage, verify) = tls::policy(&params)?;
         let mut config = base_config(&params)?;
-        if config.get_hosts().iter().all(|host| matches!(host, Host::Unix(_))) {
+        if config
+            .get_hosts()
+            .iter()
+            .all(|host| matches!(host, Host::Unix(_)))
+        {
             // libpq ignores sslmode on a Unix socket.
             usage = Use::Never;
         }
@@ -76,7 +84,9 @@ impl Connector {
             None | Some("postgres") => false,
             Some("direct") if usage == Use::Always => true,
             Some("direct") => {
-                return Err(bad("has sslnegotiation=direct, which needs sslmode=require or stronger"));
+                return Err(bad(
+                    "has sslnegotiation=direct, which needs sslmode=require or stronger",
+                ));
             }
             Some(_) => return Err(bad("has an unknown sslnegotiation: use postgres or direct")),
         };
@@ -89,7 +99,9 @@ impl Connector {
             Use::Always => SslMode::Require,
         });
         if config.get_channel_binding() == ChannelBinding::Require && usage == Use::Never {
-            return Err(bad("has channel_binding=require, which needs TLS: set sslmode=require or stronger"));
+            return Err(bad(
+                "has channel_binding=require, which needs TLS: set sslmode=require or stronger",
+            ));
         }
         let tls = MakeRustlsConnect::new(tls::config(&params, verify, direct)?);
         Ok(Self { config, tls, usage })
@@ -111,7 +123,11 @@ impl Connector {
                 }
             })
             .collect();
-        format!("{}/{}", hosts.join(","), self.config.get_dbname().unwrap_or_default())
+        format!(
+            "{}/{}",
+            hosts.join(","),
+            self.config.get_dbname().unwrap_or_default()
+        )
     }
 
     /// Opens one connection, falling back between TLS and plain as `allow` and `prefer` demand. The caller sets the
@@ -136,7 +152,11 @@ impl Connector {
     /// Longest sensible wait for `open`: every host may use up its connect timeout, on both attempts.
     pub(super) fn deadline(&self) -> Duration {
         let hosts = self.config.get_hosts().len().max(1) as u32;
-        let one = self.config.get_connect_timeout().copied().unwrap_or(CONNECT_TIMEOUT);
+        let one = self
+            .config
+            .get_connect_timeout()
+            .copied()
+            .unwrap_or(CONNECT_TIMEOUT);
         one.saturating_mul(2 * hosts).max(CONNECT_TIMEOUT)
     }
 
@@ -243,7 +263,9 @@ fn add_hosts(config: &mut Config, params: &Params) -> Result<Vec<(String, u16)>,
             .collect::<Result<_, _>>()?,
     };
     if ports.len() != 1 && ports.len() != hosts.len() {
-        return Err(bad("has as many ports as neither one nor the number of hosts"));
+        return Err(bad(
+            "has as many ports as neither one nor the number of hosts",
+        ));
     }
     let mut targets = Vec::new();
     for (i, host) in hosts.iter().enumerate() {
@@ -254,13 +276,19 @@ fn add_hosts(config: &mut Config, params: &Params) -> Result<Vec<(String, u16)>,
         config.host(*host).port(port);
         targets.push(((*host).to_owned(), port));
     }
-    if params.get("host").is_some() && let Some(addresses) = params.get("hostaddr") {
+    if params.get("host").is_some()
+        && let Some(addresses) = params.get("hostaddr")
+    {
         let addresses: Vec<&str> = addresses.split(',').collect();
         if addresses.len() != hosts.len() {
             return Err(bad("has a different number of host and hostaddr entries"));
         }
         for address in addresses {
-            config.hostaddr(address.parse().map_err(|_| bad("has a hostaddr that is not an IP address"))?);
+            config.hostaddr(
+                address
+                    .parse()
+                    .map_err(|_| bad("has a hostaddr that is not an IP address"))?,
+            );
         }
     }
     Ok(targets)
@@ -271,7 +299,11 @@ fn set_choices(config: &mut Config, params: &Params) -> Result<(), StoreError> {
         None | Some("prefer") => {}
         Some("require") => _ = config.channel_binding(ChannelBinding::Require),
         Some("disable") => _ = config.channel_binding(ChannelBinding::Disable),
-        Some(_) => return Err(bad("has an unknown channel_binding: use disable, prefer or require")),
+        Some(_) => {
+            return Err(bad(
+                "has an unknown channel_binding: use disable, prefer or require",
+            ));
+        }
     }
     match params.get("target_session_attrs") {
         None | Some("read-write" | "primary") => {}
@@ -285,13 +317,25 @@ fn set_choices(config: &mut Config, params: &Params) -> Result<(), StoreError> {
     match params.get("load_balance_hosts") {
         None | Some("disable") => {}
         Some("random") => _ = config.load_balance_hosts(LoadBalanceHosts::Random),
-        Some(_) => return Err(bad("has an unknown load_balance_hosts: use disable or random")),
+        Some(_) => {
+            return Err(bad(
+                "has an unknown load_balance_hosts: use disable or random",
+            ));
+        }
     }
     match params.get("gssencmode") {
         None | Some("disable" | "prefer") => {}
-        Some(_) => return Err(bad("has a gssencmode other than disable or prefer: GSSAPI is not supported")),
+        Some(_) => {
+            return Err(bad(
+                "has a gssencmode other than disable or prefer: GSSAPI is not supported",
+            ));
+        }
     }
-    match params.get("client_encoding").map(str::to_lowercase).as_deref() {
+    match params
+        .get("client_encoding")
+        .map(str::to_lowercase)
+        .as_deref()
+    {
         None | Some("utf8" | "utf-8" | "unicode" | "auto") => Ok(()),
         Some(_) => Err(bad("has a client_encoding other than UTF8: remove it")),
     }
@@ -301,10 +345,21 @@ fn set_times(config: &mut Config, params: &Params) -> Result<(), StoreError> {
     let number = |name: &str| -> Result<Option<i64>, StoreError> {
         params
             .get(name)
-            .map(|value| value.trim().parse().map_err(|_| bad(format!("has a {name} that is not a number"))))
+            .map(|value| {
+                value
+                    .trim()
+                    .parse()
+                    .map_err(|_| bad(format!("has a {name} that is not a number")))
+            })
             .transpose()
     };
-    let positive = |name: &str| Ok::<_, StoreError>(number(name)?.and_then(|n| u64::try_from(n).ok()).filter(|n| *n > 0));
+    let positive = |name: &str| {
+        Ok::<_, StoreError>(
+            number(name)?
+                .and_then(|n| u64::try_from(n).ok())
+                .filter(|n| *n > 0),
+        )
+    };
     if let Some(seconds) = positive("connect_timeout")? {
         // libpq: at least two seconds; zero and negative mean forever, which nothing here ever waits.
         config.connect_timeout(Duration::from_secs(seconds.max(2)));
@@ -328,9 +383,16 @@ fn set_times(config: &mut Config, params: &Params) -> Result<(), StoreError> {
 }
 
 /// Looks a password up in a `.pgpass` file: `host:port:database:user:password`, `*` for any, `\` escapes.
-fn password_from(path: &str, hosts: &[(String, u16)], config: &Config) -> Result<Option<String>, StoreError> {
-    let text = std::fs::read_to_string(path)
-        .map_err(|error| bad(format!("names a passfile `{path}` that cannot be read: {error}")))?;
+fn password_from(
+    path: &str,
+    hosts: &[(String, u16)],
+    config: &Config,
+) -> Result<Option<String>, StoreError> {
+    let text = std::fs::read_to_string(path).map_err(|error| {
+        bad(format!(
+            "names a passfile `{path}` that cannot be read: {error}"
+        ))
+    })?;
     let fits = |pattern: &str, value: &str| pattern == "*" || pattern == value;
     for line in text.lines().filter(|line| !line.starts_with('#')) {
         let fields = split_fields(line);
@@ -339,7 +401,11 @@ fn password_from(path: &str, hosts: &[(String, u16)], config: &Config) -> Result
         };
         let host_fits = hosts.iter().any(|(name, number)| {
             // libpq calls the default socket directory "localhost" here.
-            let name = if name.starts_with('/') { "localhost" } else { name };
+            let name = if name.starts_with('/') {
+                "localhost"
+            } else {
+                name
+            };
             fits(host, name) && fits(port, &number.to_string())
         });
         if host_fits
@@ -358,8 +424,14 @@ fn split_fields(line: &str) -> Vec<String> {
     while let Some(c) = chars.next() {
         match c {
             ':' if fields.len() < 5 => fields.push(String::new()),
-            '\\' => fields.last_mut().into_iter().for_each(|field| field.extend(chars.next())),
-            _ => fields.last_mut().into_iter().for_each(|field| field.push(c)),
+            '\\' => fields
+                .last_mut()
+                .into_iter()
+                .for_each(|field| field.extend(chars.next())),
+            _ => fields
+                .last_mut()
+                .into_iter()
+                .for_each(|field| field.push(c)),
         }
     }
     fields
@@ -384,8 +456,14 @@ mod tests {
         let config = connector("postgres://u:p@h/d").unwrap().config;
         assert_eq!(config.get_connect_timeout(), Some(&Duration::from_secs(5)));
         assert_eq!(config.get_keepalives_idle(), Duration::from_secs(30));
-        assert_eq!(config.get_tcp_user_timeout(), Some(&Duration::from_secs(20)));
-        assert_eq!(config.get_target_session_attrs(), TargetSessionAttrs::ReadWrite);
+        assert_eq!(
+            config.get_tcp_user_timeout(),
+            Some(&Duration::from_secs(20))
+        );
+        assert_eq!(
+            config.get_target_session_attrs(),
+            TargetSessionAttrs::ReadWrite
+        );
         assert_eq!(config.get_application_name(), Some("outrigger"));
         assert_eq!(config.get_ssl_mode(), SslMode::Prefer);
     }
@@ -413,8 +491,14 @@ mod tests {
             ("postgres:///d", "names no host"),
             ("postgres://h:0/d", "port"),
             ("postgres://h/d?sslnegotiation=direct", "sslmode=require"),
-            ("postgres://h/d?channel_binding=require&sslmode=disable", "needs TLS"),
-            ("postgres://h/d?target_session_attrs=standby", "the relay writes"),
+            (
+                "postgres://h/d?channel_binding=require&sslmode=disable",
+                "needs TLS",
+            ),
+            (
+                "postgres://h/d?target_session_attrs=standby",
+                "the relay writes",
+            ),
             ("postgres://h/d?connect_timeout=soon", "connect_timeout"),
             ("host=a,b port=1,2,3", "ports"),
         ] {
@@ -426,11 +510,19 @@ mod tests {
     #[test]
     fn the_password_file_is_searched_like_libpq_does() {
         let mut file = tempfile::NamedTempFile::new().unwrap();
-        writeln!(file, "# comment\nother:*:*:*:no\nh:5432:d:u:p\\:a\\\\ss:word\n*:*:*:*:last").unwrap();
+        writeln!(
+            file,
+            "# comment\nother:*:*:*:no\nh:5432:d:u:p\\:a\\\\ss:word\n*:*:*:*:last"
+        )
+        .unwrap();
         let path = file.path().display();
-        let config = connector(&format!("host=h user=u dbname=d passfile={path}")).unwrap().config;
+        let config = connector(&format!("host=h user=u dbname=d passfile={path}"))
+            .unwrap()
+            .config;
         assert_eq!(config.get_password(), Some(&b"p:a\\ss:word"[..]));
-        let config = connector(&format!("host=h user=v dbname=d passfile={path}")).unwrap().config;
+        let config = connector(&format!("host=h user=v dbname=d passfile={path}"))
+            .unwrap()
+            .config;
         assert_eq!(config.get_password(), Some(&b"last"[..]));
         let debug = format!("{:?}", connector("postgres://u:hunter2@h/d").unwrap());
         assert!(!debug.contains("hunter2"), "{debug}");

@@ -48,9 +48,23 @@ const KNOWN: &[(&str, Option<&str>)] = &[
 
 /// What libpq knows and we cannot honour: refused rather than ignored.
 const UNSUPPORTED: &[&str] = &[
-    "service", "servicefile", "sslcrl", "sslcrldir", "sslpassword", "sslcertmode", "krbsrvname", "gsslib",
-    "gssdelegation", "requirepeer", "replication", "require_auth", "ssl_min_protocol_version",
-    "ssl_max_protocol_version", "min_protocol_version", "max_protocol_version", "scram_client_key",
+    "service",
+    "servicefile",
+    "sslcrl",
+    "sslcrldir",
+    "sslpassword",
+    "sslcertmode",
+    "krbsrvname",
+    "gsslib",
+    "gssdelegation",
+    "requirepeer",
+    "replication",
+    "require_auth",
+    "ssl_min_protocol_version",
+    "ssl_max_protocol_version",
+    "min_protocol_version",
+    "max_protocol_version",
+    "scram_client_key",
     "scram_server_key",
 ];
 
@@ -69,17 +83,25 @@ impl Params {
         };
         for name in params.keys() {
             if UNSUPPORTED.contains(&name.as_str()) {
-                return Err(bad(format!("sets `{name}`, which outrigger does not support: remove it")));
+                return Err(bad(format!(
+                    "sets `{name}`, which outrigger does not support: remove it"
+                )));
             }
             if !KNOWN.iter().any(|(known, _)| known == name) {
-                return Err(bad(format!("has an unknown parameter `{}`: remove it", printable(name))));
+                return Err(bad(format!(
+                    "has an unknown parameter `{}`: remove it",
+                    printable(name)
+                )));
             }
         }
         Ok(Self(params))
     }
 
     /// Fills what is still unset from `PG*` variables. Empty variables count as unset.
-    pub(super) fn fill_from(&mut self, variables: &BTreeMap<String, String>) -> Result<(), StoreError> {
+    pub(super) fn fill_from(
+        &mut self,
+        variables: &BTreeMap<String, String>,
+    ) -> Result<(), StoreError> {
         for name in ["PGSERVICE", "PGSSLCRL", "PGREQUIREAUTH", "PGREQUIREPEER"] {
             if variables.get(name).is_some_and(|value| !value.is_empty()) {
                 return Err(StoreError::new(
@@ -89,9 +111,13 @@ impl Params {
             }
         }
         for (name, variable) in KNOWN {
-            let value = variable.and_then(|v| variables.get(v)).filter(|v| !v.is_empty());
+            let value = variable
+                .and_then(|v| variables.get(v))
+                .filter(|v| !v.is_empty());
             if let Some(value) = value {
-                self.0.entry((*name).to_owned()).or_insert_with(|| value.clone());
+                self.0
+                    .entry((*name).to_owned())
+                    .or_insert_with(|| value.clone());
             }
         }
         Ok(())
@@ -100,7 +126,10 @@ impl Params {
     /// A parameter that is set and not empty.
     pub(super) fn get(&self, name: &str) -> Option<&str> {
         debug_assert!(KNOWN.iter().any(|(known, _)| *known == name), "{name}");
-        self.0.get(name).map(String::as_str).filter(|value| !value.is_empty())
+        self.0
+            .get(name)
+            .map(String::as_str)
+            .filter(|value| !value.is_empty())
     }
 }
 
@@ -124,7 +153,9 @@ fn parse_url(rest: &str) -> Result<BTreeMap<String, String>, StoreError> {
         .rsplit_once('@')
         .map_or((None, authority), |(login, hosts)| (Some(login), hosts));
     if let Some(login) = login {
-        let (user, password) = login.split_once(':').map_or((login, None), |(u, p)| (u, Some(p)));
+        let (user, password) = login
+            .split_once(':')
+            .map_or((login, None), |(u, p)| (u, Some(p)));
         set(&mut params, "user", user)?;
         if let Some(password) = password {
             set(&mut params, "password", password)?;
@@ -184,7 +215,11 @@ fn set(params: &mut BTreeMap<String, String>, name: &str, raw: &str) -> Result<(
 
 /// Percent-decoding. `+` stays a plus, as in libpq.
 fn decode(raw: &str, what: &str) -> Result<String, StoreError> {
-    let broken = || bad(format!("has a broken %-escape in its {what}: write `%` itself as `%25`"));
+    let broken = || {
+        bad(format!(
+            "has a broken %-escape in its {what}: write `%` itself as `%25`"
+        ))
+    };
     let mut bytes = Vec::with_capacity(raw.len());
     let mut rest = raw.bytes();
     while let Some(byte) = rest.next() {
@@ -224,7 +259,10 @@ fn parse_pairs(text: &str) -> Result<BTreeMap<String, String>, StoreError> {
         loop {
             match chars.peek() {
                 None if quoted => {
-                    return Err(bad(format!("has no closing quote after `{}`", printable(&name))));
+                    return Err(bad(format!(
+                        "has no closing quote after `{}`",
+                        printable(&name)
+                    )));
                 }
                 None => break,
                 Some('\'') if quoted => {
@@ -253,7 +291,10 @@ mod tests {
     }
 
     fn check(text: &str, expected: &[(&str, &str)]) {
-        let expected: Vec<_> = expected.iter().map(|(k, v)| ((*k).into(), (*v).into())).collect();
+        let expected: Vec<_> = expected
+            .iter()
+            .map(|(k, v)| ((*k).into(), (*v).into()))
+            .collect();
         assert_eq!(pairs(text), expected, "{text}");
     }
 
@@ -281,12 +322,14 @@ mod tests {
                 ("user", "u"),
             ],
         );
-        check("postgres://%2Fvar%2Frun/d", &[("dbname", "d"), ("host", "/var/run")]);
-        check("postgres:///d?host=/tmp&ssl=true", &[
-            ("dbname", "d"),
-            ("host", "/tmp"),
-            ("sslmode", "require"),
-        ]);
+        check(
+            "postgres://%2Fvar%2Frun/d",
+            &[("dbname", "d"), ("host", "/var/run")],
+        );
+        check(
+            "postgres:///d?host=/tmp&ssl=true",
+            &[("dbname", "d"), ("host", "/tmp"), ("sslmode", "require")],
+        );
         check("postgres://", &[]);
     }
 
@@ -325,14 +368,25 @@ mod tests {
     #[test]
     fn variables_fill_the_gaps_only() {
         let mut params = Params::parse("postgres://u@h/d").unwrap();
-        let variables = [("PGUSER", "other"), ("PGPASSWORD", "s"), ("PGPORT", ""), ("PGSSLMODE", "require")]
-            .map(|(k, v)| (k.to_owned(), v.to_owned()));
+        let variables = [
+            ("PGUSER", "other"),
+            ("PGPASSWORD", "s"),
+            ("PGPORT", ""),
+            ("PGSSLMODE", "require"),
+        ]
+        .map(|(k, v)| (k.to_owned(), v.to_owned()));
         params.fill_from(&variables.into()).unwrap();
         assert_eq!(params.get("user"), Some("u"));
         assert_eq!(params.get("password"), Some("s"));
         assert_eq!(params.get("port"), None);
         assert_eq!(params.get("sslmode"), Some("require"));
         let service = [("PGSERVICE".to_owned(), "x".to_owned())].into();
-        assert!(params.fill_from(&service).unwrap_err().to_string().contains("PGSERVICE"));
+        assert!(
+            params
+                .fill_from(&service)
+                .unwrap_err()
+                .to_string()
+                .contains("PGSERVICE")
+        );
     }
 }

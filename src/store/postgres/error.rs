@@ -199,7 +199,10 @@ mod tests {
     #[test]
     fn grants_are_added_to_permission_errors_only() {
         let mut error = StoreError::new(StoreErrorKind::Permission, "permission denied");
-        assert_eq!(error.clone().with_grants("X").to_string(), "permission denied");
+        assert_eq!(
+            error.clone().with_grants("X").to_string(),
+            "permission denied"
+        );
         error.sqlstate = Some("42501".into());
         assert_eq!(
             error.with_grants("GRANT SELECT ON t").to_string(),

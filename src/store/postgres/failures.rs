@@ -38,7 +38,9 @@ pub(super) async fn record(
     let crashes = column(failures, |f| f.crashes.min(i32::MAX as u32) as i32);
     let reasons = column(failures, |f| f.reason.as_ref().map(|r| r.code.as_str()));
     let errors = column(failures, |f| f.reason.as_ref().map(|r| storable(&r.detail)));
-    let waits = column(failures, |f| f.retry_after.map(|wait| wait.as_micros() as f64));
+    let waits = column(failures, |f| {
+        f.retry_after.map(|wait| wait.as_micros() as f64)
+    });
     let text = format!(
         "with owned as materialized (select partition from outrigger.partitions \
            where outbox = {outbox} and owner = $1 order by partition for share), \
@@ -81,7 +83,10 @@ pub(super) async fn record(
 
 /// Text as Postgres can hold it (no NUL), and not without end.
 fn storable(text: &str) -> String {
-    text.chars().filter(|c| *c != '\0').take(ERROR_MAX).collect()
+    text.chars()
+        .filter(|c| *c != '\0')
+        .take(ERROR_MAX)
+        .collect()
 }
 
 /// Loads the records that hold keys up, oldest first.
@@ -94,7 +99,11 @@ pub(super) async fn load(
     let mut filter = String::new();
     let owned: Vec<i64>;
     let mut params: Vec<(&(dyn tokio_postgres::types::ToSql + Sync), Type)> = Vec::new();
-    if let Partitions::Some { owned: numbers, count } = partitions {
+    if let Partitions::Some {
+        owned: numbers,
+        count,
+    } = partitions
+    {
         owned = numbers.iter().map(|p| i64::from(*p)).collect();
         filter = format!("and {}", Sql::in_partitions("f.hash", *count, "$1"));
         params.push((&owned, Type::INT8_ARRAY));
@@ -114,7 +123,9 @@ pub(super) async fn load(
                 hash: row.try_get(1)?,
                 keyed: row.try_get(2)?,
                 state: state(row.try_get(3)?)?,
-                retry_in: Duration::from_micros(row.try_get::<_, Option<i64>>(4)?.unwrap_or(0).max(0) as u64),
+                retry_in: Duration::from_micros(
+                    row.try_get::<_, Option<i64>>(4)?.unwrap_or(0).max(0) as u64,
+                ),
             })
         })
         .collect()

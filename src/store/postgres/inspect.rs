@@ -89,12 +89,15 @@ impl Table {
 
     /// The column as `o."name"`.
     pub(super) fn sql(&self, field: Field) -> Option<String> {
-        self.column(field).map(|column| format!("o.{}", quote(&column.name)))
+        self.column(field)
+            .map(|column| format!("o.{}", quote(&column.name)))
     }
 
     pub(super) fn capabilities(&self) -> Capabilities {
         let has = |field| self.columns.contains_key(&field);
-        let dated = self.column(Field::PublishedAt).is_some_and(|c| c.kind != Kind::Boolean);
+        let dated = self
+            .column(Field::PublishedAt)
+            .is_some_and(|c| c.kind != Kind::Boolean);
         Capabilities {
             outbox: self.name.clone(),
             has_order: has(Field::Seq),
@@ -133,7 +136,10 @@ order by a.attnum";
 /// Looks the table up. `Ok(None)`: there is no such table.
 pub(super) async fn find(client: &Client, mapping: &Mapping) -> Result<Option<Table>, StoreError> {
     let name = mapping.quoted_table();
-    let Some(row) = client.query_typed_opt(TABLE, &[(&name, Type::TEXT)]).await? else {
+    let Some(row) = client
+        .query_typed_opt(TABLE, &[(&name, Type::TEXT)])
+        .await?
+    else {
         return Ok(None);
     };
     let kind: &str = row.try_get("kind")?;
@@ -170,7 +176,10 @@ pub(super) async fn inspect(client: &Client, mapping: &Mapping) -> Result<Table,
         } else {
             "create it, or correct OUTRIGGER_OUTBOX_TABLE"
         };
-        StoreError::schema(format!("table {} does not exist (or is not on the search path): {next}", mapping.quoted_table()))
+        StoreError::schema(format!(
+            "table {} does not exist (or is not on the search path): {next}",
+            mapping.quoted_table()
+        ))
     })
 }
 
@@ -226,7 +235,10 @@ fn resolve(
 /// What the column would have to be, if it is not.
 fn expectation(field: Field, kind: Kind, type_name: &str) -> Option<&'static str> {
     let is_text = || {
-        matches!(type_name, "text" | "character varying" | "character" | "citext" | "\"char\"" | "name")
+        matches!(
+            type_name,
+            "text" | "character varying" | "character" | "citext" | "\"char\"" | "name"
+        )
     };
     let (fits, expected) = match field {
         Field::Seq => (kind == Kind::Integer, "smallint, integer or bigint"),
@@ -260,7 +272,10 @@ mod tests {
 
     fn check(settings: &OutboxSettings, columns: &[(&str, &str)]) -> Result<Resolved, String> {
         let mapping = Mapping::new(settings).unwrap();
-        let found = columns.iter().map(|(n, t)| ((*n).into(), (*t).into())).collect();
+        let found = columns
+            .iter()
+            .map(|(n, t)| ((*n).into(), (*t).into()))
+            .collect();
         let names: Vec<_> = columns.iter().map(|(n, _)| (*n).to_owned()).collect();
         resolve(&mapping, "public.outbox", &found, &names).map_err(|e| e.to_string())
     }
@@ -294,10 +309,21 @@ mod tests {
             column_id: Some("seq2".into()),
             ..Default::default()
         };
-        let columns = [("seq", "bigint"), ("seq2", "bigint"), ("id", "uuid"), ("type", "text")];
+        let columns = [
+            ("seq", "bigint"),
+            ("seq2", "bigint"),
+            ("id", "uuid"),
+            ("type", "text"),
+        ];
         let error = check(&settings, &columns).unwrap_err();
-        assert!(error.contains("is of type uuid, but must be timestamptz, timestamp or boolean"), "{error}");
-        assert!(error.contains("OUTRIGGER_OUTBOX_COLUMN_PUBLISHED_AT"), "{error}");
+        assert!(
+            error.contains("is of type uuid, but must be timestamptz, timestamp or boolean"),
+            "{error}"
+        );
+        assert!(
+            error.contains("OUTRIGGER_OUTBOX_COLUMN_PUBLISHED_AT"),
+            "{error}"
+        );
     }
 
     #[test]
@@ -306,6 +332,10 @@ mod tests {
             extra: vec!["tenant".into()],
             ..Default::default()
         };
-        assert!(check(&settings, SMALL).unwrap_err().contains("route template"));
+        assert!(
+            check(&settings, SMALL)
+                .unwrap_err()
+                .contains("route template")
+        );
     }
 }

@@ -120,7 +120,11 @@ async fn session(
     let (client, mut connection) = match timeout(deadline, connector.open()).await {
         Ok(Ok(opened)) => opened,
         Ok(Err(error)) => return End::Failed(error.into()),
-        Err(_) => return End::Failed(StoreError::unavailable("timed out connecting to the database")),
+        Err(_) => {
+            return End::Failed(StoreError::unavailable(
+                "timed out connecting to the database",
+            ));
+        }
     };
     let statement = format!("listen {}", quote(channel));
     let mut listening = false;

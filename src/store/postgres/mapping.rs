@@ -26,7 +26,10 @@ pub enum Preset {
 /// column that only the preset names is optional, except for the id, the type, the order column, and (unless rows
 /// are deleted) the published column.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-#[allow(missing_docs, reason = "each field is the setting OUTRIGGER_OUTBOX_ plus its name")]
+#[allow(
+    missing_docs,
+    reason = "each field is the setting OUTRIGGER_OUTBOX_ plus its name"
+)]
 pub struct OutboxSettings {
     pub table: Option<String>,
     pub preset: Preset,
@@ -193,8 +196,14 @@ impl Mapping {
         let mut wanted: Vec<Wanted> = Vec::new();
         for field in Field::ALL {
             let given = field.configured(settings);
-            let preset = if debezium { field.debezium() } else { Some(field.native()) };
-            let Some(column) = given.or(preset) else { continue };
+            let preset = if debezium {
+                field.debezium()
+            } else {
+                Some(field.native())
+            };
+            let Some(column) = given.or(preset) else {
+                continue;
+            };
             if let Some(other) = wanted.iter().find(|w| w.column == column) {
                 // A column may serve as key and subject at once; but nothing may double as order, id or mark.
                 let exclusive = |f: Field| matches!(f, Field::Seq | Field::PublishedAt);
@@ -259,7 +268,9 @@ impl Mapping {
 
     /// Schema (if configured) and table, unquoted.
     pub(super) fn schema_and_table(&self) -> Option<(&str, &str)> {
-        self.schema.as_deref().map(|schema| (schema, self.table.as_str()))
+        self.schema
+            .as_deref()
+            .map(|schema| (schema, self.table.as_str()))
     }
 
     /// The table's own name, unquoted.
@@ -355,16 +366,27 @@ mod tests {
             ..Default::default()
         };
         let error = Mapping::new(&settings).unwrap_err().to_string();
-        assert!(error.contains("OUTRIGGER_OUTBOX_AFTER_PUBLISH=delete"), "{error}");
+        assert!(
+            error.contains("OUTRIGGER_OUTBOX_AFTER_PUBLISH=delete"),
+            "{error}"
+        );
         settings.after_publish = Some(AfterPublish::Mark);
         assert!(Mapping::new(&settings).is_err());
         settings.after_publish = Some(AfterPublish::Delete);
         let mapping = Mapping::new(&settings).unwrap();
         assert!(!mapping.is_native());
-        assert!(mapping.wanted.iter().any(|w| w.column == "aggregateid" && w.field == Field::Key));
+        assert!(
+            mapping
+                .wanted
+                .iter()
+                .any(|w| w.column == "aggregateid" && w.field == Field::Key)
+        );
         settings.after_publish = None;
         settings.column_published_at = Some("sent".into());
-        assert_eq!(Mapping::new(&settings).unwrap().after_publish, AfterPublish::Mark);
+        assert_eq!(
+            Mapping::new(&settings).unwrap().after_publish,
+            AfterPublish::Mark
+        );
     }
 
     #[test]

@@ -34,9 +34,12 @@ const LOCK: &str = "select pg_advisory_xact_lock(hashtextextended('outrigger mig
 impl Migration {
     /// Detects an edited or foreign step. FNV-1a: it guards against mistakes, not against malice.
     pub fn checksum(&self) -> String {
-        let hash = self.sql.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-            (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-        });
+        let hash = self
+            .sql
+            .bytes()
+            .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+                (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+            });
         format!("{hash:016x}")
     }
 
@@ -77,7 +80,11 @@ pub(super) async fn migrate(
         .start()
         .await?;
     transaction.batch_execute(LOCK).await?;
-    if inspect::find(transaction.client(), mapping).await?.is_none() && mapping.is_native() {
+    if inspect::find(transaction.client(), mapping)
+        .await?
+        .is_none()
+        && mapping.is_native()
+    {
         transaction.batch_execute(&table_sql(mapping)).await?;
         done.created_table = true;
     }
@@ -104,28 +111,40 @@ async fn step(client: &mut Client) -> Result<Option<i32>, StoreError> {
     // Only now: another replica may just have applied it.
     let applied = applied(transaction.client()).await?;
     verify(&applied)?;
-    let Some(next) = MIGRATIONS.iter().find(|m| applied.iter().all(|(v, _)| *v != m.version)) else {
+    let Some(next) = MIGRATIONS
+        .iter()
+        .find(|m| applied.iter().all(|(v, _)| *v != m.version))
+    else {
         return Ok(None);
     };
     let during = |error: tokio_postgres::Error| {
         StoreError::from(error).during(&format!("migration {} ({})", next.version, next.name))
     };
     transaction.batch_execute(next.sql).await.map_err(during)?;
-    transaction.batch_execute(&next.record()).await.map_err(during)?;
+    transaction
+        .batch_execute(&next.record())
+        .await
+        .map_err(during)?;
     transaction.commit().await.map_err(during)?;
     Ok(Some(next.version))
 }
 
 async fn applied(client: &Client) -> Result<Vec<(i32, String)>, StoreError> {
     let exists: bool = client
-        .query_typed_one("select to_regclass('outrigger.migrations') is not null", &[])
+        .query_typed_one(
+            "select to_regclass('outrigger.migrations') is not null",
+            &[],
+        )
         .await?
         .try_get(0)?;
     if !exists {
         return Ok(Vec::new());
     }
     let rows = client
-        .query_typed("select version, checksum from outrigger.migrations order by version", &[])
+        .query_typed(
+            "select version, checksum from outrigger.migrations order by version",
+            &[],
+        )
         .await?;
     rows.iter()
         .map(|row| Ok((row.try_get(0)?, row.try_get(1)?)))
@@ -171,7 +190,12 @@ pub fn print(mapping: &Mapping, with_trigger: bool) -> String {
         "-- Outrigger: everything `outrigger migrate` does. Run it in one transaction (psql --single-transaction).\n",
     );
     for migration in MIGRATIONS {
-        let _ = write!(out, "\n{}\n{}\n", migration.sql.trim_end(), migration.record());
+        let _ = write!(
+            out,
+            "\n{}\n{}\n",
+            migration.sql.trim_end(),
+            migration.record()
+        );
     }
     if mapping.is_native() {
         let _ = write!(out, "\n{}", table_sql(mapping));
@@ -206,7 +230,11 @@ pub fn grants(mapping: &Mapping, writer: &str, relay: &str) -> String {
     let (writer, relay, table) = (quote(writer), quote(relay), mapping.quoted_table());
     let mut out = String::new();
     if let Some((schema, _)) = mapping.schema_and_table() {
-        let _ = writeln!(out, "grant usage on schema {} to {writer}, {relay};", quote(schema));
+        let _ = writeln!(
+            out,
+            "grant usage on schema {} to {writer}, {relay};",
+            quote(schema)
+        );
     }
     let _ = write!(
         out,
@@ -215,9 +243,16 @@ pub fn grants(mapping: &Mapping, writer: &str, relay: &str) -> String {
          grant usage on schema outrigger to {writer};\n\
          grant select, delete on {table} to {relay};\n"
     );
-    let marked = mapping.wanted.iter().find(|w| w.field == Field::PublishedAt);
+    let marked = mapping
+        .wanted
+        .iter()
+        .find(|w| w.field == Field::PublishedAt);
     if let Some(column) = marked.filter(|_| mapping.after_publish == AfterPublish::Mark) {
-        let _ = writeln!(out, "grant update ({}) on {table} to {relay};", quote(&column.column));
+        let _ = writeln!(
+            out,
+            "grant update ({}) on {table} to {relay};",
+            quote(&column.column)
+        );
     }
     let _ = write!(
         out,
@@ -229,11 +264,18 @@ pub fn grants(mapping: &Mapping, writer: &str, relay: &str) -> String {
     out
 }
 
-/// Compares a stored version with ours, for `check`.
+/// The stored version, for `check`; `None` if there is none or the role may not see it.
 pub(super) async fn version(client: &Client) -> Result<Option<i32>, StoreError> {
     match applied(client).await {
         Ok(applied) => Ok(applied.last().map(|(version, _)| *version)),
-        Err(error) if error.kind() == StoreErrorKind::Schema => Ok(None),
+        Err(error)
+            if matches!(
+                error.kind(),
+                StoreErrorKind::Schema | StoreErrorKind::Permission
+            ) =>
+        {
+            Ok(None)
+        }
         Err(error) => Err(error),
     }
 }

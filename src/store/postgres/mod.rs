@@ -84,7 +84,11 @@ impl Database {
         let mut lease = self.lease().await?;
         // Longer than a statement may take otherwise: an index may have to be built, and other replicas waited for.
         let limit = self.timeout.max(Duration::from_secs(300));
-        let result = timeout(limit, migrate::migrate(lease.client(), &self.mapping, with_trigger)).await;
+        let result = timeout(
+            limit,
+            migrate::migrate(lease.client(), &self.mapping, with_trigger),
+        )
+        .await;
         lease.finish(result)
     }
 
@@ -126,7 +130,10 @@ impl Database {
 struct Lease(Option<Object>);
 
 impl Lease {
-    #[allow(clippy::expect_used, reason = "only `finish` and `drop` take the connection, and both end the lease")]
+    #[allow(
+        clippy::expect_used,
+        reason = "only `finish` and `drop` take the connection, and both end the lease"
+    )]
     fn client(&mut self) -> &mut tokio_postgres::Client {
         let object = self.0.as_mut().expect("the lease holds a connection");
         &mut *object
@@ -141,7 +148,9 @@ impl Lease {
                 drop(self.0.take());
                 result.map_err(Into::into)
             }
-            Err(_) => Err(StoreError::unavailable("the database did not answer in time")),
+            Err(_) => Err(StoreError::unavailable(
+                "the database did not answer in time",
+            )),
         }
     }
 }
@@ -174,7 +183,9 @@ macro_rules! run {
         let mut lease = $self.inner.database.lease().await?;
         let $client = lease.client();
         let result = timeout($self.inner.database.timeout, $body).await;
-        lease.finish(result).map_err(|error| error.with_grants(&$self.inner.grants))
+        lease
+            .finish(result)
+            .map_err(|error| error.with_grants(&$self.inner.grants))
     }};
 }
 pub(self) use run;
@@ -206,7 +217,12 @@ impl PostgresStore {
     /// rows come in no particular order. Rows recorded as suspects are read in their place, with their counts.
     pub async fn read(&self, request: &ReadRequest) -> Result<ReadBatch, StoreError> {
         let inner = &*self.inner;
-        run!(self, |client| read::read(client, &inner.table, &inner.sql, request))
+        run!(self, |client| read::read(
+            client,
+            &inner.table,
+            &inner.sql,
+            request
+        ))
     }
 
     /// Marks or deletes finished rows. Idempotent. Returns how many rows it changed.
@@ -219,52 +235,99 @@ impl PostgresStore {
     }
 
     /// Stores failures of rows in partitions that `replica` owns; returns the `seq` of those stored.
-    pub async fn record_failures(&self, failures: &[Failure], replica: Uuid) -> Result<Vec<i64>, StoreError> {
+    pub async fn record_failures(
+        &self,
+        failures: &[Failure],
+        replica: Uuid,
+    ) -> Result<Vec<i64>, StoreError> {
         let inner = &*self.inner;
-        run!(self, |client| failures::record(client, &inner.sql, failures, replica))
+        run!(self, |client| failures::record(
+            client, &inner.sql, failures, replica
+        ))
     }
 
     /// Loads at most `limit` records that hold keys up, oldest first.
-    pub async fn load_failing(&self, partitions: &Partitions, limit: usize) -> Result<Vec<Failing>, StoreError> {
+    pub async fn load_failing(
+        &self,
+        partitions: &Partitions,
+        limit: usize,
+    ) -> Result<Vec<Failing>, StoreError> {
         let inner = &*self.inner;
-        run!(self, |client| failures::load(client, &inner.sql, partitions, limit))
+        run!(self, |client| failures::load(
+            client, &inner.sql, partitions, limit
+        ))
     }
 
     /// Registers a replica. The number of partitions already stored wins over `partitions`.
-    pub async fn register(&self, name: &str, lease_ttl: Duration, partitions: i32) -> Result<Registered, StoreError> {
+    pub async fn register(
+        &self,
+        name: &str,
+        lease_ttl: Duration,
+        partitions: i32,
+    ) -> Result<Registered, StoreError> {
         let inner = &*self.inner;
-        run!(self, |client| ownership::register(client, &inner.sql, name, lease_ttl, partitions))
+        run!(self, |client| ownership::register(
+            client, &inner.sql, name, lease_ttl, partitions
+        ))
     }
 
     /// Reads who is there and who owns what; with `beat`, renews the lease before.
     pub async fn tick(&self, replica: Uuid, beat: bool) -> Result<Tick, StoreError> {
         let inner = &*self.inner;
-        run!(self, |client| ownership::tick(client, &inner.table, &inner.sql, replica, beat))
+        run!(self, |client| ownership::tick(
+            client,
+            &inner.table,
+            &inner.sql,
+            replica,
+            beat
+        ))
     }
 
     /// Takes those of the partitions that are free or whose owner is dead.
-    pub async fn claim(&self, replica: Uuid, partitions: &[i32]) -> Result<Vec<Claimed>, StoreError> {
+    pub async fn claim(
+        &self,
+        replica: Uuid,
+        partitions: &[i32],
+    ) -> Result<Vec<Claimed>, StoreError> {
         let inner = &*self.inner;
-        run!(self, |client| ownership::claim(client, &inner.sql, replica, partitions))
+        run!(self, |client| ownership::claim(
+            client, &inner.sql, replica, partitions
+        ))
     }
 
     /// Gives partitions up, where owned, and wakes the others.
     pub async fn release(&self, replica: Uuid, partitions: &[i32]) -> Result<(), StoreError> {
         let inner = &*self.inner;
-        run!(self, |client| ownership::release(client, &inner.table, &inner.sql, replica, partitions))
+        run!(self, |client| ownership::release(
+            client,
+            &inner.table,
+            &inner.sql,
+            replica,
+            partitions
+        ))
     }
 
     /// Gives everything up and leaves.
     pub async fn unregister(&self, replica: Uuid) -> Result<(), StoreError> {
         let inner = &*self.inner;
-        run!(self, |client| ownership::unregister(client, &inner.table, &inner.sql, replica))
+        run!(self, |client| ownership::unregister(
+            client,
+            &inner.table,
+            &inner.sql,
+            replica
+        ))
     }
 
     /// Promises to poll for `horizon` from now, so that writers need not notify. Writes only when less than half
     /// of the horizon is left.
     pub async fn extend_awake(&self, horizon: Duration) -> Result<(), StoreError> {
         let inner = &*self.inner;
-        run!(self, |client| ownership::extend_awake(client, &inner.table, &inner.sql, horizon))
+        run!(self, |client| ownership::extend_awake(
+            client,
+            &inner.table,
+            &inner.sql,
+            horizon
+        ))
     }
 
     /// Deletes published rows older than `older_than` among the next `limit` rows after `after`.
@@ -283,6 +346,9 @@ impl PostgresStore {
     /// Starts listening for wake-ups.
     pub fn listen(&self) -> Listener {
         let inner = &*self.inner;
-        Listener::spawn(inner.database.connector.clone(), inner.table.channel.clone())
+        Listener::spawn(
+            inner.database.connector.clone(),
+            inner.table.channel.clone(),
+        )
     }
 }

@@ -99,7 +99,10 @@ pub(super) async fn register(
         )
         .await?;
     transaction.commit().await?;
-    Ok(Registered { replica, partitions })
+    Ok(Registered {
+        replica,
+        partitions,
+    })
 }
 
 pub(super) async fn tick(
@@ -149,7 +152,11 @@ pub(super) async fn tick(
             .into_iter()
             .zip(names)
             .zip(alive)
-            .map(|((replica, name), alive)| ReplicaRow { replica, name, alive })
+            .map(|((replica, name), alive)| ReplicaRow {
+                replica,
+                name,
+                alive,
+            })
             .collect(),
         registered: row.try_get("registered")?,
         may_take_over: row.try_get("may_take_over")?,
@@ -340,7 +347,10 @@ pub(super) async fn unregister(
         stale(&sql.outbox)
     );
     client
-        .query_typed(&text, &[(&replica, Type::UUID), (&table.channel, Type::TEXT)])
+        .query_typed(
+            &text,
+            &[(&replica, Type::UUID), (&table.channel, Type::TEXT)],
+        )
         .await?;
     Ok(())
 }
@@ -362,7 +372,10 @@ pub(super) async fn extend_awake(
     );
     let micros = horizon.as_micros() as f64;
     client
-        .query_typed(&text, &[(&micros, Type::FLOAT8), (&table.channel, Type::TEXT)])
+        .query_typed(
+            &text,
+            &[(&micros, Type::FLOAT8), (&table.channel, Type::TEXT)],
+        )
         .await?;
     Ok(())
 }

@@ -4,7 +4,7 @@ use tokio::time::timeout;
 use tokio_postgres::Client;
 use tokio_postgres::types::Type;
 
-use super::error::StoreError;
+use super::error::{StoreError, StoreErrorKind};
 use super::inspect::{self, Capabilities};
 use super::mapping::{AfterPublish, Field, literal};
 use super::{Database, migrate};
@@ -35,7 +35,7 @@ pub struct ServerFacts {
     pub pooled: bool,
     /// Seconds the database's clock is ahead of ours.
     pub clock_ahead: i64,
-    /// Version of the schema `outrigger`; `None`: not migrated.
+    /// Version of the schema `outrigger`; `None`: not migrated, or hidden from this role.
     pub schema_version: Option<i32>,
 }
 
@@ -119,7 +119,10 @@ async fn shares_sessions(one: &Client, other: &mut Client) -> Result<bool, Store
     let before: i32 = one.query_typed_one(SESSION, &[]).await?.try_get(0)?;
     // An open transaction keeps whatever session it was given, so the first connection must get another.
     let transaction = other.transaction().await?;
-    let theirs: i32 = transaction.query_typed_one(SESSION, &[]).await?.try_get(0)?;
+    let theirs: i32 = transaction
+        .query_typed_one(SESSION, &[])
+        .await?
+        .try_get(0)?;
     let after: i32 = one.query_typed_one(SESSION, &[]).await?.try_get(0)?;
     transaction.rollback().await?;
     Ok(before == theirs || before != after)
@@ -127,19 +130,34 @@ async fn shares_sessions(one: &Client, other: &mut Client) -> Result<bool, Store
 
 async fn table(client: &Client, database: &Database) -> Result<TableFacts, StoreError> {
     let table = inspect::inspect(client, database.mapping()).await?;
-    let registered = migrate::version(client).await?.is_some() && {
-        let row = client
-            .query_typed_one(
-                "select exists (select from outrigger.outboxes where outbox = $1)",
-                &[(&table.name, Type::TEXT)],
-            )
-            .await?;
-        row.try_get(0)?
+    let registered = match client
+        .query_typed_one(
+            "select exists (select from outrigger.outboxes where outbox = $1)",
+            &[(&table.name, Type::TEXT)],
+        )
+        .await
+        .map_err(StoreError::from)
+    {
+        Ok(row) => row.try_get(0)?,
+        // Not migrated, or hidden; the missing grants tell which.
+        Err(error)
+            if matches!(
+                error.kind(),
+                StoreErrorKind::Schema | StoreErrorKind::Permission
+            ) =>
+        {
+            false
+        }
+        Err(error) => return Err(error),
     };
     let order = table.column(Field::Seq).map(|column| column.name.clone());
     let first_column = match &order {
-        Some(_) => "(select attname::text = $1 from pg_attribute where attrelid = i.indrelid and attnum = i.indkey[0])",
-        None => "(i.indkey[0] = 0 and $1 is null and pg_get_indexdef(i.indexrelid, 1, true) like '%hashtextextended(%')",
+        Some(_) => {
+            "(select attname::text = $1 from pg_attribute where attrelid = i.indrelid and attnum = i.indkey[0])"
+        }
+        None => {
+            "(i.indkey[0] = 0 and $1 is null and pg_get_indexdef(i.indexrelid, 1, true) like '%hashtextextended(%')"
+        }
     };
     let class = table.regclass();
     let text = format!(
@@ -153,7 +171,9 @@ async fn table(client: &Client, database: &Database) -> Result<TableFacts, Store
              where s.seqrelid = pg_get_serial_sequence({}, $1)::regclass), false) as cached",
         literal(&table.name)
     );
-    let published = table.column(Field::PublishedAt).map(|column| column.name.clone());
+    let published = table
+        .column(Field::PublishedAt)
+        .map(|column| column.name.clone());
     let row = client
         .query_typed_one(&text, &[(&order, Type::TEXT), (&published, Type::TEXT)])
         .await?;
@@ -168,17 +188,35 @@ async fn table(client: &Client, database: &Database) -> Result<TableFacts, Store
     })
 }
 
-async fn missing_grants(client: &Client, table: &inspect::Table) -> Result<Vec<String>, StoreError> {
+async fn missing_grants(
+    client: &Client,
+    table: &inspect::Table,
+) -> Result<Vec<String>, StoreError> {
     let class = table.regclass();
-    let mark = table.column(Field::PublishedAt).filter(|_| table.after_publish == AfterPublish::Mark);
+    let mark = table
+        .column(Field::PublishedAt)
+        .filter(|_| table.after_publish == AfterPublish::Mark);
     let mut wanted = vec![
-        (format!("has_table_privilege({class}, 'select')"), format!("grant select on {}", table.name)),
-        (format!("has_table_privilege({class}, 'delete')"), format!("grant delete on {}", table.name)),
+        (
+            format!("has_table_privilege({class}, 'select')"),
+            format!("grant select on {}", table.name),
+        ),
+        (
+            format!("has_table_privilege({class}, 'delete')"),
+            format!("grant delete on {}", table.name),
+        ),
     ];
     if let Some(column) = mark {
         wanted.push((
-            format!("has_column_privilege({class}, {}, 'update')", literal(&column.name)),
-            format!("grant update ({}) on {}", super::mapping::quote(&column.name), table.name),
+            format!(
+                "has_column_privilege({class}, {}, 'update')",
+                literal(&column.name)
+            ),
+            format!(
+                "grant update ({}) on {}",
+                super::mapping::quote(&column.name),
+                table.name
+            ),
         ));
     }
     // Names are resolved only where they exist and may be looked up.
@@ -198,9 +236,15 @@ async fn missing_grants(client: &Client, table: &inspect::Table) -> Result<Vec<S
         for (tables, privileges) in [
             (&["migrations"][..], &["select"][..]),
             (&["outboxes", "wake"], &["select", "update"]),
-            (&["replicas", "partitions", "failures"], &["select", "insert", "update", "delete"]),
+            (
+                &["replicas", "partitions", "failures"],
+                &["select", "insert", "update", "delete"],
+            ),
         ] {
-            for (name, privilege) in tables.iter().flat_map(|t| privileges.iter().map(move |p| (t, p))) {
+            for (name, privilege) in tables
+                .iter()
+                .flat_map(|t| privileges.iter().map(move |p| (t, p)))
+            {
                 wanted.push((
                     format!("coalesce(has_table_privilege(to_regclass('outrigger.{name}'), '{privilege}'), true)"),
                     format!("grant {privilege} on outrigger.{name}"),
@@ -208,10 +252,24 @@ async fn missing_grants(client: &Client, table: &inspect::Table) -> Result<Vec<S
             }
         }
     }
-    let role: String = client.query_typed_one("select quote_ident(current_user)", &[]).await?.try_get(0)?;
+    let role: String = client
+        .query_typed_one("select quote_ident(current_user)", &[])
+        .await?
+        .try_get(0)?;
     let checks: Vec<&str> = wanted.iter().map(|(check, _)| check.as_str()).collect();
-    let row = client.query_typed_one(&format!("select array[{}]", checks.join(", ")), &[]).await?;
+    let row = client
+        .query_typed_one(&format!("select array[{}]", checks.join(", ")), &[])
+        .await?;
     let granted: Vec<bool> = row.try_get(0)?;
-    missing.extend(wanted.into_iter().zip(granted).filter(|(_, ok)| !ok).map(|((_, grant), _)| grant));
-    Ok(missing.into_iter().map(|grant| format!("{grant} to {role}")).collect())
+    missing.extend(
+        wanted
+            .into_iter()
+            .zip(granted)
+            .filter(|(_, ok)| !ok)
+            .map(|((_, grant), _)| grant),
+    );
+    Ok(missing
+        .into_iter()
+        .map(|grant| format!("{grant} to {role}"))
+        .collect())
 }

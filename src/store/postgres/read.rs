@@ -27,7 +27,11 @@ pub(super) struct Statement<'a> {
 }
 
 /// Builds the statement of a request. `owned` holds the owned partitions in the parameter's type.
-pub(super) fn statement<'a>(sql: &Sql, request: &'a ReadRequest, owned: &'a Vec<i64>) -> Statement<'a> {
+pub(super) fn statement<'a>(
+    sql: &Sql,
+    request: &'a ReadRequest,
+    owned: &'a Vec<i64>,
+) -> Statement<'a> {
     let mut params: Params<'a> = Vec::new();
     let mut filters = vec![sql.pending.clone()];
     let seq = &sql.seq;
@@ -38,7 +42,9 @@ pub(super) fn statement<'a>(sql: &Sql, request: &'a ReadRequest, owned: &'a Vec<
     match &request.kind {
         // Without an order column "above" means nothing: a new row may hash to anywhere. What is known is left
         // out by name, and the first rows in whatever order do as well as any.
-        ReadKind::Main { after: Some(after) } | ReadKind::CatchUp { after, .. } if sql.has_order => {
+        ReadKind::Main { after: Some(after) } | ReadKind::CatchUp { after, .. }
+            if sql.has_order =>
+        {
             filters.push(format!("{seq} > {}", bind(after, Type::INT8)));
         }
         ReadKind::Sweep { after, up_to } => {
@@ -48,15 +54,26 @@ pub(super) fn statement<'a>(sql: &Sql, request: &'a ReadRequest, owned: &'a Vec<
         _ => {}
     }
     if let ReadKind::CatchUp { keys, .. } = &request.kind {
-        filters.push(format!("{} = any({})", sql.hash, bind(keys, Type::INT8_ARRAY)));
+        filters.push(format!(
+            "{} = any({})",
+            sql.hash,
+            bind(keys, Type::INT8_ARRAY)
+        ));
     }
     if let Partitions::Some { count, .. } = &request.partitions {
-        filters.push(Sql::in_partitions(&sql.hash, *count, &bind(owned, Type::INT8_ARRAY)));
+        filters.push(Sql::in_partitions(
+            &sql.hash,
+            *count,
+            &bind(owned, Type::INT8_ARRAY),
+        ));
     }
     // NOT IN (unnest) and not <> ALL: it hashes the list once in every server version, and spares the planner a
     // selectivity estimate per element.
     if !request.known.is_empty() {
-        filters.push(format!("{seq} not in (select unnest({}))", bind(&request.known, Type::INT8_ARRAY)));
+        filters.push(format!(
+            "{seq} not in (select unnest({}))",
+            bind(&request.known, Type::INT8_ARRAY)
+        ));
     }
     if !request.skip_keys.is_empty() {
         let list = bind(&request.skip_keys, Type::INT8_ARRAY);
@@ -70,20 +87,29 @@ pub(super) fn statement<'a>(sql: &Sql, request: &'a ReadRequest, owned: &'a Vec<
         ));
         (
             "(f.attempts::int8 << 32) | f.crashes as counts".to_owned(),
-            format!("outrigger.failures f join {} o on {}", sql.table, sql.failure_join),
+            format!(
+                "outrigger.failures f join {} o on {}",
+                sql.table, sql.failure_join
+            ),
         )
     } else {
         filters.push(sql.not_failing.clone());
         (sql.counts.clone(), format!("{} o", sql.table))
     };
-    let mut order = if sql.has_order { format!("order by {seq} ") } else { String::new() };
+    let mut order = if sql.has_order {
+        format!("order by {seq} ")
+    } else {
+        String::new()
+    };
     match (&sql.available, &request.kind) {
         (Some((at, now)), ReadKind::Due) => {
             filters.push(format!("{at} is not null and {at} <= {now}"));
             order = format!("order by {at} ");
         }
         (None, ReadKind::Due) => filters.push("false".into()),
-        (Some((at, now)), _) if !retries => filters.push(format!("({at} is null or {at} <= {now})")),
+        (Some((at, now)), _) if !retries => {
+            filters.push(format!("({at} is null or {at} <= {now})"))
+        }
         _ => {}
     }
     let rows = format!(
@@ -126,7 +152,8 @@ pub(super) async fn read(
     // the locks are seen after the rows' snapshot was taken, without a second round trip.
     let (rows, holders) = future::join(rows, client.query_typed(&sql.holders, &[])).await;
     let (mut batch, snapshot) = rows?;
-    let mut answer = parse_snapshot(&snapshot.ok_or_else(|| StoreError::fatal("a read returned no snapshot"))?)?;
+    let mut answer =
+        parse_snapshot(&snapshot.ok_or_else(|| StoreError::fatal("a read returned no snapshot"))?)?;
     for row in holders? {
         answer.holders.push(Holder {
             virtual_transaction: row.try_get(0)?,
@@ -148,7 +175,11 @@ async fn rows(
     let mut batch = ReadBatch::default();
     let mut snapshot = None;
     let mut bytes = 0;
-    let mut stream = pin!(client.query_typed_raw(&statement.text, statement.params).await?);
+    let mut stream = pin!(
+        client
+            .query_typed_raw(&statement.text, statement.params)
+            .await?
+    );
     while let Some(row) = stream.next().await {
         let row = row?;
         if main && snapshot.is_none() {
@@ -183,8 +214,9 @@ fn parse_snapshot(text: &str) -> Result<Holders, StoreError> {
     let parsed = (|| {
         let next = parts.next()?.parse::<u64>().ok()?;
         let running = parts.next()?.split(',').filter(|xid| !xid.is_empty());
-        let running: Option<Vec<u32>> =
-            running.map(|xid| xid.parse::<u64>().ok().map(|xid| xid as u32)).collect();
+        let running: Option<Vec<u32>> = running
+            .map(|xid| xid.parse::<u64>().ok().map(|xid| xid as u32))
+            .collect();
         Some(Holders {
             holders: Vec::new(),
             in_progress: running?,
@@ -241,7 +273,9 @@ impl<'a> Layout<'a> {
             extensions: text(9)?,
             headers: text(10)?,
             data: self.data(row)?,
-            created_at: row.try_get::<_, Option<Instant>>(DATA + 2)?.and_then(|at| at.0),
+            created_at: row
+                .try_get::<_, Option<Instant>>(DATA + 2)?
+                .and_then(|at| at.0),
             extra,
         })
     }
@@ -255,7 +289,9 @@ impl<'a> Layout<'a> {
         };
         Ok(match self.data {
             // The binary form of jsonb is a version byte, always 1, and the text.
-            Some(Kind::Jsonb) => Data::Json(Bytes::copy_from_slice(raw.get(1..).unwrap_or_default())),
+            Some(Kind::Jsonb) => {
+                Data::Json(Bytes::copy_from_slice(raw.get(1..).unwrap_or_default()))
+            }
             Some(Kind::Json) => Data::Json(Bytes::copy_from_slice(raw)),
             Some(Kind::Binary) => Data::Binary(Bytes::copy_from_slice(raw)),
             _ => Data::Text(Bytes::copy_from_slice(raw)),
@@ -285,7 +321,9 @@ impl<'a> FromSql<'a> for Instant {
         const EPOCH_2000: i64 = 946_684_800_000_000;
         let since_2000 = i64::from_be_bytes(raw.try_into()?);
         let micros = since_2000.checked_add(EPOCH_2000);
-        Ok(Self(micros.and_then(|us| Timestamp::from_microsecond(us).ok())))
+        Ok(Self(
+            micros.and_then(|us| Timestamp::from_microsecond(us).ok()),
+        ))
     }
 
     fn accepts(kind: &Type) -> bool {
@@ -304,7 +342,10 @@ mod tests {
         assert_eq!((holders.in_progress, holders.next_xid), (vec![10, 14], 20));
         let wrapped = parse_snapshot("4294967290:4294967301:4294967297").unwrap();
         assert_eq!((wrapped.in_progress, wrapped.next_xid), (vec![1], 5));
-        assert_eq!(parse_snapshot("7:7:").unwrap().in_progress, Vec::<u32>::new());
+        assert_eq!(
+            parse_snapshot("7:7:").unwrap().in_progress,
+            Vec::<u32>::new()
+        );
         assert!(parse_snapshot("7").is_err());
     }
 }

@@ -46,7 +46,10 @@ impl PostgresStore {
     /// Counts the rows a replay would touch.
     pub async fn replay_count(&self, filter: &ReplayFilter) -> Result<i64, StoreError> {
         let condition = self.replay_condition(filter)?;
-        let text = format!("select count(*) from {} o where {condition}", self.inner.sql.table);
+        let text = format!(
+            "select count(*) from {} o where {condition}",
+            self.inner.sql.table
+        );
         let params = params(filter, &0, &i64::MAX);
         let row = run!(self, |client| client.query_typed_one(&text, &params))?;
         Ok(row.try_get(0)?)
@@ -124,7 +127,11 @@ impl PostgresStore {
             Field::ExpiresAt,
         ];
         let mut columns: Vec<String> = Vec::new();
-        let kept = table.columns.iter().filter(|(field, _)| !fresh.contains(field)).map(|(_, column)| column.name.as_str());
+        let kept = table
+            .columns
+            .iter()
+            .filter(|(field, _)| !fresh.contains(field))
+            .map(|(_, column)| column.name.as_str());
         for name in kept.chain(table.extra.iter().map(AsRef::as_ref)) {
             let name = quote(name);
             if !columns.contains(&name) {
@@ -152,7 +159,11 @@ impl PostgresStore {
             )));
         }
         let missing = |field: Field, what: &str| {
-            StoreError::schema(format!("table {} cannot be filtered by {what}: set {}", table.name, field.setting()))
+            StoreError::schema(format!(
+                "table {} cannot be filtered by {what}: set {}",
+                table.name,
+                field.setting()
+            ))
         };
         let created = match table.column(Field::CreatedAt) {
             Some(column) if column.kind == Kind::Timestamp => {

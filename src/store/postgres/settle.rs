@@ -18,7 +18,9 @@ pub(super) async fn settle(client: &Client, sql: &Sql, settle: &Settle) -> Resul
         return Ok(0);
     }
     let settled = if settle.failed_before.is_empty() {
-        client.execute_typed(&sql.settle, &[(&settle.seqs, Type::INT8_ARRAY)]).await
+        client
+            .execute_typed(&sql.settle, &[(&settle.seqs, Type::INT8_ARRAY)])
+            .await
     } else {
         client
             .execute_typed(
@@ -53,7 +55,8 @@ pub(super) async fn retention_chunk(
     after: Option<i64>,
     limit: usize,
 ) -> Result<RetentionStep, StoreError> {
-    let (Some(order), Some(published)) = (table.sql(Field::Seq), table.column(Field::PublishedAt)) else {
+    let (Some(order), Some(published)) = (table.sql(Field::Seq), table.column(Field::PublishedAt))
+    else {
         return Err(StoreError::schema(
             "OUTRIGGER_OUTBOX_RETENTION needs an order column and a published column",
         ));
@@ -84,11 +87,18 @@ pub(super) async fn retention_chunk(
     let row = client
         .query_typed_one(
             &text,
-            &[(&after.unwrap_or(i64::MIN), Type::INT8), (&micros, Type::FLOAT8)],
+            &[
+                (&after.unwrap_or(i64::MIN), Type::INT8),
+                (&micros, Type::FLOAT8),
+            ],
         )
         .await?;
-    let (deleted, last, seen, old): (i64, Option<i64>, i64, bool) =
-        (row.try_get(0)?, row.try_get(1)?, row.try_get(2)?, row.try_get(3)?);
+    let (deleted, last, seen, old): (i64, Option<i64>, i64, bool) = (
+        row.try_get(0)?,
+        row.try_get(1)?,
+        row.try_get(2)?,
+        row.try_get(3)?,
+    );
     Ok(RetentionStep {
         deleted: deleted as u64,
         next_after: last.filter(|_| old && seen as usize >= limit),

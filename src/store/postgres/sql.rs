@@ -67,21 +67,27 @@ impl Sql {
             Some(column) => format!("o.{} is null", quote(&column.name)),
             None => "true".into(),
         };
-        let available = t
-            .column(Field::AvailableAt)
-            .map(|column| (format!("o.{}", quote(&column.name)), now(column.kind).to_owned()));
+        let available = t.column(Field::AvailableAt).map(|column| {
+            (
+                format!("o.{}", quote(&column.name)),
+                now(column.kind).to_owned(),
+            )
+        });
         let (columns, nulls) = select_list(t, &seq, &hash);
         // The first EXISTS is evaluated once per statement, so healthy outboxes pay nothing per row. Under
         // OR, the planner keeps the second one as a probe per row instead of a join, which would have to sort.
         // A suspect is read in its place: only its crash count matters.
         let any = format!("exists (select from outrigger.failures f where f.outbox = {outbox})");
         let row = format!("from outrigger.failures f where f.outbox = {outbox} and f.seq = {seq}");
-        let not_failing = format!("(not {any} or not exists (select {row} and f.state <> 'suspect'))");
+        let not_failing =
+            format!("(not {any} or not exists (select {row} and f.state <> 'suspect'))");
         let counts = format!(
             "case when {any} then (select (f.attempts::int8 << 32) | f.crashes {row}) end as counts"
         );
         let failure_join = match (&order, t.column(Field::Id)) {
-            (None, Some(column)) if column.type_name == "uuid" => format!("{id} = f.event_id::uuid"),
+            (None, Some(column)) if column.type_name == "uuid" => {
+                format!("{id} = f.event_id::uuid")
+            }
             (None, Some(column)) if column.type_name == "text" => format!("{id} = f.event_id"),
             _ => format!("{seq} = f.seq"),
         };
@@ -144,7 +150,10 @@ fn select_list(t: &Table, seq: &str, hash: &str) -> (String, String) {
             (None, _) => add("null::text".into(), "text"),
         }
     }
-    match (t.sql(Field::CreatedAt), t.column(Field::CreatedAt).map(|c| c.kind)) {
+    match (
+        t.sql(Field::CreatedAt),
+        t.column(Field::CreatedAt).map(|c| c.kind),
+    ) {
         (Some(column), Some(Kind::Timestamp)) => {
             add(format!("{column} at time zone 'UTC'"), "timestamptz");
         }
@@ -185,7 +194,8 @@ fn expires_in(t: &Table) -> String {
 }
 
 /// Transactions holding a lock that an INSERT into the table takes, with the transaction id if they have one. A
-/// transaction with subtransactions holds several ids; the oldest is its own.
+/// transaction with subtransactions holds several ids; the oldest is its own. A prepared transaction has no process; it keeps
+/// the name of the session that prepared it until the server restarts, so it is named by its id instead.
 fn holders(t: &Table) -> String {
     let relations = if t.has_children {
         format!(
@@ -197,15 +207,16 @@ fn holders(t: &Table) -> String {
         format!("= {}::oid", t.regclass())
     };
     format!(
-        "with l as materialized (select * from pg_locks where granted and locktype in ('relation', 'transactionid')) \
-         select h.virtualtransaction, (select x.transactionid::text::int8 from l x \
-           where x.locktype = 'transactionid' and x.mode = 'ExclusiveLock' \
-             and x.virtualtransaction = h.virtualtransaction \
-           order by age(x.transactionid) desc limit 1) as xid \
-         from (select distinct virtualtransaction from l where locktype = 'relation' \
+        "with l as materialized (select * from pg_locks where granted and locktype in ('relation', 'transactionid')), \
+         h as (select distinct virtualtransaction, pid from l where locktype = 'relation' \
            and database = (select oid from pg_database where datname = current_database()) \
            and relation {relations} \
-           and mode in ('RowExclusiveLock', 'ShareRowExclusiveLock', 'ExclusiveLock', 'AccessExclusiveLock')) h"
+           and mode in ('RowExclusiveLock', 'ShareRowExclusiveLock', 'ExclusiveLock', 'AccessExclusiveLock')), \
+         t as (select h.virtualtransaction, h.pid, (select x.transactionid from l x \
+             where x.locktype = 'transactionid' and x.mode = 'ExclusiveLock' \
+               and x.virtualtransaction = h.virtualtransaction and x.pid is not distinct from h.pid \
+             order by age(x.transactionid) desc limit 1)::text::int8 as xid from h) \
+         select case when pid is null then '-1/' || xid else virtualtransaction end, xid from t"
     )
 }
 
@@ -214,7 +225,11 @@ fn settle(t: &Table, seq: &str, pending: &str) -> String {
     let table = &t.name;
     match (t.after_publish, t.column(Field::PublishedAt)) {
         (AfterPublish::Mark, Some(column)) => {
-            let value = if column.kind == Kind::Boolean { "true" } else { now(column.kind) };
+            let value = if column.kind == Kind::Boolean {
+                "true"
+            } else {
+                now(column.kind)
+            };
             format!(
                 "update {table} o set {} = {value} where {seq} = any($1) and {pending}",
                 quote(&column.name)

@@ -7,7 +7,9 @@ use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, Server
 use rustls::crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
-use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
+use rustls::{
+    CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme,
+};
 
 use super::dsn::{Params, bad};
 use super::error::StoreError;
@@ -64,15 +66,21 @@ pub(super) fn policy(params: &Params) -> Result<(Use, Verify), StoreError> {
 
 /// The TLS configuration. Without `sslrootcert`, verification trusts the system's roots (libpq would look
 /// for a file in the home directory, which a container does not have).
-pub(super) fn config(params: &Params, verify: Verify, direct: bool) -> Result<ClientConfig, StoreError> {
+pub(super) fn config(
+    params: &Params,
+    verify: Verify,
+    direct: bool,
+) -> Result<ClientConfig, StoreError> {
     let provider = Arc::new(ring::default_provider());
     let verifier: Arc<dyn ServerCertVerifier> = match verify {
         Verify::Nothing => Arc::new(Lenient::new(&provider, None)),
         Verify::Chain | Verify::ChainAndName => {
-            let strict =
-                WebPkiServerVerifier::builder_with_provider(Arc::new(roots(params)?), provider.clone())
-                    .build()
-                    .map_err(|error| bad(format!("has an unusable sslrootcert: {error}")))?;
+            let strict = WebPkiServerVerifier::builder_with_provider(
+                Arc::new(roots(params)?),
+                provider.clone(),
+            )
+            .build()
+            .map_err(|error| bad(format!("has an unusable sslrootcert: {error}")))?;
             if verify == Verify::ChainAndName {
                 strict
             } else {
@@ -91,9 +99,11 @@ pub(super) fn config(params: &Params, verify: Verify, direct: bool) -> Result<Cl
             let chain = certificates(cert, "sslcert")?;
             let key = PrivateKeyDer::from_pem_file(key)
                 .map_err(|error| bad(format!("has an unreadable sslkey `{key}`: {error}")))?;
-            builder
-                .with_client_auth_cert(chain, key)
-                .map_err(|error| bad(format!("has an sslcert and sslkey that do not fit: {error}")))?
+            builder.with_client_auth_cert(chain, key).map_err(|error| {
+                bad(format!(
+                    "has an sslcert and sslkey that do not fit: {error}"
+                ))
+            })?
         }
         _ => return Err(bad("needs sslcert and sslkey together")),
     };
@@ -109,7 +119,9 @@ fn roots(params: &Params) -> Result<RootCertStore, StoreError> {
         Some(path) if path != "system" => {
             for certificate in certificates(path, "sslrootcert")? {
                 store.add(certificate).map_err(|error| {
-                    bad(format!("has an unusable certificate in sslrootcert `{path}`: {error}"))
+                    bad(format!(
+                        "has an unusable certificate in sslrootcert `{path}`: {error}"
+                    ))
                 })?;
             }
         }
@@ -117,7 +129,11 @@ fn roots(params: &Params) -> Result<RootCertStore, StoreError> {
             let found = rustls_native_certs::load_native_certs();
             store.add_parsable_certificates(found.certs);
             if store.is_empty() {
-                let why = found.errors.first().map(|error| format!(" ({error})")).unwrap_or_default();
+                let why = found
+                    .errors
+                    .first()
+                    .map(|error| format!(" ({error})"))
+                    .unwrap_or_default();
                 return Err(bad(format!(
                     "asks for verification, but no system certificates were found{why}: set sslrootcert or SSL_CERT_FILE"
                 )));
@@ -134,7 +150,9 @@ fn certificates(path: &str, name: &str) -> Result<Vec<CertificateDer<'static>>, 
         .collect::<Result<_, _>>()
         .map_err(unreadable)?;
     if found.is_empty() {
-        return Err(bad(format!("has an {name} `{path}` without any PEM certificate")));
+        return Err(bad(format!(
+            "has an {name} `{path}` without any PEM certificate"
+        )));
     }
     Ok(found)
 }
@@ -183,7 +201,12 @@ impl ServerCertVerifier for Lenient {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls12_signature(message, cert, dss, &self.provider.signature_verification_algorithms)
+        verify_tls12_signature(
+            message,
+            cert,
+            dss,
+            &self.provider.signature_verification_algorithms,
+        )
     }
 
     fn verify_tls13_signature(
@@ -192,11 +215,18 @@ impl ServerCertVerifier for Lenient {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls13_signature(message, cert, dss, &self.provider.signature_verification_algorithms)
+        verify_tls13_signature(
+            message,
+            cert,
+            dss,
+            &self.provider.signature_verification_algorithms,
+        )
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.provider.signature_verification_algorithms.supported_schemes()
+        self.provider
+            .signature_verification_algorithms
+            .supported_schemes()
     }
 }
 
@@ -212,7 +242,10 @@ mod tests {
             ("sslmode=disable", (Use::Never, Verify::Nothing)),
             ("sslmode=allow", (Use::IfRefused, Verify::Nothing)),
             ("sslmode=require", (Use::Always, Verify::Nothing)),
-            ("sslmode=require sslrootcert=/ca", (Use::Always, Verify::Chain)),
+            (
+                "sslmode=require sslrootcert=/ca",
+                (Use::Always, Verify::Chain),
+            ),
             ("sslmode=verify-ca", (Use::Always, Verify::Chain)),
             ("sslmode=verify-full", (Use::Always, Verify::ChainAndName)),
             ("sslrootcert=system", (Use::Always, Verify::ChainAndName)),
@@ -232,11 +265,15 @@ mod tests {
             ("sslrootcert=/dev/null", "without any PEM certificate"),
         ] {
             let params = Params::parse(text).unwrap();
-            let error = config(&params, Verify::Chain, false).unwrap_err().to_string();
+            let error = config(&params, Verify::Chain, false)
+                .unwrap_err()
+                .to_string();
             assert!(error.contains(says), "{error}");
         }
         let params = Params::parse("sslcert=/none/c.pem").unwrap();
-        let error = config(&params, Verify::Nothing, false).unwrap_err().to_string();
+        let error = config(&params, Verify::Nothing, false)
+            .unwrap_err()
+            .to_string();
         assert!(error.contains("sslkey"), "{error}");
     }
 }
