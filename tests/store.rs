@@ -12,6 +12,8 @@ mod admin;
 mod fixture;
 #[path = "store/mapping.rs"]
 mod mapping;
+#[path = "store/network.rs"]
+mod network;
 #[path = "store/ownership.rs"]
 mod ownership;
 #[path = "support/postgres.rs"]

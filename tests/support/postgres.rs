@@ -41,17 +41,8 @@ impl Postgres {
             .expect("temporary directory")
             .keep();
         fs::set_permissions(&directory, fs::Permissions::from_mode(0o755)).expect("permissions");
-        if is_root() {
-            // The server refuses to run as root, so the directory must belong to somebody else.
-            let status = Command::new("chown")
-                .arg("postgres")
-                .arg(&directory)
-                .status();
-            assert!(
-                status.expect("chown runs").success(),
-                "chown to the user postgres"
-            );
-        }
+        // The server refuses to run as root, so the directory must belong to somebody else.
+        give_to_server(&directory);
         // Another process may take the port between choosing and binding it.
         for _ in 0..5 {
             if let Some(server) = Self::try_start(&bin, &directory, free_port(), settings) {
@@ -117,6 +108,11 @@ impl Postgres {
             "postgres://{role}@127.0.0.1:{}/{database}?sslmode=disable",
             self.port
         )
+    }
+
+    /// Where its Unix socket is.
+    pub fn socket_directory(&self) -> &Path {
+        &self.directory
     }
 
     /// The port.
@@ -188,6 +184,25 @@ impl Drop for Postgres {
     }
 }
 
+/// Makes a directory and all in it readable for the server, private keys included.
+pub fn give_to_server(directory: &Path) {
+    if is_root() {
+        let status = Command::new("chown")
+            .args(["-R", "postgres"])
+            .arg(directory)
+            .status();
+        assert!(
+            status.expect("chown runs").success(),
+            "chown to the user postgres"
+        );
+    }
+}
+
+/// A shell command run as the user that runs the server.
+pub fn server_user_shell(command: &str) -> Command {
+    as_server_user(command)
+}
+
 fn is_root() -> bool {
     let output = Command::new("id").arg("-u").output().expect("id runs");
     output.stdout.trim_ascii() == b"0"
@@ -206,7 +221,8 @@ fn as_server_user(command: &str) -> Command {
     shell
 }
 
-fn free_port() -> u16 {
+/// A port that nobody listens on.
+pub fn free_port() -> u16 {
     let socket = TcpListener::bind("127.0.0.1:0").expect("free port");
     socket.local_addr().expect("local address").port()
 }

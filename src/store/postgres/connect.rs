@@ -149,6 +149,17 @@ impl Connector {
         config.connect(self.tls.clone()).await.map_err(|_| error)
     }
 
+    /// Asks the server to stop what it is doing for `client`, in the background and without insisting: a server that waits for
+    /// a lock does not notice that its client is gone.
+    pub(super) fn cancel(&self, client: &Client) {
+        let (token, tls) = (client.cancel_token(), self.tls.clone());
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            runtime.spawn(async move {
+                let _ = tokio::time::timeout(CONNECT_TIMEOUT, token.cancel_query(tls)).await;
+            });
+        }
+    }
+
     /// Longest sensible wait for `open`: every host may use up its connect timeout, on both attempts.
     pub(super) fn deadline(&self) -> Duration {
         let hosts = self.config.get_hosts().len().max(1) as u32;

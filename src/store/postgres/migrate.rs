@@ -295,7 +295,7 @@ mod tests {
     #[test]
     fn newer_and_edited_schemas_are_refused() {
         let first = (1, MIGRATIONS[0].checksum());
-        assert!(verify(&[first.clone()]).is_ok());
+        assert!(verify(std::slice::from_ref(&first)).is_ok());
         let newer = verify(&[first, (99, "x".into())]).unwrap_err().to_string();
         assert!(newer.contains("upgrade the binary"), "{newer}");
         let edited = verify(&[(1, "x".into())]).unwrap_err().to_string();

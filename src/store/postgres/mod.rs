@@ -120,22 +120,28 @@ impl Database {
         self.pool.close();
     }
 
-    async fn lease(&self) -> Result<Lease, StoreError> {
-        Ok(Lease(Some(self.pool.get().await?)))
+    async fn lease(&self) -> Result<Lease<'_>, StoreError> {
+        Ok(Lease {
+            object: Some(self.pool.get().await?),
+            connector: &self.connector,
+        })
     }
 }
 
-/// A pooled connection in use. Unless the work ran to its end, the connection is thrown away: a cancelled or timed-out
-/// statement may still be running on it.
-struct Lease(Option<Object>);
+/// A pooled connection in use. Unless the work ran to its end, the statement is cancelled and the connection thrown away:
+/// it may be busy, or in the middle of a transaction.
+struct Lease<'a> {
+    object: Option<Object>,
+    connector: &'a Connector,
+}
 
-impl Lease {
+impl Lease<'_> {
     #[allow(
         clippy::expect_used,
         reason = "only `finish` and `drop` take the connection, and both end the lease"
     )]
     fn client(&mut self) -> &mut tokio_postgres::Client {
-        let object = self.0.as_mut().expect("the lease holds a connection");
+        let object = self.object.as_mut().expect("the lease holds a connection");
         &mut *object
     }
 
@@ -145,7 +151,7 @@ impl Lease {
     ) -> Result<T, StoreError> {
         match result {
             Ok(result) => {
-                drop(self.0.take());
+                drop(self.object.take());
                 result.map_err(Into::into)
             }
             Err(_) => Err(StoreError::unavailable(
@@ -155,9 +161,10 @@ impl Lease {
     }
 }
 
-impl Drop for Lease {
+impl Drop for Lease<'_> {
     fn drop(&mut self) {
-        if let Some(object) = self.0.take() {
+        if let Some(object) = self.object.take() {
+            self.connector.cancel(&object);
             drop(Object::take(object));
         }
     }
@@ -188,7 +195,7 @@ macro_rules! run {
             .map_err(|error| error.with_grants(&$self.inner.grants))
     }};
 }
-pub(self) use run;
+use run;
 
 impl PostgresStore {
     /// Connects, checks the schema's version and looks at the table.
