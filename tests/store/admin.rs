@@ -79,18 +79,19 @@ async fn failures_are_selected_by_every_condition() {
     fail(&f, 1, "dead", 100).await;
     fail(&f, 2, "dead", 10).await;
     fail(&f, 3, "blocked", 10).await;
-    let id = f
-        .store
-        .read(&outrigger::store::ReadRequest {
-            known: vec![],
-            ..from_start()
-        })
-        .await
-        .unwrap()
-        .rows[0]
+    // A suspect has not failed; nobody retries or discards it by accident.
+    fail(&f, 4, "suspect", 10).await;
+    let id = f.store.read(&from_start()).await.unwrap().rows[0]
         .id
         .clone();
-    let filters: [(FailureFilter, &[i64]); 8] = [
+    let filters: [(FailureFilter, &[i64]); 9] = [
+        (
+            FailureFilter {
+                states: vec![FailureState::Suspect],
+                ..Default::default()
+            },
+            &[4],
+        ),
         (FailureFilter::default(), &[1, 2, 3]),
         (
             FailureFilter {
@@ -116,9 +117,10 @@ async fn failures_are_selected_by_every_condition() {
         (
             FailureFilter {
                 event_id: Some(id),
+                states: vec![FailureState::Suspect],
                 ..Default::default()
             },
-            &[],
+            &[4],
         ),
         (
             FailureFilter {

@@ -302,6 +302,15 @@ async fn everything_but_listen_works_behind_a_transaction_pooler() {
     assert!(database.server_facts().await.unwrap().pooled);
     database.migrate(true).await.unwrap();
     let store = database.open().await.unwrap();
+    // The pooler would accept LISTEN and deliver nothing; the listener says so instead.
+    let listener = store.listen();
+    let mut state = listener.state();
+    let refused = state
+        .wait_for(|state| matches!(state, ListenState::Refused(why) if why.contains("pooler")));
+    tokio::time::timeout(Duration::from_secs(20), refused)
+        .await
+        .expect("LISTEN is off")
+        .unwrap();
     f.insert(200, 20).await;
     // More clients than sessions, so statements of one client wander between them.
     let work = (0..6).map(|i| {
@@ -425,9 +434,11 @@ async fn a_statement_that_hangs_times_out_and_its_connection_is_thrown_away() {
     // The server is told, and stops waiting for the lock although it is still held.
     let waiting = "select count(*) from pg_locks where not granted \
         and database = (select oid from pg_database where datname = current_database())";
-    tokio::time::timeout(Duration::from_secs(20), async { while f.count(waiting).await > 0 {} })
-        .await
-        .expect("the statement is cancelled");
+    tokio::time::timeout(Duration::from_secs(20), async {
+        while f.count(waiting).await > 0 {}
+    })
+    .await
+    .expect("the statement is cancelled");
     f.sql("rollback").await;
     store.read(&from_start()).await.unwrap();
     // A cancelled call leaves no open transaction behind in the only connection either.

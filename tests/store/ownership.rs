@@ -114,6 +114,68 @@ async fn concurrent_claimers_never_share_a_partition() {
 }
 
 #[tokio::test]
+async fn the_partitions_of_a_dead_owner_go_to_one_heir_each() {
+    let f = Fixture::new().await;
+    let all: Vec<i32> = (0..16).collect();
+    for round in 0..5 {
+        let dead = join(&f, "dead").await;
+        assert_eq!(f.store.claim(dead, &all).await.unwrap().len(), 16);
+        age(&f, dead, "lease_until", 60).await;
+        let mut heirs = Vec::new();
+        for i in 0..6 {
+            let heir = join(&f, &format!("h{round}-{i}")).await;
+            age(&f, heir, "visible_since", 60).await;
+            heirs.push(heir);
+        }
+        let claims: Vec<_> = heirs
+            .iter()
+            .map(|heir| {
+                let (store, all, heir) = (f.store.clone(), all.clone(), *heir);
+                tokio::spawn(async move { store.claim(heir, &all).await.unwrap() })
+            })
+            .collect();
+        let mut taken = Vec::new();
+        for claim in claims {
+            let claimed = claim.await.unwrap();
+            assert!(claimed.iter().all(|claimed| claimed.unclean));
+            taken.extend(numbers(&claimed));
+        }
+        taken.sort_unstable();
+        assert_eq!(taken, all);
+        for replica in heirs.into_iter().chain([dead]) {
+            f.store.unregister(replica).await.unwrap();
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_tick_shows_the_claim_its_heartbeat_waited_for() {
+    let f = Fixture::new().await;
+    let (owner, other) = (join(&f, "owner").await, join(&f, "other").await);
+    f.store.claim(owner, &[0]).await.unwrap();
+    let claim = server().await.client(&f.name).await;
+    claim
+        .batch_execute(&format!(
+            "begin; select from outrigger.replicas where replica = '{owner}' for update; \
+             update outrigger.partitions set owner = '{other}' where partition = 0"
+        ))
+        .await
+        .unwrap();
+    let tick = tokio::spawn({
+        let store = f.store.clone();
+        async move { store.tick(owner, true).await.unwrap() }
+    });
+    let waiting = "select count(*) from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'";
+    tokio::time::timeout(Duration::from_secs(20), async {
+        while f.count(waiting).await == 0 {}
+    })
+    .await
+    .expect("the heartbeat waits for the claim");
+    claim.batch_execute("commit").await.unwrap();
+    assert_eq!(tick.await.unwrap().partitions[0].owner, Some(other));
+}
+
+#[tokio::test]
 async fn a_living_owner_keeps_its_partitions_and_a_dead_one_does_not() {
     let f = Fixture::new().await;
     let owner = join(&f, "owner").await;

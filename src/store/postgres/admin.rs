@@ -63,10 +63,10 @@ pub struct ReplicaStatus {
     pub partitions: Vec<i32>,
 }
 
-/// Which failure records an operator means. All conditions must hold; an empty filter means all records.
+/// Which failure records an operator means. All conditions must hold.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct FailureFilter {
-    /// In one of these states; empty: in any.
+    /// In one of these states; empty: in any but `Suspect`, since suspects have not failed.
     pub states: Vec<FailureState>,
     /// Of this event type.
     pub event_type: Option<String>,
@@ -130,7 +130,7 @@ struct Where {
 }
 
 impl Where {
-    const TEXT: &'static str = "(cardinality($1) = 0 or f.state = any($1)) \
+    const TEXT: &'static str = "(f.state = any($1) or cardinality($1) = 0 and f.state <> 'suspect') \
         and ($2 is null or f.event_type = $2) and ($3 is null or f.key = $3) and ($4 is null or f.event_id = $4) \
         and ($5 is null or f.reason = $5) \
         and ($6 is null or f.last_failed_at < clock_timestamp() - $6 * interval '1 microsecond') \

@@ -161,8 +161,8 @@ fn kind_of(state: &SqlState) -> StoreErrorKind {
         "42501" => Permission,
         // Read-only: we are on a standby, or were failed over to one.
         "25006" => Unavailable,
-        // Statement cancelled, lock or idle timeouts, object in use, restarts.
         _ if code.starts_with("28") => Permission,
+        // Connection lost, serialisation failure, no resources, cancelled, restarting, I/O or internal error.
         _ if ["08", "25", "40", "53", "55", "57", "58", "XX"]
             .iter()
             .any(|class| code.starts_with(class)) =>

@@ -12,11 +12,12 @@ use rand::Rng as _;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
-use tokio_postgres::AsyncMessage;
+use tokio_postgres::{AsyncMessage, Client};
 
 use super::connect::Connector;
 use super::error::{StoreError, StoreErrorKind};
 use super::mapping::quote;
+use super::probe;
 
 /// Whether notifications arrive.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -129,7 +130,15 @@ async fn session(
     let statement = format!("listen {}", quote(channel));
     let mut listening = false;
     // The request is answered only while the connection is polled, so both run side by side.
-    let mut request = Box::pin(timeout(deadline, client.batch_execute(&statement)));
+    let mut request = Box::pin(timeout(deadline, async {
+        if is_pooled(connector, &client).await? {
+            return Err(StoreError::schema(
+                "a transaction pooler sits in between, which accepts LISTEN but delivers nothing: connect directly or in \
+                 session mode, or set OUTRIGGER_RELAY_WAKE=poll",
+            ));
+        }
+        Ok(client.batch_execute(&statement).await?)
+    }));
     loop {
         tokio::select! {
             answer = &mut request, if !listening => match answer {
@@ -139,7 +148,6 @@ async fn session(
                     wake.send_modify(|count| *count += 1);
                 }
                 Ok(Err(error)) => {
-                    let error = StoreError::from(error);
                     return match error.kind() {
                         StoreErrorKind::Unavailable => End::Failed(error),
                         _ => End::Refused(error),
@@ -156,4 +164,14 @@ async fn session(
             },
         }
     }
+}
+
+/// Looks for a transaction pooler with the help of a second, short-lived connection.
+async fn is_pooled(connector: &Connector, client: &Client) -> Result<bool, StoreError> {
+    let (mut other, connection) = connector.open().await?;
+    let driver = tokio::spawn(connection);
+    let pooled = probe::shares_sessions(client, &mut other).await;
+    drop(other);
+    driver.abort();
+    pooled
 }

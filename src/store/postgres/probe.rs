@@ -114,7 +114,7 @@ async fn server(client: &Client, other: &mut Client) -> Result<ServerFacts, Stor
 
 /// Whether two connections, both open all the time, were served by one session, or one connection by two: both
 /// impossible without a transaction pooler in between.
-async fn shares_sessions(one: &Client, other: &mut Client) -> Result<bool, StoreError> {
+pub(super) async fn shares_sessions(one: &Client, other: &mut Client) -> Result<bool, StoreError> {
     const SESSION: &str = "select pg_backend_pid()";
     let before: i32 = one.query_typed_one(SESSION, &[]).await?.try_get(0)?;
     // An open transaction keeps whatever session it was given, so the first connection must get another.
