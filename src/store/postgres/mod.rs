@@ -1,10 +1,10 @@
 //! The outbox in PostgreSQL. The only place that knows tokio-postgres.
 //!
-//! * [`connect`], `dsn`, `tls`: from settings to connections, with libpq's meanings.
+//! * [`connect`], `dsn`, `options`, `tls`: from settings to connections, with libpq's meanings.
 //! * [`mapping`], [`inspect`]: which table and columns; what the catalog says about them.
 //! * [`migrate`]: schema, native table, grants.
 //! * `sql`, `read`, `settle`, `failures`, `ownership`: what the relay does.
-//! * [`listen`]: the wake-up hint. [`admin`], [`replay`]: what operators do. [`probe`]: what `check` asks.
+//! * [`listen`]: the wake-up hint. [`status`], [`admin`], [`replay`]: what operators do. [`probe`]: what `check` asks.
 //!
 //! Every statement is unnamed and typed, every wait has a limit, and nothing is kept in a session: no SET, no
 //! session lock, no prepared statement. So it all works through a transaction pooler, LISTEN excepted.
@@ -18,12 +18,14 @@ pub mod inspect;
 pub mod listen;
 pub mod mapping;
 pub mod migrate;
+mod options;
 mod ownership;
 pub mod probe;
 mod read;
 pub mod replay;
 mod settle;
 mod sql;
+pub mod status;
 mod tls;
 
 use std::sync::Arc;
