@@ -115,7 +115,6 @@ begin
     return null;
 end
 $$;
-revoke execute on function outrigger.wake_up() from public;
 
 -- Registers an outbox table and, unless told otherwise, installs its wake-up trigger. Repeatable.
 create function outrigger.attach(outbox regclass, with_trigger boolean default true) returns text

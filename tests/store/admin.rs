@@ -324,3 +324,43 @@ async fn retention_deletes_in_order_and_stops_at_young_rows() {
     assert_eq!(f.count("select count(*) from outbox").await, 6);
     assert_eq!(f.seqs(&from_start()).await, [3, 6]);
 }
+
+#[tokio::test]
+async fn an_emitted_event_waits_for_other_writers_of_its_key() {
+    let f = Fixture::new().await;
+    let writer = crate::fixture::server().await.client(&f.name).await;
+    writer
+        .batch_execute("begin; select outrigger.emit('first', key => 'k')")
+        .await
+        .unwrap();
+    let emit = tokio::spawn({
+        let store = f.store.clone();
+        let fields = vec![
+            (Field::Type, "second".to_owned()),
+            (Field::Key, "k".to_owned()),
+        ];
+        async move { store.emit(&NewEvent { fields }).await.unwrap() }
+    });
+    let waiting = "select count(*) from pg_locks where locktype = 'advisory' and not granted \
+                   and database = (select oid from pg_database where datname = current_database())";
+    tokio::time::timeout(Duration::from_secs(20), async {
+        while f.count(waiting).await == 0 {}
+    })
+    .await
+    .expect("the second event waits");
+    writer
+        .batch_execute("select outrigger.emit('also first', key => 'k'); commit")
+        .await
+        .unwrap();
+    emit.await.unwrap();
+    let types: Vec<_> = f
+        .store
+        .read(&from_start())
+        .await
+        .unwrap()
+        .rows
+        .into_iter()
+        .map(|row| row.event_type)
+        .collect();
+    assert_eq!(types, ["first", "also first", "second"]);
+}

@@ -211,7 +211,8 @@ impl PostgresStore {
         Ok(!rows.is_empty())
     }
 
-    /// Adds an event by a plain INSERT, which works for mapped tables too. Returns its id.
+    /// Adds an event by a plain INSERT, which works for mapped tables too. Returns its id. Takes the same lock on its key as
+    /// `outrigger.emit`, before the order number is drawn.
     pub async fn emit(&self, event: &NewEvent) -> Result<String, StoreError> {
         let table = &self.inner.table;
         let mut names = Vec::new();
@@ -237,8 +238,21 @@ impl PostgresStore {
                 format!("${}::{}", texts.len(), column.type_name)
             });
         }
+        let lock = match event
+            .fields
+            .iter()
+            .position(|(field, _)| *field == Field::Key)
+        {
+            // The id comes first unless it was given.
+            Some(at) => format!(
+                "pg_advisory_xact_lock(hashtextextended(${}, {}::oid::bigint))",
+                at + 1 + usize::from(id.is_none()),
+                table.regclass()
+            ),
+            None => "1".into(),
+        };
         let text = format!(
-            "insert into {} ({}) values ({})",
+            "insert into {} ({}) select {} from (select {lock}) locked",
             table.name,
             names.join(", "),
             values.join(", ")

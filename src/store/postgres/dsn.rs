@@ -388,4 +388,22 @@ mod tests {
                 .contains("PGSERVICE")
         );
     }
+
+    proptest::proptest! {
+        #[test]
+        fn any_value_survives_quoting_and_escaping(value in "\\PC*") {
+            let quoted = value.replace('\\', "\\\\").replace('\'', "\\'");
+            let params = Params::parse(&format!("host=h password='{quoted}' user=u")).unwrap();
+            proptest::prop_assert_eq!(params.0.get("password"), Some(&value));
+            let escaped: String = value.bytes().map(|b| format!("%{b:02x}")).collect();
+            let params = Params::parse(&format!("postgres://u:{escaped}@h/d")).unwrap();
+            proptest::prop_assert_eq!(params.0.get("password"), Some(&value));
+        }
+
+        #[test]
+        fn no_input_panics(text in "\\PC*") {
+            let _ = Params::parse(&text);
+            let _ = Params::parse(&format!("postgres://{text}"));
+        }
+    }
 }

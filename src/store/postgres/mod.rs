@@ -103,14 +103,13 @@ impl Database {
             inspect::inspect(client, &self.mapping).await
         })
         .await;
-        let table = lease.finish(result)?;
+        let table = lease
+            .finish(result)
+            .map_err(|error| error.with_grants(&needs(&self.mapping.quoted_table())))?;
         Ok(PostgresStore {
             inner: Arc::new(Inner {
                 sql: Sql::new(&table),
-                grants: format!(
-                    "what `grants` prints, that is SELECT, UPDATE and DELETE on {} and the tables of the schema outrigger",
-                    table.name
-                ),
+                grants: needs(&table.name),
                 table,
                 database: self.clone(),
             }),
@@ -128,6 +127,14 @@ impl Database {
             connector: &self.connector,
         })
     }
+}
+
+/// The privileges a relay needs, in a few words; [`grants`] has them word for word.
+fn needs(table: &str) -> String {
+    format!(
+        "SELECT, UPDATE and DELETE on {table} and on the tables of the schema outrigger; `outrigger check` prints the \
+         missing GRANT statements"
+    )
 }
 
 /// A pooled connection in use. Unless the work ran to its end, the statement is cancelled and the connection thrown away:
