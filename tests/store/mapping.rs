@@ -268,6 +268,36 @@ async fn a_debezium_table_with_order_and_mark_is_a_full_outbox() {
 }
 
 #[tokio::test]
+async fn a_payload_column_may_change_its_type_under_a_running_relay() {
+    let f = Fixture::new().await;
+    f.sql("insert into outbox (type, data) values ('t', '[1]')")
+        .await;
+    let sweep = request(ReadKind::Sweep { after: 0, up_to: 9 });
+    for (kind, expected) in [
+        ("jsonb", Data::Json("[1]".into())),
+        ("json", Data::Json("[1]".into())),
+        ("text", Data::Text("[1]".into())),
+    ] {
+        f.sql(&format!(
+            "alter table outbox alter data type {kind} using data::text::{kind}"
+        ))
+        .await;
+        assert_eq!(
+            f.store.read(&sweep).await.unwrap().rows[0].data,
+            expected,
+            "{kind}"
+        );
+    }
+    // The main read states the type it expects, so it says what is wrong instead of guessing.
+    let error = f.store.read(&from_start()).await.unwrap_err();
+    assert_eq!(
+        error.kind(),
+        outrigger::store::postgres::StoreErrorKind::Schema,
+        "{error}"
+    );
+}
+
+#[tokio::test]
 async fn facts_tell_what_is_missing() {
     let settings = OutboxSettings {
         column_published_at: some("sent"),

@@ -12,8 +12,7 @@ use tokio_postgres::types::{FromSql, ToSql, Type};
 use tokio_postgres::{Client, Row};
 
 use super::error::StoreError;
-use super::inspect::{Kind, Table};
-use super::mapping::Field;
+use super::inspect::Table;
 use super::sql::{Sql, TEXTS};
 use crate::event::{Data, Record};
 use crate::store::{Holder, Holders, Partitions, ReadBatch, ReadKind, ReadRequest};
@@ -225,9 +224,8 @@ fn parse_snapshot(text: &str) -> Result<Holders, StoreError> {
     parsed.ok_or_else(|| StoreError::fatal(format!("cannot read the snapshot `{text}`")))
 }
 
-/// Where the columns are, and how the payloads are encoded.
+/// Where the columns are.
 pub(super) struct Layout<'a> {
-    data: Option<Kind>,
     extra: &'a [Arc<str>],
     counts: usize,
 }
@@ -238,7 +236,6 @@ const DATA: usize = FIRST_TEXT + TEXTS.len();
 impl<'a> Layout<'a> {
     pub(super) fn new(table: &'a Table) -> Self {
         Self {
-            data: table.column(Field::Data).map(|column| column.kind),
             extra: &table.extra,
             counts: DATA + 3 + table.extra.len(),
         }
@@ -271,43 +268,44 @@ impl<'a> Layout<'a> {
             routing_key: text(8)?,
             extensions: text(9)?,
             headers: text(10)?,
-            data: self.data(row)?,
+            data: payload(row)?,
             created_at: row
                 .try_get::<_, Option<Instant>>(DATA + 2)?
                 .and_then(|at| at.0),
             extra,
         })
     }
-
-    fn data(&self, row: &Row) -> Result<Data, StoreError> {
-        if let Some(Raw(raw)) = row.try_get(DATA + 1)? {
-            return Ok(Data::Binary(Bytes::copy_from_slice(raw)));
-        }
-        let Some(Raw(raw)) = row.try_get(DATA)? else {
-            return Ok(Data::None);
-        };
-        Ok(match self.data {
-            // The binary form of jsonb is a version byte, always 1, and the text.
-            Some(Kind::Jsonb) => {
-                Data::Json(Bytes::copy_from_slice(raw.get(1..).unwrap_or_default()))
-            }
-            Some(Kind::Json) => Data::Json(Bytes::copy_from_slice(raw)),
-            Some(Kind::Binary) => Data::Binary(Bytes::copy_from_slice(raw)),
-            _ => Data::Text(Bytes::copy_from_slice(raw)),
-        })
-    }
 }
 
-/// A value's bytes as the server sent them.
-struct Raw<'a>(&'a [u8]);
+/// The payload, from whichever of the two columns is set.
+fn payload(row: &Row) -> Result<Data, StoreError> {
+    let payload: Option<Payload> = match row.try_get(DATA + 1)? {
+        None => row.try_get(DATA)?,
+        binary => binary,
+    };
+    Ok(payload.map_or(Data::None, |payload| payload.0))
+}
 
-impl<'a> FromSql<'a> for Raw<'a> {
-    fn from_sql(_: &Type, raw: &'a [u8]) -> Result<Self, Box<dyn Error + Sync + Send>> {
-        Ok(Self(raw))
+/// A payload, told apart by the type on the wire: the column's type may have changed since we looked.
+struct Payload(Data);
+
+impl<'a> FromSql<'a> for Payload {
+    fn from_sql(kind: &Type, raw: &'a [u8]) -> Result<Self, Box<dyn Error + Sync + Send>> {
+        Ok(Self(match (kind, raw) {
+            // The binary form of jsonb is a version and the text.
+            (&Type::JSONB, [1, text @ ..]) => Data::Json(Bytes::copy_from_slice(text)),
+            (&Type::JSONB, _) => return Err("unknown version of the binary form of jsonb".into()),
+            (&Type::JSON, _) => Data::Json(Bytes::copy_from_slice(raw)),
+            (&Type::BYTEA, _) => Data::Binary(Bytes::copy_from_slice(raw)),
+            _ => Data::Text(Bytes::copy_from_slice(raw)),
+        }))
     }
 
-    fn accepts(_: &Type) -> bool {
-        true
+    fn accepts(kind: &Type) -> bool {
+        matches!(
+            *kind,
+            Type::JSONB | Type::JSON | Type::BYTEA | Type::TEXT | Type::VARCHAR
+        )
     }
 }
 
