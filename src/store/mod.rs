@@ -65,7 +65,8 @@ pub enum ReadKind {
 /// One read of the outbox.
 ///
 /// Except for `Retries`, rows that have a failure record are never returned, and neither are rows
-/// whose `available_at` lies in the future.
+/// whose `available_at` lies in the future. A suspect's record only carries its counts: suspects are
+/// read in their place.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ReadRequest {
     /// Which range.
