@@ -242,6 +242,7 @@ pub struct Tick {
 pub struct Claimed {
     /// The partition.
     pub partition: i32,
-    /// True when it was taken from an owner that did not release it: rows may have been in flight.
+    /// True when it was taken from an owner that died soon after taking it, so that one of its rows may
+    /// be to blame.
     pub unclean: bool,
 }

@@ -449,7 +449,13 @@ impl Core {
         let catch_up_turn = !reading.caught_up_last || !main_due;
         if catch_up_turn && reading.has_order && self.window.has_wanting() {
             let wanting = self.window.wanting(CATCH_UP_KEYS);
-            let up_to = reading.bound.coverage().unwrap_or(i64::MAX);
+            let failed = wanting
+                .iter()
+                .any(|(hash, _, _)| self.window.has_failed(*hash));
+            let up_to = match reading.bound.coverage() {
+                Some(coverage) if !failed => coverage,
+                _ => i64::MAX,
+            };
             let after = wanting
                 .iter()
                 .map(|(_, last, _)| *last)

@@ -113,6 +113,9 @@ struct Key {
     hold: Option<Hold>,
     /// While held: every row of the key up to here is known, settled or recorded as failed.
     last_known: i64,
+    /// While held: it has failed rows that are not here. Main reads never bring those, so a catch-up
+    /// read must look above their coverage, too.
+    has_failed: bool,
 }
 
 /// See the module documentation.
@@ -140,6 +143,7 @@ impl Key {
             in_flight: 0,
             hold: None,
             last_known: i64::MIN,
+            has_failed: false,
         }
     }
 }
@@ -378,6 +382,7 @@ impl Window {
         if let Some(key) = self.keys.get_mut(&hash)
             && key.hold.take().is_some()
         {
+            key.has_failed = false;
             self.held -= 1;
         }
         self.refresh(hash);
@@ -396,12 +401,17 @@ impl Window {
             return None;
         }
         let dropped = key.waiting.split_off(keep);
+        let mut failed = false;
         for seq in &dropped {
             self.ready.remove(seq);
             self.forget_suspect(*seq);
             if let Some(Slot::Waiting(item)) = self.slots.remove(seq) {
                 self.bytes -= item.record.weight();
+                failed |= item.retried;
             }
+        }
+        if failed && let Some(key) = self.keys.get_mut(&hash) {
+            key.has_failed = true;
         }
         dropped.front().copied()
     }
@@ -424,6 +434,11 @@ impl Window {
                 self.restrain(hash, hold, known.unwrap_or(i64::MIN), self.key_cap);
             }
         }
+    }
+
+    /// Whether main reads will not bring everything of this key above their coverage.
+    pub fn has_failed(&self, hash: i64) -> bool {
+        self.keys.get(&hash).is_some_and(|key| key.has_failed)
     }
 
     /// Lagging keys that have room again, the furthest behind first: `(hash, last_known, room)`.
@@ -650,6 +665,7 @@ impl Window {
                 .is_some_and(|culprit| culprit != seq)
         {
             key.last_known = key.last_known.min(seq.saturating_sub(1));
+            key.has_failed |= item.retried;
             self.forget_suspect(seq);
             self.slots.remove(&seq);
             return;
@@ -802,6 +818,9 @@ impl Window {
             if self.hold_of(hash).is_none() {
                 // Nothing is known about the key's other rows: a catch-up read brings them all.
                 self.restrain(hash, Hold::Lagging, i64::MIN, 0);
+            }
+            if let Some(key) = self.keys.get_mut(&hash) {
+                key.has_failed = true;
             }
         }
     }

@@ -1,1 +1,370 @@
-//! To be written.
+//! The outbox in PostgreSQL. The only place that knows tokio-postgres.
+//!
+//! * [`connect`], `dsn`, `options`, `tls`: from settings to connections, with libpq's meanings.
+//! * [`mapping`], [`inspect`]: which table and columns; what the catalog says about them.
+//! * [`migrate`]: schema, native table, grants.
+//! * `sql`, `read`, `settle`, `failures`, `ownership`: what the relay does.
+//! * [`listen`]: the wake-up hint. [`status`], [`admin`], [`replay`]: what operators do. [`probe`]: what `check` asks.
+//!
+//! Every statement is unnamed and typed, every wait has a limit, and nothing is kept in a session: no SET, no
+//! session lock, no prepared statement. So it all works through a transaction pooler, LISTEN excepted.
+
+pub mod admin;
+pub mod connect;
+mod dsn;
+pub mod error;
+mod failures;
+pub mod inspect;
+pub mod listen;
+pub mod mapping;
+pub mod migrate;
+mod options;
+mod ownership;
+pub mod probe;
+mod read;
+pub mod replay;
+mod settle;
+mod sql;
+pub mod status;
+mod tls;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use deadpool_postgres::{Object, Pool};
+use tokio::time::timeout;
+use uuid::Uuid;
+
+pub use connect::ConnectSettings;
+pub use error::{StoreError, StoreErrorKind};
+pub use inspect::Capabilities;
+pub use listen::{ListenState, Listener};
+pub use mapping::{AfterPublish, Mapping, OutboxSettings, Preset};
+pub use migrate::{Migrated, grants, print};
+pub use ownership::Registered;
+pub use settle::RetentionStep;
+
+use crate::store::{Claimed, Failing, Failure, Partitions, ReadBatch, ReadRequest, Settle, Tick};
+use connect::Connector;
+use inspect::Table;
+use sql::Sql;
+
+/// Connections to the database, before anything is known about the outbox table.
+#[derive(Debug, Clone)]
+pub struct Database {
+    connector: Connector,
+    pool: Pool,
+    timeout: Duration,
+    mapping: Mapping,
+}
+
+impl Database {
+    /// Reads the settings. Opens no connection yet.
+    pub fn new(settings: &ConnectSettings, mapping: Mapping) -> Result<Self, StoreError> {
+        let connector = Connector::new(settings)?;
+        let pool = connector.pool(settings.pool_size, settings.timeout)?;
+        Ok(Self {
+            connector,
+            pool,
+            timeout: settings.timeout,
+            mapping,
+        })
+    }
+
+    /// Host, port and database, for people. Never the password.
+    pub fn target(&self) -> String {
+        self.connector.target()
+    }
+
+    /// The mapping as configured.
+    pub fn mapping(&self) -> &Mapping {
+        &self.mapping
+    }
+
+    /// Brings the schema `outrigger` up to date, creates a missing native table, registers the outbox.
+    pub async fn migrate(&self, with_trigger: bool) -> Result<Migrated, StoreError> {
+        let mut lease = self.lease().await?;
+        // Longer than a statement may take otherwise: an index may have to be built, and other replicas waited for.
+        let limit = self.timeout.max(Duration::from_secs(300));
+        let result = timeout(
+            limit,
+            migrate::migrate(lease.client(), &self.mapping, with_trigger),
+        )
+        .await;
+        lease.finish(result)
+    }
+
+    /// Looks at the table and the schema's version, and returns the store.
+    pub async fn open(&self) -> Result<PostgresStore, StoreError> {
+        let mut lease = self.lease().await?;
+        let client = lease.client();
+        let result = timeout(self.timeout, async {
+            migrate::check_version(client).await?;
+            inspect::inspect(client, &self.mapping).await
+        })
+        .await;
+        let table = lease
+            .finish(result)
+            .map_err(|error| error.with_grants(&needs(&self.mapping.quoted_table())))?;
+        Ok(PostgresStore {
+            inner: Arc::new(Inner {
+                sql: Sql::new(&table),
+                grants: needs(&table.name),
+                table,
+                database: self.clone(),
+            }),
+        })
+    }
+
+    /// Closes the pool; connections end as they come back.
+    pub fn close(&self) {
+        self.pool.close();
+    }
+
+    async fn lease(&self) -> Result<Lease<'_>, StoreError> {
+        Ok(Lease {
+            object: Some(self.pool.get().await?),
+            connector: &self.connector,
+        })
+    }
+}
+
+/// The privileges a relay needs, in a few words; [`grants`] has them word for word.
+fn needs(table: &str) -> String {
+    format!(
+        "SELECT, UPDATE and DELETE on {table} and on the tables of the schema outrigger; `outrigger check` prints the \
+         missing GRANT statements"
+    )
+}
+
+/// A pooled connection in use. Unless the work ran to its end, the statement is cancelled and the connection thrown away:
+/// it may be busy, or in the middle of a transaction.
+struct Lease<'a> {
+    object: Option<Object>,
+    connector: &'a Connector,
+}
+
+impl Lease<'_> {
+    #[allow(
+        clippy::expect_used,
+        reason = "only `finish` and `drop` take the connection, and both end the lease"
+    )]
+    fn client(&mut self) -> &mut tokio_postgres::Client {
+        let object = self.object.as_mut().expect("the lease holds a connection");
+        &mut *object
+    }
+
+    fn finish<T, E: Into<StoreError>>(
+        mut self,
+        result: Result<Result<T, E>, tokio::time::error::Elapsed>,
+    ) -> Result<T, StoreError> {
+        match result {
+            Ok(result) => {
+                drop(self.object.take());
+                result.map_err(Into::into)
+            }
+            Err(_) => Err(StoreError::unavailable(
+                "the database did not answer in time",
+            )),
+        }
+    }
+}
+
+impl Drop for Lease<'_> {
+    fn drop(&mut self) {
+        if let Some(object) = self.object.take() {
+            self.connector.cancel(&object);
+            drop(Object::take(object));
+        }
+    }
+}
+
+/// The outbox of one table. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct PostgresStore {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    database: Database,
+    table: Table,
+    sql: Sql,
+    grants: String,
+}
+
+/// Runs `$body` with a leased connection within the time limit.
+macro_rules! run {
+    ($self:ident, |$client:ident| $body:expr) => {{
+        let mut lease = $self.inner.database.lease().await?;
+        let $client = lease.client();
+        let result = timeout($self.inner.database.timeout, $body).await;
+        lease
+            .finish(result)
+            .map_err(|error| error.with_grants(&$self.inner.grants))
+    }};
+}
+use run;
+
+impl PostgresStore {
+    /// Connects, checks the schema's version and looks at the table.
+    pub async fn connect(settings: &ConnectSettings, mapping: Mapping) -> Result<Self, StoreError> {
+        Database::new(settings, mapping)?.open().await
+    }
+
+    /// Closes the pool; connections end as they come back.
+    pub fn close(&self) {
+        self.inner.database.close();
+    }
+
+    /// What the table allows.
+    pub fn capabilities(&self) -> Capabilities {
+        self.inner.table.capabilities()
+    }
+
+    /// The outbox's name, quoted and schema-qualified.
+    pub fn outbox(&self) -> &str {
+        &self.inner.table.name
+    }
+
+    /// Reads rows. See [`ReadRequest`].
+    ///
+    /// On a table without an order column, `seq` is a hash of the id: bounds of main and catch-up reads are ignored and
+    /// rows come in no particular order. Rows recorded as suspects are read in their place, with their counts.
+    pub async fn read(&self, request: &ReadRequest) -> Result<ReadBatch, StoreError> {
+        let inner = &*self.inner;
+        run!(self, |client| read::read(
+            client,
+            &inner.table,
+            &inner.sql,
+            request
+        ))
+    }
+
+    /// Marks or deletes finished rows. Idempotent. Returns how many rows it changed.
+    ///
+    /// Without an order column rows are found by hashing every id of the table, unless it has an index on
+    /// `hashtextextended(id::text, 0)`.
+    pub async fn settle(&self, settle: &Settle) -> Result<u64, StoreError> {
+        let inner = &*self.inner;
+        run!(self, |client| settle::settle(client, &inner.sql, settle))
+    }
+
+    /// Stores failures of rows in partitions that `replica` owns; returns the `seq` of those stored.
+    pub async fn record_failures(
+        &self,
+        failures: &[Failure],
+        replica: Uuid,
+    ) -> Result<Vec<i64>, StoreError> {
+        let inner = &*self.inner;
+        run!(self, |client| failures::record(
+            client, &inner.sql, failures, replica
+        ))
+    }
+
+    /// Loads at most `limit` records that hold keys up, oldest first.
+    pub async fn load_failing(
+        &self,
+        partitions: &Partitions,
+        limit: usize,
+    ) -> Result<Vec<Failing>, StoreError> {
+        let inner = &*self.inner;
+        run!(self, |client| failures::load(
+            client, &inner.sql, partitions, limit
+        ))
+    }
+
+    /// Registers a replica. The number of partitions already stored wins over `partitions`.
+    pub async fn register(
+        &self,
+        name: &str,
+        lease_ttl: Duration,
+        partitions: i32,
+    ) -> Result<Registered, StoreError> {
+        let inner = &*self.inner;
+        run!(self, |client| ownership::register(
+            client, &inner.sql, name, lease_ttl, partitions
+        ))
+    }
+
+    /// Reads who is there and who owns what; with `beat`, renews the lease before.
+    pub async fn tick(&self, replica: Uuid, beat: bool) -> Result<Tick, StoreError> {
+        let inner = &*self.inner;
+        run!(self, |client| ownership::tick(
+            client,
+            &inner.table,
+            &inner.sql,
+            replica,
+            beat
+        ))
+    }
+
+    /// Takes those of the partitions that are free or whose owner is dead.
+    pub async fn claim(
+        &self,
+        replica: Uuid,
+        partitions: &[i32],
+    ) -> Result<Vec<Claimed>, StoreError> {
+        let inner = &*self.inner;
+        run!(self, |client| ownership::claim(
+            client, &inner.sql, replica, partitions
+        ))
+    }
+
+    /// Gives partitions up, where owned, and wakes the others.
+    pub async fn release(&self, replica: Uuid, partitions: &[i32]) -> Result<(), StoreError> {
+        let inner = &*self.inner;
+        run!(self, |client| ownership::release(
+            client,
+            &inner.table,
+            &inner.sql,
+            replica,
+            partitions
+        ))
+    }
+
+    /// Gives everything up and leaves.
+    pub async fn unregister(&self, replica: Uuid) -> Result<(), StoreError> {
+        let inner = &*self.inner;
+        run!(self, |client| ownership::unregister(
+            client,
+            &inner.table,
+            &inner.sql,
+            replica
+        ))
+    }
+
+    /// Promises to poll for `horizon` from now, so that writers need not notify. Writes only when less than half
+    /// of the horizon is left.
+    pub async fn extend_awake(&self, horizon: Duration) -> Result<(), StoreError> {
+        let inner = &*self.inner;
+        run!(self, |client| ownership::extend_awake(
+            client,
+            &inner.table,
+            &inner.sql,
+            horizon
+        ))
+    }
+
+    /// Deletes published rows older than `older_than` among the next `limit` rows after `after`.
+    pub async fn retention_chunk(
+        &self,
+        older_than: Duration,
+        after: Option<i64>,
+        limit: usize,
+    ) -> Result<RetentionStep, StoreError> {
+        let inner = &*self.inner;
+        run!(self, |client| {
+            settle::retention_chunk(client, &inner.table, &inner.sql, older_than, after, limit)
+        })
+    }
+
+    /// Starts listening for wake-ups.
+    pub fn listen(&self) -> Listener {
+        let inner = &*self.inner;
+        Listener::spawn(
+            inner.database.connector.clone(),
+            inner.table.channel.clone(),
+        )
+    }
+}

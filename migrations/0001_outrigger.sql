@@ -1,0 +1,209 @@
+-- 0001: the schema "outrigger".
+--
+-- Previous binary: there is none, this is the first version of the schema.
+--
+-- Everything here is cold: rows change once a second or once per failure, never once per batch or per
+-- event. Under a snapshot that somebody holds open for hours, a row that is updated per batch leaves
+-- thousands of dead versions behind and slows every reader down. Hence the low fill factors (updates
+-- stay on their page) and the absence of secondary indexes on anything a heartbeat touches.
+
+create schema if not exists outrigger;
+comment on schema outrigger is 'Outrigger, the transactional-outbox relay: leases, failures, wake-up state. Not the events.';
+
+create table outrigger.migrations (
+    version     int primary key,
+    name        text not null,
+    checksum    text not null,
+    applied_at  timestamptz not null default now()
+);
+
+create table outrigger.outboxes (
+    outbox            text primary key,
+    -- Set by the first relay that registers, from its settings; the stored value wins from then on.
+    partitions        int check (partitions between 1 and 4096),
+    paused_at         timestamptz,
+    pause_reason      text,
+    -- Raised whenever something changed that the relay's bounded reads may not show: look again.
+    failures_version  bigint not null default 0
+) with (fillfactor = 50);
+comment on table outrigger.outboxes is 'One row per outbox table served, by its quoted, schema-qualified name';
+
+create table outrigger.wake (
+    outbox       text primary key references outrigger.outboxes on delete cascade,
+    awake_until  timestamptz not null default '-infinity'
+) with (fillfactor = 10, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 100);
+comment on table outrigger.wake is 'Until when the relay promises to poll by itself, so that writers need not notify it';
+
+create table outrigger.replicas (
+    outbox         text not null references outrigger.outboxes on delete cascade,
+    replica        uuid not null,
+    name           text not null,
+    version        text not null,
+    lease_ttl      interval not null,
+    registered_at  timestamptz not null default clock_timestamp(),
+    -- Set by the first heartbeat, so never before the row was visible to everybody.
+    visible_since  timestamptz,
+    lease_until    timestamptz not null,
+    primary key (outbox, replica)
+) with (fillfactor = 10, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 100);
+
+create table outrigger.partitions (
+    outbox       text not null references outrigger.outboxes on delete cascade,
+    partition    int not null,
+    -- Null after a clean release. No foreign key: an owner whose row is gone is a dead owner.
+    owner        uuid,
+    owned_since  timestamptz,
+    primary key (outbox, partition)
+) with (fillfactor = 20, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 200);
+
+create table outrigger.failures (
+    outbox           text not null references outrigger.outboxes on delete cascade,
+    seq              bigint not null,
+    hash             bigint not null,
+    keyed            boolean not null,
+    event_id         text not null,
+    event_type       text not null,
+    key              text,
+    state            text not null check (state in ('retrying', 'blocked', 'dead', 'suspect')),
+    attempts         int not null,
+    crashes          int not null,
+    reason           text,
+    error            text,
+    first_failed_at  timestamptz not null default clock_timestamp(),
+    last_failed_at   timestamptz not null default clock_timestamp(),
+    next_attempt_at  timestamptz,
+    primary key (outbox, seq)
+) with (fillfactor = 50, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 500);
+create index failures_due on outrigger.failures (outbox, next_attempt_at) where state = 'retrying';
+
+-- The name under which an outbox is registered. Quoted and schema-qualified whatever the search path.
+create function outrigger.outbox_name(outbox regclass) returns text
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+    select format('%I.%I', n.nspname, c.relname)
+    from pg_class c join pg_namespace n on n.oid = c.relnamespace
+    where c.oid = outbox
+$$;
+
+-- The notification channel of an outbox: its name, or a digest where the name is too long for one.
+create function outrigger.channel(outbox text) returns text
+language sql immutable
+set search_path = pg_catalog, pg_temp
+as $$
+    select case when octet_length('outrigger:' || outbox) <= 63
+                then 'outrigger:' || outbox else 'outrigger:' || md5(outbox) end
+$$;
+
+-- Wakes the relay after an insert, unless the relay says that it polls anyway.
+--
+-- NOTIFY holds a lock on the whole cluster from before commit until after it, so it undoes group commit;
+-- reading one cold row costs next to nothing. SECURITY DEFINER, so that writers need no privilege on the
+-- wake-up state. A missing row means "notify": the state never fails the writer's transaction.
+--
+-- PostgreSQL refuses PREPARE TRANSACTION after a NOTIFY. Services that use two-phase commit attach the outbox
+-- without the trigger, and the relay polls (OUTRIGGER_RELAY_WAKE=poll).
+create function outrigger.wake_up() returns trigger
+language plpgsql security definer
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    perform from outrigger.wake w where w.outbox = tg_argv[0] and w.awake_until > clock_timestamp();
+    if not found then
+        perform pg_notify(tg_argv[1], '');
+    end if;
+    return null;
+end
+$$;
+
+-- Registers an outbox table and, unless told otherwise, installs its wake-up trigger. Repeatable.
+create function outrigger.attach(outbox regclass, with_trigger boolean default true) returns text
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    outbox_name text := outrigger.outbox_name(attach.outbox);
+    arguments   text := format('%L, %L', outbox_name, outrigger.channel(outbox_name));
+    installed   text;
+begin
+    insert into outrigger.outboxes (outbox) values (outbox_name) on conflict do nothing;
+    insert into outrigger.wake (outbox) values (outbox_name) on conflict do nothing;
+    select pg_get_triggerdef(t.oid) into installed
+    from pg_trigger t
+    where t.tgrelid = attach.outbox and t.tgname = 'outrigger_wake_up' and not t.tgisinternal;
+    if installed is not null and (not with_trigger or strpos(installed, arguments) = 0) then
+        execute format('drop trigger outrigger_wake_up on %s', outbox_name);
+        installed := null;
+    end if;
+    if with_trigger and installed is null then
+        execute format('create trigger outrigger_wake_up after insert on %s '
+                       'for each statement execute function outrigger.wake_up(%s)', outbox_name, arguments);
+    end if;
+    return outbox_name;
+end
+$$;
+
+-- The only registered outbox. SECURITY DEFINER, so that writers need no privilege on outrigger's tables.
+create function outrigger.default_outbox() returns regclass
+language plpgsql stable security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    names text[];
+begin
+    select array_agg(o.outbox order by o.outbox) into names from outrigger.outboxes o;
+    if names is null then
+        raise exception 'no outbox is registered' using errcode = 'undefined_table',
+            hint = 'run "outrigger migrate"';
+    elsif cardinality(names) > 1 then
+        raise exception 'several outboxes are registered: %', array_to_string(names, ', ')
+            using errcode = 'ambiguous_parameter', hint = 'name one: emit(..., outbox => ''schema.table'')';
+    end if;
+    return names[1]::regclass;
+end
+$$;
+
+-- Adds an event to a native outbox table and returns its id. For convenience: a plain INSERT does as well.
+--
+-- Takes a lock on the key until the transaction ends, *before* it draws the sequence number, so that for
+-- writers using it the order of one key is the commit order. Writers that lock their aggregate anyway pass
+-- lock_key => false. The id is generated here, so that no SELECT privilege is needed to return it.
+create function outrigger.emit(
+    type          text,
+    data          jsonb       default null,
+    key           text        default null,
+    id            uuid        default null,
+    source        text        default null,
+    subject       text        default null,
+    data_binary   bytea       default null,
+    content_type  text        default null,
+    schema        text        default null,
+    extensions    jsonb       default null,
+    headers       jsonb       default null,
+    destination   text        default null,
+    routing_key   text        default null,
+    available_at  timestamptz default null,
+    expires_at    timestamptz default null,
+    outbox        regclass    default null,
+    lock_key      boolean     default true
+) returns uuid
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    target   regclass := coalesce(emit.outbox, outrigger.default_outbox());
+    event_id uuid     := coalesce(emit.id, gen_random_uuid());
+begin
+    if lock_key and emit.key is not null then
+        perform pg_advisory_xact_lock(hashtextextended(emit.key, target::oid::bigint));
+    end if;
+    execute format(
+        'insert into %s (id, type, source, subject, key, data, data_binary, content_type, schema, extensions, '
+        'headers, destination, routing_key, available_at, expires_at) '
+        'values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)', target)
+    using event_id, emit.type, emit.source, emit.subject, emit.key, emit.data, emit.data_binary,
+          emit.content_type, emit.schema, emit.extensions, emit.headers, emit.destination,
+          emit.routing_key, emit.available_at, emit.expires_at;
+    return event_id;
+end
+$$;

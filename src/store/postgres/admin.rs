@@ -1,0 +1,331 @@
+//! What operators do: look at failures, retry, discard, pause, emit, tail.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use tokio::time::timeout;
+use tokio_postgres::Row;
+use tokio_postgres::types::{ToSql, Type};
+use uuid::Uuid;
+
+use super::error::StoreError;
+use super::inspect::Kind;
+use super::mapping::{Field, quote};
+use super::sql::Sql;
+use super::{PostgresStore, failures, read, run};
+use crate::event::Record;
+use crate::store::FailureState;
+
+/// Which failure records an operator means. All conditions must hold.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct FailureFilter {
+    /// In one of these states; empty: in any but `Suspect`, since suspects have not failed.
+    pub states: Vec<FailureState>,
+    /// Of this event type.
+    pub event_type: Option<String>,
+    /// Of this key.
+    pub key: Option<String>,
+    /// Of this event id.
+    pub event_id: Option<String>,
+    /// With this reason code.
+    pub reason: Option<String>,
+    /// Last failed longer ago than this.
+    pub older_than: Option<Duration>,
+    /// Last failed less long ago than this.
+    pub newer_than: Option<Duration>,
+    /// Most records, oldest first; `None`: no limit.
+    pub limit: Option<usize>,
+}
+
+/// A failure record, for people.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[allow(missing_docs, reason = "named like the columns of outrigger.failures")]
+pub struct FailureRow {
+    pub seq: i64,
+    pub event_id: String,
+    pub event_type: String,
+    pub key: Option<String>,
+    pub state: FailureState,
+    pub attempts: u32,
+    pub crashes: u32,
+    pub reason: Option<String>,
+    pub error: Option<String>,
+    pub first_failed_at: Timestamp,
+    pub last_failed_at: Timestamp,
+    pub next_attempt_at: Option<Timestamp>,
+}
+
+/// A row as `tail` shows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TailRow {
+    /// The row.
+    pub record: Record,
+    /// Already published.
+    pub published: bool,
+    /// State of its failure record.
+    pub failure: Option<FailureState>,
+}
+
+/// An event to add. Empty fields take the table's defaults.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct NewEvent {
+    /// Field and its text form, cast to the column's type. [`Field::Id`] is drawn unless given.
+    pub fields: Vec<(Field, String)>,
+}
+
+type Params<'a> = Vec<(&'a (dyn ToSql + Sync), Type)>;
+
+/// The filter as SQL over `outrigger.failures f`, with its parameters in a fixed order.
+struct Where {
+    states: Vec<&'static str>,
+    older: Option<f64>,
+    newer: Option<f64>,
+}
+
+impl Where {
+    const TEXT: &'static str = "(f.state = any($1) or cardinality($1) = 0 and f.state <> 'suspect') \
+        and ($2 is null or f.event_type = $2) and ($3 is null or f.key = $3) and ($4 is null or f.event_id = $4) \
+        and ($5 is null or f.reason = $5) \
+        and ($6 is null or f.last_failed_at < clock_timestamp() - $6 * interval '1 microsecond') \
+        and ($7 is null or f.last_failed_at > clock_timestamp() - $7 * interval '1 microsecond')";
+
+    fn new(filter: &FailureFilter) -> Self {
+        let micros = |d: Duration| d.as_micros() as f64;
+        Self {
+            states: filter.states.iter().map(|state| state.as_str()).collect(),
+            older: filter.older_than.map(micros),
+            newer: filter.newer_than.map(micros),
+        }
+    }
+
+    fn params<'a>(&'a self, filter: &'a FailureFilter) -> Params<'a> {
+        vec![
+            (&self.states, Type::TEXT_ARRAY),
+            (&filter.event_type, Type::TEXT),
+            (&filter.key, Type::TEXT),
+            (&filter.event_id, Type::TEXT),
+            (&filter.reason, Type::TEXT),
+            (&self.older, Type::FLOAT8),
+            (&self.newer, Type::FLOAT8),
+        ]
+    }
+}
+
+/// The selected records, oldest first.
+fn selected(sql: &Sql, filter: &FailureFilter) -> String {
+    let limit = filter
+        .limit
+        .map(|n| format!("limit {n}"))
+        .unwrap_or_default();
+    format!(
+        "select f.seq from outrigger.failures f where f.outbox = {} and {} order by f.seq {limit}",
+        sql.outbox,
+        Where::TEXT
+    )
+}
+
+/// The running relays look again at everything: the meaning of a raised version.
+fn bump(sql: &Sql) -> String {
+    format!(
+        "update outrigger.outboxes set failures_version = failures_version + 1 where outbox = {}",
+        sql.outbox
+    )
+}
+
+impl PostgresStore {
+    /// Failure records, oldest first.
+    pub async fn failures(&self, filter: &FailureFilter) -> Result<Vec<FailureRow>, StoreError> {
+        let inner = &*self.inner;
+        let text = format!(
+            "select f.seq, f.event_id, f.event_type, f.key, f.state, f.attempts, f.crashes, f.reason, f.error, \
+               f.first_failed_at, f.last_failed_at, f.next_attempt_at \
+             from outrigger.failures f where f.outbox = {} and f.seq in ({}) order by f.seq",
+            inner.sql.outbox,
+            selected(&inner.sql, filter)
+        );
+        let condition = Where::new(filter);
+        let params = condition.params(filter);
+        let rows: Vec<Row> = run!(self, |client| client.query_typed(&text, &params))?;
+        rows.iter().map(failure_row).collect()
+    }
+
+    /// Lets the selected rows be tried again at once, with all their attempts. Returns how many.
+    pub async fn retry(&self, filter: &FailureFilter) -> Result<u64, StoreError> {
+        let sql = &self.inner.sql;
+        let text = format!(
+            "with chosen as ({}), version as ({} and exists (select from chosen)) \
+             update outrigger.failures f set state = 'retrying', attempts = 0, crashes = 0, next_attempt_at = clock_timestamp() \
+             from chosen where f.outbox = {} and f.seq = chosen.seq",
+            selected(sql, filter),
+            bump(sql),
+            sql.outbox
+        );
+        self.change(&text, filter).await
+    }
+
+    /// Gives the selected rows up for good: their records vanish, and they are marked or deleted unpublished.
+    /// Returns how many.
+    pub async fn discard(&self, filter: &FailureFilter) -> Result<u64, StoreError> {
+        let sql = &self.inner.sql;
+        let settled = sql
+            .settle
+            .replace("any($1)", "any(array(select seq from chosen))");
+        let text = format!(
+            "with chosen as materialized ({}), version as ({} and exists (select from chosen)), settled as ({settled}) \
+             delete from outrigger.failures f using chosen where f.outbox = {} and f.seq = chosen.seq",
+            selected(sql, filter),
+            bump(sql),
+            sql.outbox
+        );
+        self.change(&text, filter).await
+    }
+
+    async fn change(&self, text: &str, filter: &FailureFilter) -> Result<u64, StoreError> {
+        let condition = Where::new(filter);
+        let params = condition.params(filter);
+        run!(self, |client| client.execute_typed(text, &params))
+    }
+
+    /// Asks every relay of this outbox to stop publishing. False if it was paused already.
+    pub async fn pause(&self, reason: Option<&str>) -> Result<bool, StoreError> {
+        let text = format!(
+            "update outrigger.outboxes set paused_at = clock_timestamp(), pause_reason = $1 \
+             where outbox = {} and paused_at is null",
+            self.inner.sql.outbox
+        );
+        let params: Params<'_> = vec![(&reason, Type::TEXT)];
+        let changed = run!(self, |client| client.execute_typed(&text, &params))?;
+        Ok(changed > 0)
+    }
+
+    /// Ends a pause and wakes the relays. False if there was none.
+    pub async fn resume(&self) -> Result<bool, StoreError> {
+        let text = format!(
+            "with resumed as (update outrigger.outboxes set paused_at = null, pause_reason = null \
+               where outbox = {} and paused_at is not null returning 1) \
+             select pg_notify($1, '') from resumed",
+            self.inner.sql.outbox
+        );
+        let params: Params<'_> = vec![(&self.inner.table.channel, Type::TEXT)];
+        let rows = run!(self, |client| client.query_typed(&text, &params))?;
+        Ok(!rows.is_empty())
+    }
+
+    /// Adds an event by a plain INSERT, which works for mapped tables too. Returns its id. Takes the same lock on its key as
+    /// `outrigger.emit`, before the order number is drawn.
+    pub async fn emit(&self, event: &NewEvent) -> Result<String, StoreError> {
+        let table = &self.inner.table;
+        let mut names = Vec::new();
+        let mut values = Vec::new();
+        let drawn = Uuid::new_v4().to_string();
+        let mut texts: Vec<&String> = Vec::new();
+        let given = event.fields.iter().map(|(field, text)| (*field, text));
+        let id = event.fields.iter().find(|(field, _)| *field == Field::Id);
+        let draw = id.is_none().then_some((Field::Id, &drawn));
+        for (field, text) in draw.into_iter().chain(given) {
+            let column = table.column(field).ok_or_else(|| {
+                StoreError::schema(format!(
+                    "table {} has no column for {}",
+                    table.name,
+                    field.setting()
+                ))
+            })?;
+            texts.push(text);
+            names.push(quote(&column.name));
+            values.push(if column.kind == Kind::Timestamp {
+                format!("(${}::timestamptz at time zone 'UTC')", texts.len())
+            } else {
+                format!("${}::{}", texts.len(), column.type_name)
+            });
+        }
+        let lock = match event
+            .fields
+            .iter()
+            .position(|(field, _)| *field == Field::Key)
+        {
+            // The id comes first unless it was given.
+            Some(at) => format!(
+                "pg_advisory_xact_lock(hashtextextended(${}, {}::oid::bigint))",
+                at + 1 + usize::from(id.is_none()),
+                table.regclass()
+            ),
+            None => "1".into(),
+        };
+        let text = format!(
+            "insert into {} ({}) select {} from (select {lock}) locked",
+            table.name,
+            names.join(", "),
+            values.join(", ")
+        );
+        let params: Params<'_> = texts
+            .iter()
+            .map(|text| (text as &(dyn ToSql + Sync), Type::TEXT))
+            .collect();
+        run!(self, |client| client.execute_typed(&text, &params))?;
+        Ok(id.map_or(drawn.clone(), |(_, id)| id.clone()))
+    }
+
+    /// Rows after `after` in order, whatever their state. Needs an order column.
+    pub async fn tail(&self, after: i64, limit: usize) -> Result<Vec<TailRow>, StoreError> {
+        let inner = &*self.inner;
+        let sql = &inner.sql;
+        if !sql.has_order {
+            return Err(StoreError::schema(format!(
+                "table {} has no order column to follow: set OUTRIGGER_OUTBOX_COLUMN_SEQ",
+                sql.table
+            )));
+        }
+        let text = format!(
+            "select {}, {}, not ({}) as published, (select f.state from outrigger.failures f \
+               where f.outbox = {} and f.seq = {seq}) as failure \
+             from {} o where {seq} > $1 order by {seq} limit {limit}",
+            sql.columns,
+            format_args!("{}, null::int8 as retry", sql.counts),
+            sql.pending,
+            sql.outbox,
+            sql.table,
+            seq = sql.seq,
+        );
+        let params: Params<'_> = vec![(&after, Type::INT8)];
+        let rows: Vec<Row> = run!(self, |client| client.query_typed(&text, &params))?;
+        let layout = read::Layout::new(&inner.table);
+        rows.iter()
+            .map(|row| {
+                let failure: Option<&str> = row.try_get("failure")?;
+                Ok(TailRow {
+                    record: layout.record(row)?,
+                    published: row.try_get("published")?,
+                    failure: failure.map(failures::state).transpose()?,
+                })
+            })
+            .collect()
+    }
+
+    /// The highest `seq` so far, for `tail` to begin at. Zero for an empty table.
+    pub async fn last_seq(&self) -> Result<i64, StoreError> {
+        let sql = &self.inner.sql;
+        let text = format!(
+            "select coalesce(max({})::int8, 0) from {} o",
+            sql.seq, sql.table
+        );
+        let row: Row = run!(self, |client| client.query_typed_one(&text, &[]))?;
+        Ok(row.try_get(0)?)
+    }
+}
+
+fn failure_row(row: &Row) -> Result<FailureRow, StoreError> {
+    Ok(FailureRow {
+        seq: row.try_get(0)?,
+        event_id: row.try_get(1)?,
+        event_type: row.try_get(2)?,
+        key: row.try_get(3)?,
+        state: failures::state(row.try_get(4)?)?,
+        attempts: row.try_get::<_, i32>(5)?.max(0) as u32,
+        crashes: row.try_get::<_, i32>(6)?.max(0) as u32,
+        reason: row.try_get(7)?,
+        error: row.try_get(8)?,
+        first_failed_at: row.try_get(9)?,
+        last_failed_at: row.try_get(10)?,
+        next_attempt_at: row.try_get(11)?,
+    })
+}

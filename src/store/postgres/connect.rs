@@ -1,0 +1,311 @@
+//! From settings to open connections, with libpq's meaning of every parameter.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::time::Duration;
+
+use deadpool_postgres::{
+    Connect, Manager, ManagerConfig, Pool, RecyclingMethod, Runtime, Timeouts,
+};
+use secrecy::{ExposeSecret, SecretString};
+use tokio::task::JoinHandle;
+use tokio_postgres::config::{ChannelBinding, Host, SslMode, SslNegotiation};
+use tokio_postgres::error::SqlState;
+use tokio_postgres::tls::MakeTlsConnect;
+use tokio_postgres::{Client, Config, Connection, Error, Socket};
+use tokio_postgres_rustls::MakeRustlsConnect;
+
+use super::dsn::{Params, bad};
+use super::error::StoreError;
+use super::options::{CONNECT_TIMEOUT, base_config};
+use super::tls::{self, Use};
+
+/// Where the database is and how to log in. Built from settings; nothing here reads the environment.
+#[derive(Debug, Clone)]
+pub struct ConnectSettings {
+    /// URL or `key=value` list, as libpq takes it.
+    pub url: Option<SecretString>,
+    /// `PG*` variables, by name; they fill what the URL leaves out.
+    pub variables: BTreeMap<String, String>,
+    /// Most connections of the pool, the listening one not counted.
+    pub pool_size: usize,
+    /// Longest wait for any one statement, and for a free connection.
+    pub timeout: Duration,
+}
+
+impl Default for ConnectSettings {
+    fn default() -> Self {
+        Self {
+            url: None,
+            variables: BTreeMap::new(),
+            pool_size: 2,
+            timeout: Duration::from_secs(30),
+        }
+    }
+}
+
+type TlsStream = <MakeRustlsConnect as MakeTlsConnect<Socket>>::Stream;
+pub(super) type RawConnection = Connection<Socket, TlsStream>;
+
+/// Opens connections.
+#[derive(Clone)]
+pub(super) struct Connector {
+    config: Config,
+    tls: MakeRustlsConnect,
+    usage: Use,
+}
+
+impl fmt::Debug for Connector {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Connector")
+            .field("target", &self.target())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Connector {
+    /// Reads the settings. Touches files (certificates, password file), but not the network.
+    pub(super) fn new(settings: &ConnectSettings) -> Result<Self, StoreError> {
+        let url = settings.url.as_ref().map_or("", |url| url.expose_secret());
+        let mut params = Params::parse(url)?;
+        params.fill_from(&settings.variables)?;
+        let (mut usage, verify) = tls::policy(&params)?;
+        let mut config = base_config(&params)?;
+        if config
+            .get_hosts()
+            .iter()
+            .all(|host| matches!(host, Host::Unix(_)))
+        {
+            // libpq ignores sslmode on a Unix socket.
+            usage = Use::Never;
+        }
+        let direct = match params.get("sslnegotiation") {
+            None | Some("postgres") => false,
+            Some("direct") if usage == Use::Always => true,
+            Some("direct") => {
+                return Err(bad(
+                    "has sslnegotiation=direct, which needs sslmode=require or stronger",
+                ));
+            }
+            Some(_) => return Err(bad("has an unknown sslnegotiation: use postgres or direct")),
+        };
+        if direct {
+            config.ssl_negotiation(SslNegotiation::Direct);
+        }
+        config.ssl_mode(match usage {
+            Use::Never | Use::IfRefused => SslMode::Disable,
+            Use::IfPossible => SslMode::Prefer,
+            Use::Always => SslMode::Require,
+        });
+        if config.get_channel_binding() == ChannelBinding::Require && usage == Use::Never {
+            return Err(bad(
+                "has channel_binding=require, which needs TLS: set sslmode=require or stronger",
+            ));
+        }
+        let tls = MakeRustlsConnect::new(tls::config(&params, verify, direct)?);
+        Ok(Self { config, tls, usage })
+    }
+
+    /// Host, port and database, for people. Never the password.
+    pub(super) fn target(&self) -> String {
+        let ports = self.config.get_ports();
+        let hosts: Vec<String> = self
+            .config
+            .get_hosts()
+            .iter()
+            .enumerate()
+            .map(|(i, host)| {
+                let port = ports.get(i).or(ports.first()).copied().unwrap_or(5432);
+                match host {
+                    Host::Tcp(name) => format!("{name}:{port}"),
+                    Host::Unix(path) => format!("{}:{port}", path.display()),
+                }
+            })
+            .collect();
+        format!(
+            "{}/{}",
+            hosts.join(","),
+            self.config.get_dbname().unwrap_or_default()
+        )
+    }
+
+    /// Opens one connection, falling back between TLS and plain as `allow` and `prefer` demand. The caller sets the
+    /// deadline.
+    pub(super) async fn open(&self) -> Result<(Client, RawConnection), Error> {
+        let error = match self.config.connect(self.tls.clone()).await {
+            Ok(connected) => return Ok(connected),
+            Err(error) => error,
+        };
+        let refused = error.code() == Some(&SqlState::INVALID_AUTHORIZATION_SPECIFICATION);
+        let second = match self.usage {
+            Use::IfPossible if refused || is_tls(&error) => SslMode::Disable,
+            Use::IfRefused if refused => SslMode::Require,
+            _ => return Err(error),
+        };
+        let mut config = self.config.clone();
+        config.ssl_mode(second);
+        // The first error says more than that of the fallback.
+        config.connect(self.tls.clone()).await.map_err(|_| error)
+    }
+
+    /// Asks the server to stop what it is doing for `client`, in the background and without insisting: a server that waits for
+    /// a lock does not notice that its client is gone.
+    pub(super) fn cancel(&self, client: &Client) {
+        let (token, tls) = (client.cancel_token(), self.tls.clone());
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            runtime.spawn(async move {
+                let _ = tokio::time::timeout(CONNECT_TIMEOUT, token.cancel_query(tls)).await;
+            });
+        }
+    }
+
+    /// Longest sensible wait for `open`: every host may use up its connect timeout, on both attempts.
+    pub(super) fn deadline(&self) -> Duration {
+        let hosts = self.config.get_hosts().len().max(1) as u32;
+        let one = self
+            .config
+            .get_connect_timeout()
+            .copied()
+            .unwrap_or(CONNECT_TIMEOUT);
+        one.saturating_mul(2 * hosts).max(CONNECT_TIMEOUT)
+    }
+
+    /// The pool. No connection is opened yet.
+    pub(super) fn pool(&self, size: usize, wait: Duration) -> Result<Pool, StoreError> {
+        let manager = Manager::from_connect(
+            self.config.clone(),
+            self.clone(),
+            ManagerConfig {
+                // A broken connection is noticed by its task; asking the server again would cost a round trip.
+                recycling_method: RecyclingMethod::Fast,
+            },
+        );
+        Pool::builder(manager)
+            .max_size(size.max(1))
+            .runtime(Runtime::Tokio1)
+            .timeouts(Timeouts {
+                wait: Some(wait),
+                create: Some(self.deadline()),
+                recycle: Some(CONNECT_TIMEOUT),
+            })
+            .build()
+            .map_err(|error| StoreError::fatal(error.to_string()))
+    }
+}
+
+impl Connect for Connector {
+    fn connect(
+        &self,
+        _: &Config,
+    ) -> futures_util::future::BoxFuture<'_, Result<(Client, JoinHandle<()>), Error>> {
+        Box::pin(async move {
+            let (client, connection) = self.open().await?;
+            let task = tokio::spawn(async move {
+                if let Err(error) = connection.await {
+                    let error = StoreError::from(error);
+                    tracing::debug!(%error, "a database connection ended");
+                }
+            });
+            Ok((client, task))
+        })
+    }
+}
+
+fn is_tls(error: &Error) -> bool {
+    // The kind is private; its Display is the only way to tell.
+    error.to_string().contains("TLS")
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used)]
+mod tests {
+    use std::io::Write as _;
+
+    use tokio_postgres::config::TargetSessionAttrs;
+
+    use super::*;
+
+    fn connector(url: &str) -> Result<Connector, StoreError> {
+        Connector::new(&ConnectSettings {
+            url: Some(url.into()),
+            ..ConnectSettings::default()
+        })
+    }
+
+    #[test]
+    fn defaults_are_those_of_a_relay() {
+        let config = connector("postgres://u:p@h/d").unwrap().config;
+        assert_eq!(config.get_connect_timeout(), Some(&Duration::from_secs(5)));
+        assert_eq!(config.get_keepalives_idle(), Duration::from_secs(30));
+        assert_eq!(
+            config.get_tcp_user_timeout(),
+            Some(&Duration::from_secs(20))
+        );
+        assert_eq!(
+            config.get_target_session_attrs(),
+            TargetSessionAttrs::ReadWrite
+        );
+        assert_eq!(config.get_application_name(), Some("outrigger"));
+        assert_eq!(config.get_ssl_mode(), SslMode::Prefer);
+    }
+
+    #[test]
+    fn parameters_reach_the_connection() {
+        let connector = connector(
+            "postgres://u@a:1,b:2/d?connect_timeout=7&application_name=x&target_session_attrs=any\
+             &channel_binding=disable&options=-c%20geqo%3Doff&sslmode=require&sslnegotiation=direct",
+        )
+        .unwrap();
+        assert_eq!(connector.target(), "a:1,b:2/d");
+        let config = connector.config;
+        assert_eq!(config.get_ports(), [1, 2]);
+        assert_eq!(config.get_connect_timeout(), Some(&Duration::from_secs(7)));
+        assert_eq!(config.get_target_session_attrs(), TargetSessionAttrs::Any);
+        assert_eq!(config.get_channel_binding(), ChannelBinding::Disable);
+        assert_eq!(config.get_options(), Some("-c geqo=off"));
+        assert_eq!(config.get_ssl_negotiation(), SslNegotiation::Direct);
+    }
+
+    #[test]
+    fn contradictions_are_refused() {
+        for (url, says) in [
+            ("postgres:///d", "names no host"),
+            ("postgres://h:0/d", "port"),
+            ("postgres://h/d?sslnegotiation=direct", "sslmode=require"),
+            (
+                "postgres://h/d?channel_binding=require&sslmode=disable",
+                "needs TLS",
+            ),
+            (
+                "postgres://h/d?target_session_attrs=standby",
+                "the relay writes",
+            ),
+            ("postgres://h/d?connect_timeout=soon", "connect_timeout"),
+            ("host=a,b port=1,2,3", "ports"),
+        ] {
+            let error = connector(url).unwrap_err().to_string();
+            assert!(error.contains(says), "{url}: {error}");
+        }
+    }
+
+    #[test]
+    fn the_password_file_is_searched_like_libpq_does() {
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        writeln!(
+            file,
+            "# comment\nother:*:*:*:no\nh:5432:d:u:p\\:a\\\\ss:word\n*:*:*:*:last"
+        )
+        .unwrap();
+        let path = file.path().display();
+        let config = connector(&format!("host=h user=u dbname=d passfile={path}"))
+            .unwrap()
+            .config;
+        assert_eq!(config.get_password(), Some(&b"p:a\\ss:word"[..]));
+        let config = connector(&format!("host=h user=v dbname=d passfile={path}"))
+            .unwrap()
+            .config;
+        assert_eq!(config.get_password(), Some(&b"last"[..]));
+        let debug = format!("{:?}", connector("postgres://u:hunter2@h/d").unwrap());
+        assert!(!debug.contains("hunter2"), "{debug}");
+    }
+}

@@ -1,0 +1,144 @@
+//! Failure records: written under a fence, loaded at takeover.
+
+use std::time::Duration;
+
+use tokio_postgres::Client;
+use tokio_postgres::types::Type;
+use uuid::Uuid;
+
+use super::error::StoreError;
+use super::sql::Sql;
+use crate::store::{Failing, Failure, FailureState, Partitions};
+
+/// Longest stored error text, in characters.
+const ERROR_MAX: usize = 2000;
+
+/// Stores failures of rows whose partition the replica owns, and returns the `seq` of those stored. The owner's rows
+/// are share-locked meanwhile, so a takeover waits for the write or the write sees the takeover.
+pub(super) async fn record(
+    client: &Client,
+    sql: &Sql,
+    failures: &[Failure],
+    replica: Uuid,
+) -> Result<Vec<i64>, StoreError> {
+    if failures.is_empty() {
+        return Ok(Vec::new());
+    }
+    fn column<'a, T>(failures: &'a [Failure], get: impl Fn(&'a Failure) -> T) -> Vec<T> {
+        failures.iter().map(get).collect()
+    }
+    let seqs = column(failures, |f| f.seq);
+    let hashes = column(failures, |f| f.hash);
+    let keyed = column(failures, |f| f.keyed);
+    let ids = column(failures, |f| f.event_id.as_str());
+    let types = column(failures, |f| f.event_type.as_str());
+    let keys = column(failures, |f| f.key.as_deref());
+    let states = column(failures, |f| f.state.as_str());
+    let attempts = column(failures, |f| f.attempts.min(i32::MAX as u32) as i32);
+    let crashes = column(failures, |f| f.crashes.min(i32::MAX as u32) as i32);
+    let reasons = column(failures, |f| f.reason.as_ref().map(|r| r.code.as_str()));
+    let errors = column(failures, |f| f.reason.as_ref().map(|r| storable(&r.detail)));
+    let waits = column(failures, |f| {
+        f.retry_after.map(|wait| wait.as_micros() as f64)
+    });
+    let text = format!(
+        "with owned as materialized (select partition from outrigger.partitions \
+           where outbox = {outbox} and owner = $1 order by partition for share), \
+         layout as (select partitions::int8 as n from outrigger.outboxes where outbox = {outbox}) \
+         insert into outrigger.failures as f (outbox, seq, hash, keyed, event_id, event_type, key, state, attempts, crashes, \
+           reason, error, next_attempt_at) \
+         select {outbox}, i.seq, i.hash, i.keyed, i.id, i.type, i.key, i.state, i.attempts, i.crashes, i.reason, i.error, \
+           clock_timestamp() + i.wait * interval '1 microsecond' \
+         from unnest($2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13) \
+           as i (seq, hash, keyed, id, type, key, state, attempts, crashes, reason, error, wait), layout \
+         where ((i.hash % n) + n) % n in (select partition from owned) \
+         on conflict (outbox, seq) do update set state = excluded.state, attempts = excluded.attempts, \
+           crashes = excluded.crashes, reason = excluded.reason, error = excluded.error, \
+           last_failed_at = clock_timestamp(), next_attempt_at = excluded.next_attempt_at \
+         returning f.seq",
+        outbox = sql.outbox
+    );
+    let rows = client
+        .query_typed(
+            &text,
+            &[
+                (&replica, Type::UUID),
+                (&seqs, Type::INT8_ARRAY),
+                (&hashes, Type::INT8_ARRAY),
+                (&keyed, Type::BOOL_ARRAY),
+                (&ids, Type::TEXT_ARRAY),
+                (&types, Type::TEXT_ARRAY),
+                (&keys, Type::TEXT_ARRAY),
+                (&states, Type::TEXT_ARRAY),
+                (&attempts, Type::INT4_ARRAY),
+                (&crashes, Type::INT4_ARRAY),
+                (&reasons, Type::TEXT_ARRAY),
+                (&errors, Type::TEXT_ARRAY),
+                (&waits, Type::FLOAT8_ARRAY),
+            ],
+        )
+        .await?;
+    rows.iter().map(|row| Ok(row.try_get(0)?)).collect()
+}
+
+/// Text as Postgres can hold it (no NUL), and not without end.
+fn storable(text: &str) -> String {
+    text.chars()
+        .filter(|c| *c != '\0')
+        .take(ERROR_MAX)
+        .collect()
+}
+
+/// Loads the records that hold keys up, oldest first.
+pub(super) async fn load(
+    client: &Client,
+    sql: &Sql,
+    partitions: &Partitions,
+    limit: usize,
+) -> Result<Vec<Failing>, StoreError> {
+    let mut filter = String::new();
+    let owned: Vec<i64>;
+    let mut params: Vec<(&(dyn tokio_postgres::types::ToSql + Sync), Type)> = Vec::new();
+    if let Partitions::Some {
+        owned: numbers,
+        count,
+    } = partitions
+    {
+        owned = numbers.iter().map(|p| i64::from(*p)).collect();
+        filter = format!("and {}", Sql::in_partitions("f.hash", *count, "$1"));
+        params.push((&owned, Type::INT8_ARRAY));
+    }
+    let text = format!(
+        "select f.seq, f.hash, f.keyed, f.state, \
+           greatest(0, (extract(epoch from (f.next_attempt_at - clock_timestamp())) * 1000000)::int8) as retry_in \
+         from outrigger.failures f where f.outbox = {} and f.state in ('retrying', 'blocked') {filter} \
+         order by f.seq limit {limit}",
+        sql.outbox
+    );
+    let rows = client.query_typed(&text, &params).await?;
+    rows.iter()
+        .map(|row| {
+            Ok(Failing {
+                seq: row.try_get(0)?,
+                hash: row.try_get(1)?,
+                keyed: row.try_get(2)?,
+                state: state(row.try_get(3)?)?,
+                retry_in: Duration::from_micros(
+                    row.try_get::<_, Option<i64>>(4)?.unwrap_or(0).max(0) as u64,
+                ),
+            })
+        })
+        .collect()
+}
+
+pub(super) fn state(text: &str) -> Result<FailureState, StoreError> {
+    match text {
+        "retrying" => Ok(FailureState::Retrying),
+        "blocked" => Ok(FailureState::Blocked),
+        "dead" => Ok(FailureState::Dead),
+        "suspect" => Ok(FailureState::Suspect),
+        other => Err(StoreError::schema(format!(
+            "outrigger.failures holds the unknown state `{other}`: upgrade the binary"
+        ))),
+    }
+}

@@ -1,0 +1,177 @@
+//! The wake-up hint: LISTEN on a connection of its own.
+//!
+//! The pool discards notifications, and a listener that stops reading its socket holds back vacuum for the whole
+//! cluster. So this connection has a task that does nothing but read it, and notifications collapse into a counter
+//! that can never be full. Nothing depends on a notification: after each (re)connect one is faked, because
+//! any number may have been missed.
+
+use std::future::poll_fn;
+use std::time::Duration;
+
+use rand::Rng as _;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio::time::{sleep, timeout};
+use tokio_postgres::{AsyncMessage, Client};
+
+use super::connect::Connector;
+use super::error::{StoreError, StoreErrorKind};
+use super::mapping::quote;
+use super::probe;
+
+/// Whether notifications arrive.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ListenState {
+    /// Not connected; the text says why (empty at first). Tried again with growing pauses.
+    Down(String),
+    /// Listening.
+    Listening,
+    /// The server, or a pooler in front of it, does not let us listen. Tried again rarely.
+    Refused(String),
+}
+
+/// A running listener. Stops when dropped.
+#[derive(Debug)]
+pub struct Listener {
+    wakes: watch::Receiver<u64>,
+    state: watch::Receiver<ListenState>,
+    task: JoinHandle<()>,
+}
+
+impl Listener {
+    /// Starts listening in the background.
+    pub(super) fn spawn(connector: Connector, channel: String) -> Self {
+        let (wake, wakes) = watch::channel(0);
+        let (report, state) = watch::channel(ListenState::Down(String::new()));
+        let task = tokio::spawn(run(connector, channel, wake, report));
+        Self { wakes, state, task }
+    }
+
+    /// Counts wake-ups: changes when somebody wrote, released partitions, or may have done so.
+    pub fn wakes(&self) -> watch::Receiver<u64> {
+        self.wakes.clone()
+    }
+
+    /// The state and its changes.
+    pub fn state(&self) -> watch::Receiver<ListenState> {
+        self.state.clone()
+    }
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+const BACKOFF_FIRST: Duration = Duration::from_millis(200);
+const BACKOFF_LAST: Duration = Duration::from_secs(15);
+const REFUSED_PAUSE: Duration = Duration::from_secs(600);
+
+async fn run(
+    connector: Connector,
+    channel: String,
+    wake: watch::Sender<u64>,
+    report: watch::Sender<ListenState>,
+) {
+    let mut backoff = BACKOFF_FIRST;
+    loop {
+        let error = match session(&connector, &channel, &wake, &report).await {
+            End::Refused(error) => {
+                tracing::warn!(%error, "LISTEN is refused; polling alone finds new events");
+                report.send_replace(ListenState::Refused(error.to_string()));
+                pause(REFUSED_PAUSE).await;
+                continue;
+            }
+            End::Lost(error) => {
+                backoff = BACKOFF_FIRST;
+                error
+            }
+            End::Failed(error) => error,
+        };
+        tracing::debug!(%error, "the listening connection is down");
+        report.send_replace(ListenState::Down(error.to_string()));
+        pause(backoff).await;
+        backoff = (backoff * 2).min(BACKOFF_LAST);
+    }
+}
+
+/// Half to all of `ceiling`, so that replicas do not come back together.
+async fn pause(ceiling: Duration) {
+    let share = rand::rng().random_range(0.5..1.0);
+    sleep(ceiling.mul_f64(share)).await;
+}
+
+enum End {
+    /// Never got as far as listening.
+    Failed(StoreError),
+    /// Connected, but not allowed to listen.
+    Refused(StoreError),
+    /// Was listening.
+    Lost(StoreError),
+}
+
+async fn session(
+    connector: &Connector,
+    channel: &str,
+    wake: &watch::Sender<u64>,
+    report: &watch::Sender<ListenState>,
+) -> End {
+    let deadline = connector.deadline();
+    let (client, mut connection) = match timeout(deadline, connector.open()).await {
+        Ok(Ok(opened)) => opened,
+        Ok(Err(error)) => return End::Failed(error.into()),
+        Err(_) => {
+            return End::Failed(StoreError::unavailable(
+                "timed out connecting to the database",
+            ));
+        }
+    };
+    let statement = format!("listen {}", quote(channel));
+    let mut listening = false;
+    // The request is answered only while the connection is polled, so both run side by side.
+    let mut request = Box::pin(timeout(deadline, async {
+        if is_pooled(connector, &client).await? {
+            return Err(StoreError::schema(
+                "a transaction pooler sits in between, which accepts LISTEN but delivers nothing: connect directly or in \
+                 session mode, or set OUTRIGGER_RELAY_WAKE=poll",
+            ));
+        }
+        Ok(client.batch_execute(&statement).await?)
+    }));
+    loop {
+        tokio::select! {
+            answer = &mut request, if !listening => match answer {
+                Ok(Ok(())) => {
+                    listening = true;
+                    report.send_replace(ListenState::Listening);
+                    wake.send_modify(|count| *count += 1);
+                }
+                Ok(Err(error)) => {
+                    return match error.kind() {
+                        StoreErrorKind::Unavailable => End::Failed(error),
+                        _ => End::Refused(error),
+                    };
+                }
+                Err(_) => return End::Failed(StoreError::unavailable("LISTEN timed out")),
+            },
+            message = poll_fn(|cx| connection.poll_message(cx)) => match message {
+                Some(Ok(AsyncMessage::Notification(_))) => wake.send_modify(|count| *count += 1),
+                Some(Ok(_)) => {}
+                Some(Err(error)) if listening => return End::Lost(error.into()),
+                Some(Err(error)) => return End::Failed(error.into()),
+                None => return End::Lost(StoreError::unavailable("the server closed the connection")),
+            },
+        }
+    }
+}
+
+/// Looks for a transaction pooler with the help of a second, short-lived connection.
+async fn is_pooled(connector: &Connector, client: &Client) -> Result<bool, StoreError> {
+    let (mut other, connection) = connector.open().await?;
+    let driver = tokio::spawn(connection);
+    let pooled = probe::shares_sessions(client, &mut other).await;
+    drop(other);
+    driver.abort();
+    pooled
+}

@@ -1,0 +1,385 @@
+//! Replicas and the partitions they own: leases on the database's clock.
+//!
+//! A replica's row carries its lease; a partition's row names its owner and is written only when that changes.
+//! What keeps two replicas from owning one partition:
+//!
+//! * A claim locks the partition rows first, so of two claimers one waits and then sees the other's result.
+//! * It then locks the dead owner's own row and looks again: a heartbeat in progress is waited for and wins.
+//! * An owner counts as dead only when its lease is over *and* the claimer has itself been visible for a whole lease
+//!   time of that owner. So a replica that is alone may renew by reading: as long as it sees nobody else,
+//!   nobody else can have been visible for that long.
+
+use std::time::Duration;
+
+use tokio_postgres::types::Type;
+use tokio_postgres::{Client, IsolationLevel};
+use uuid::Uuid;
+
+use super::error::StoreError;
+use super::inspect::Table;
+use super::mapping::Field;
+use super::sql::Sql;
+use crate::store::{Claimed, PartitionRow, ReplicaRow, Tick};
+
+/// The answer to a registration.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Registered {
+    /// This replica's id, new at each registration.
+    pub replica: Uuid,
+    /// Number of partitions as stored, which wins over the one wanted.
+    pub partitions: i32,
+}
+
+/// An owner that dies this soon after it took a partition may have died of one of its rows. One that
+/// had been working for longer was hardly killed by what it had already published.
+const SHORT: &str = "2 minutes";
+
+/// Rows of replicas that own nothing and whose lease has been over for this many lease times are swept away.
+const GRACE: i32 = 10;
+
+fn stale(outbox: &str) -> String {
+    format!(
+        "delete from outrigger.replicas r where r.outbox = {outbox} \
+         and r.lease_until + r.lease_ttl * {GRACE} < clock_timestamp() \
+         and not exists (select from outrigger.partitions p where p.outbox = r.outbox and p.owner = r.replica)"
+    )
+}
+
+pub(super) async fn register(
+    client: &mut Client,
+    sql: &Sql,
+    name: &str,
+    lease_ttl: Duration,
+    wanted: i32,
+) -> Result<Registered, StoreError> {
+    let outbox = &sql.outbox;
+    let transaction = client
+        .build_transaction()
+        .isolation_level(IsolationLevel::ReadCommitted)
+        .start()
+        .await?;
+    // Also serialises first registrations: the row stays locked until the partitions are there.
+    let row = transaction
+        .query_typed_opt(
+            &format!(
+                "update outrigger.outboxes set partitions = coalesce(partitions, $1) where outbox = {outbox} \
+                 returning partitions"
+            ),
+            &[(&wanted, Type::INT4)],
+        )
+        .await?;
+    let Some(row) = row else {
+        return Err(StoreError::schema(format!(
+            "outbox {} is not registered: run `outrigger migrate`",
+            sql.table
+        )));
+    };
+    let partitions: i32 = row.try_get(0)?;
+    transaction
+        .execute_typed(
+            &format!(
+                "insert into outrigger.partitions (outbox, partition) \
+                 select {outbox}, n from generate_series(0, $1 - 1) n on conflict do nothing"
+            ),
+            &[(&partitions, Type::INT4)],
+        )
+        .await?;
+    transaction.execute_typed(&stale(outbox), &[]).await?;
+    let replica = Uuid::new_v4();
+    let micros = lease_ttl.as_micros() as f64;
+    transaction
+        .execute_typed(
+            &format!(
+                "insert into outrigger.replicas (outbox, replica, name, version, lease_ttl, lease_until) \
+                 select {outbox}, $1, $2, $3, ttl, clock_timestamp() + ttl \
+                 from (select $4 * interval '1 microsecond' as ttl) t"
+            ),
+            &[
+                (&replica, Type::UUID),
+                (&name, Type::TEXT),
+                (&env!("CARGO_PKG_VERSION"), Type::TEXT),
+                (&micros, Type::FLOAT8),
+            ],
+        )
+        .await?;
+    transaction.commit().await?;
+    Ok(Registered {
+        replica,
+        partitions,
+    })
+}
+
+pub(super) async fn tick(
+    client: &Client,
+    table: &Table,
+    sql: &Sql,
+    replica: Uuid,
+    beat: bool,
+) -> Result<Tick, StoreError> {
+    if beat {
+        // A transaction of its own, finished before the read below takes its snapshot. So a claim that got hold of
+        // our row before this heartbeat has committed by then and is visible in the read; and any claim after it
+        // sees the new lease. With both in one statement, the read could miss a claim that the heartbeat waited for.
+        client
+            .execute_typed(
+                &format!(
+                    "update outrigger.replicas set lease_until = clock_timestamp() + lease_ttl, \
+                     visible_since = coalesce(visible_since, clock_timestamp()) \
+                     where outbox = {} and replica = $1",
+                    sql.outbox
+                ),
+                &[(&replica, Type::UUID)],
+            )
+            .await?;
+    }
+    let row = client
+        .query_typed_opt(&state(table, sql), &[(&replica, Type::UUID)])
+        .await?
+        .ok_or_else(|| {
+            StoreError::schema(format!(
+                "outbox {} is not registered: run `outrigger migrate`",
+                sql.table
+            ))
+        })?;
+    let numbers: Vec<i32> = row.try_get("partitions")?;
+    let owners: Vec<Option<Uuid>> = row.try_get("owners")?;
+    let ids: Vec<Uuid> = row.try_get("replicas")?;
+    let names: Vec<String> = row.try_get("names")?;
+    let alive: Vec<bool> = row.try_get("alive")?;
+    Ok(Tick {
+        partitions: numbers
+            .into_iter()
+            .zip(owners)
+            .map(|(partition, owner)| PartitionRow { partition, owner })
+            .collect(),
+        replicas: ids
+            .into_iter()
+            .zip(names)
+            .zip(alive)
+            .map(|((replica, name), alive)| ReplicaRow {
+                replica,
+                name,
+                alive,
+            })
+            .collect(),
+        registered: row.try_get("registered")?,
+        may_take_over: row.try_get("may_take_over")?,
+        paused: row.try_get("paused")?,
+        failures_version: row.try_get("failures_version")?,
+        awake_for: micros(row.try_get("awake_for")?).unwrap_or_default(),
+        next_due_in: micros(row.try_get("next_due_in")?),
+    })
+}
+
+fn micros(value: Option<i64>) -> Option<Duration> {
+    value.map(|us| Duration::from_micros(us.max(0) as u64))
+}
+
+/// Everything a tick reads, in one statement. `$1`: this replica.
+fn state(table: &Table, sql: &Sql) -> String {
+    let outbox = &sql.outbox;
+    // greatest() and least() ignore nulls.
+    let due = match (&sql.available, table.column(Field::AvailableAt)) {
+        (Some((at, now)), Some(_)) => format!(
+            "least({}, (select case when isfinite({at}) then greatest(0, (extract(epoch from ({at} - {now})) * 1000000)::int8) \
+               when {at} < {now} then 0::int8 end \
+             from {} o where {} and {at} is not null and {} order by {at} limit 1))",
+            retry_due(outbox),
+            sql.table,
+            sql.pending,
+            sql.not_failing
+        ),
+        _ => retry_due(outbox),
+    };
+    format!(
+        "with me as (select * from outrigger.replicas where outbox = {outbox} and replica = $1), \
+         rs as (select r.replica, r.name, r.replica = $1 or greatest(r.lease_until, \
+             coalesce((select visible_since from me) + r.lease_ttl, 'infinity')) > clock_timestamp() as alive \
+           from outrigger.replicas r where r.outbox = {outbox}), \
+         ps as (select partition, owner from outrigger.partitions where outbox = {outbox}) \
+         select coalesce((select array_agg(partition order by partition) from ps), '{{}}'::int4[]) as partitions, \
+           coalesce((select array_agg(owner order by partition) from ps), '{{}}'::uuid[]) as owners, \
+           coalesce((select array_agg(replica order by replica) from rs), '{{}}'::uuid[]) as replicas, \
+           coalesce((select array_agg(name order by replica) from rs), '{{}}'::text[]) as names, \
+           coalesce((select array_agg(alive order by replica) from rs), '{{}}'::bool[]) as alive, \
+           exists (select from me) as registered, \
+           coalesce((select visible_since + lease_ttl < clock_timestamp() from me), false) as may_take_over, \
+           b.paused_at is not null as paused, b.failures_version, \
+           (select case when isfinite(w.awake_until) then \
+               greatest(0, (extract(epoch from (w.awake_until - clock_timestamp())) * 1000000)::int8) end \
+             from outrigger.wake w where w.outbox = {outbox}) as awake_for, \
+           {due} as next_due_in \
+         from outrigger.outboxes b where b.outbox = {outbox}"
+    )
+}
+
+fn retry_due(outbox: &str) -> String {
+    format!(
+        "(select greatest(0, (extract(epoch from (f.next_attempt_at - clock_timestamp())) * 1000000)::int8) \
+         from outrigger.failures f where f.outbox = {outbox} and f.state = 'retrying' \
+         order by f.next_attempt_at nulls first limit 1)"
+    )
+}
+
+pub(super) async fn claim(
+    client: &mut Client,
+    sql: &Sql,
+    replica: Uuid,
+    wanted: &[i32],
+) -> Result<Vec<Claimed>, StoreError> {
+    if wanted.is_empty() {
+        return Ok(Vec::new());
+    }
+    let outbox = &sql.outbox;
+    let transaction = client
+        .build_transaction()
+        .isolation_level(IsolationLevel::ReadCommitted)
+        .start()
+        .await?;
+    // Every statement below takes a fresh snapshot, so each sees what the locks before it waited for. Locks are taken
+    // in one order everywhere: partitions by number, then replicas by id.
+    transaction
+        .query_typed(
+            &format!(
+                "select from outrigger.partitions where outbox = {outbox} and partition = any($1) \
+                 order by partition for update"
+            ),
+            &[(&wanted, Type::INT4_ARRAY)],
+        )
+        .await?;
+    transaction
+        .query_typed(
+            &format!(
+                "select from outrigger.replicas where outbox = {outbox} and (replica = $2 or replica in \
+                 (select owner from outrigger.partitions where outbox = {outbox} and partition = any($1))) \
+                 order by replica for update"
+            ),
+            &[(&wanted, Type::INT4_ARRAY), (&replica, Type::UUID)],
+        )
+        .await?;
+    // A claim is a sign of life too: without it, a replica whose lease ran out could be swept away between
+    // claiming and its next heartbeat.
+    let alive = transaction
+        .execute_typed(
+            &format!(
+                "update outrigger.replicas set lease_until = clock_timestamp() + lease_ttl \
+                 where outbox = {outbox} and replica = $1"
+            ),
+            &[(&replica, Type::UUID)],
+        )
+        .await?;
+    if alive == 0 {
+        return Ok(Vec::new());
+    }
+    let rows = transaction
+        .query_typed(
+            &format!(
+                "with me as (select visible_since from outrigger.replicas where outbox = {outbox} and replica = $2), \
+                 old as (select partition, owner, owned_since from outrigger.partitions \
+                   where outbox = {outbox} and partition = any($1) and owner is distinct from $2) \
+                 update outrigger.partitions p set owner = $2, owned_since = clock_timestamp() \
+                 from old, me where p.outbox = {outbox} and p.partition = old.partition \
+                   and (old.owner is null or not exists (select from outrigger.replicas r \
+                     where r.outbox = {outbox} and r.replica = old.owner \
+                       and greatest(r.lease_until, coalesce(me.visible_since + r.lease_ttl, 'infinity')) \
+                           >= clock_timestamp())) \
+                 returning p.partition, old.owner is not null and old.owned_since > clock_timestamp() - interval '{SHORT}'"
+            ),
+            &[(&wanted, Type::INT4_ARRAY), (&replica, Type::UUID)],
+        )
+        .await?;
+    let mut claimed = rows
+        .iter()
+        .map(|row| {
+            Ok(Claimed {
+                partition: row.try_get(0)?,
+                unclean: row.try_get(1)?,
+            })
+        })
+        .collect::<Result<Vec<_>, StoreError>>()?;
+    claimed.sort_unstable_by_key(|claimed| claimed.partition);
+    transaction.commit().await?;
+    Ok(claimed)
+}
+
+/// Gives partitions up and tells the others, so that they look at once.
+pub(super) async fn release(
+    client: &Client,
+    table: &Table,
+    sql: &Sql,
+    replica: Uuid,
+    partitions: &[i32],
+) -> Result<(), StoreError> {
+    let text = format!(
+        "with mine as (select partition from outrigger.partitions where outbox = {0} and owner = $1 \
+           and partition = any($2) order by partition for update), \
+         freed as (update outrigger.partitions p set owner = null, owned_since = null from mine \
+           where p.outbox = {0} and p.partition = mine.partition returning 1) \
+         select pg_notify($3, '') from freed limit 1",
+        sql.outbox
+    );
+    client
+        .query_typed(
+            &text,
+            &[
+                (&replica, Type::UUID),
+                (&partitions, Type::INT4_ARRAY),
+                (&table.channel, Type::TEXT),
+            ],
+        )
+        .await?;
+    Ok(())
+}
+
+/// Gives everything up and leaves; sweeps away what others left behind.
+pub(super) async fn unregister(
+    client: &Client,
+    table: &Table,
+    sql: &Sql,
+    replica: Uuid,
+) -> Result<(), StoreError> {
+    let text = format!(
+        "with mine as (select partition from outrigger.partitions where outbox = {0} and owner = $1 \
+           order by partition for update), \
+         freed as (update outrigger.partitions p set owner = null, owned_since = null from mine \
+           where p.outbox = {0} and p.partition = mine.partition returning 1), \
+         me as (delete from outrigger.replicas where outbox = {0} and replica = $1 \
+           and (select count(*) from freed) >= 0), \
+         others as ({1} and r.replica <> $1) \
+         select pg_notify($2, '')",
+        sql.outbox,
+        stale(&sql.outbox)
+    );
+    client
+        .query_typed(
+            &text,
+            &[(&replica, Type::UUID), (&table.channel, Type::TEXT)],
+        )
+        .await?;
+    Ok(())
+}
+
+/// Extends the promise to poll, if less than half of it is left. When it had lapsed, other quiet replicas are told, since
+/// writers will now be silent.
+pub(super) async fn extend_awake(
+    client: &Client,
+    table: &Table,
+    sql: &Sql,
+    horizon: Duration,
+) -> Result<(), StoreError> {
+    let text = format!(
+        "with old as (select awake_until from outrigger.wake where outbox = {0}), \
+         new as (update outrigger.wake set awake_until = clock_timestamp() + $1 * interval '1 microsecond' \
+           where outbox = {0} and awake_until < clock_timestamp() + $1 / 2 * interval '1 microsecond' returning 1) \
+         select pg_notify($2, '') from old, new where old.awake_until <= clock_timestamp()",
+        sql.outbox
+    );
+    let micros = horizon.as_micros() as f64;
+    client
+        .query_typed(
+            &text,
+            &[(&micros, Type::FLOAT8), (&table.channel, Type::TEXT)],
+        )
+        .await?;
+    Ok(())
+}

@@ -1,0 +1,372 @@
+//! Reading pending rows, and finding out who could still commit late.
+
+use std::error::Error;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::{StreamExt, future};
+use jiff::Timestamp;
+use tokio_postgres::types::{FromSql, ToSql, Type};
+use tokio_postgres::{Client, Row};
+
+use super::error::StoreError;
+use super::inspect::Table;
+use super::sql::{Sql, TEXTS};
+use crate::event::{Data, Record};
+use crate::store::{Holder, Holders, Partitions, ReadBatch, ReadKind, ReadRequest};
+
+type Params<'a> = Vec<(&'a (dyn ToSql + Sync), Type)>;
+
+/// A statement with its parameters.
+pub(super) struct Statement<'a> {
+    pub(super) text: String,
+    pub(super) params: Params<'a>,
+}
+
+/// Builds the statement of a request. `owned` holds the owned partitions in the parameter's type.
+pub(super) fn statement<'a>(
+    sql: &Sql,
+    request: &'a ReadRequest,
+    owned: &'a Vec<i64>,
+) -> Statement<'a> {
+    let mut params: Params<'a> = Vec::new();
+    let mut filters = vec![sql.pending.clone()];
+    let seq = &sql.seq;
+    let mut bind = |value: &'a (dyn ToSql + Sync), kind: Type| {
+        params.push((value, kind));
+        format!("${}", params.len())
+    };
+    match &request.kind {
+        // Without an order column "above" means nothing: a new row may hash to anywhere. What is known is left
+        // out by name, and the first rows in whatever order do as well as any.
+        ReadKind::Main { after: Some(after) } | ReadKind::CatchUp { after, .. }
+            if sql.has_order =>
+        {
+            filters.push(format!("{seq} > {}", bind(after, Type::INT8)));
+        }
+        ReadKind::Sweep { after, up_to } => {
+            filters.push(format!("{seq} > {}", bind(after, Type::INT8)));
+            filters.push(format!("{seq} <= {}", bind(up_to, Type::INT8)));
+        }
+        _ => {}
+    }
+    if let ReadKind::CatchUp { keys, up_to, .. } = &request.kind {
+        if sql.has_order {
+            filters.push(format!("{seq} <= {}", bind(up_to, Type::INT8)));
+        }
+        filters.push(format!(
+            "{} = any({})",
+            sql.hash,
+            bind(keys, Type::INT8_ARRAY)
+        ));
+    }
+    if let Partitions::Some { count, .. } = &request.partitions {
+        filters.push(Sql::in_partitions(
+            &sql.hash,
+            *count,
+            &bind(owned, Type::INT8_ARRAY),
+        ));
+    }
+    // NOT IN (unnest) hashes the list once in every server version; <> ALL, as fast on 15, compares one by one before.
+    if !request.known.is_empty() {
+        filters.push(format!(
+            "{seq} not in (select unnest({}))",
+            bind(&request.known, Type::INT8_ARRAY)
+        ));
+    }
+    if !request.skip_keys.is_empty() {
+        let list = bind(&request.skip_keys, Type::INT8_ARRAY);
+        filters.push(format!("{} not in (select unnest({list}))", sql.hash));
+    }
+    let retries = request.kind == ReadKind::Retries;
+    const PACKED: &str = "(f.attempts::int8 << 32) | f.crashes as counts";
+    let (counts, retry, join) = match request.kind {
+        ReadKind::Retries => {
+            filters.push(format!(
+                "f.outbox = {} and f.state = 'retrying' and coalesce(f.next_attempt_at, '-infinity') <= clock_timestamp()",
+                sql.outbox
+            ));
+            let join = format!(
+                "outrigger.failures f join {} o on {}",
+                sql.table, sql.failure_join
+            );
+            (PACKED, "0::int8", join)
+        }
+        ReadKind::CatchUp { .. } => {
+            filters.push("f.state is distinct from 'dead'".to_owned());
+            let join = format!(
+                "{} o left join outrigger.failures f on f.outbox = {} and {}",
+                sql.table, sql.outbox, sql.failure_join
+            );
+            (PACKED, RETRY_IN, join)
+        }
+        _ => {
+            filters.push(sql.not_failing.clone());
+            (
+                sql.counts.as_str(),
+                "null::int8",
+                format!("{} o", sql.table),
+            )
+        }
+    };
+    let mut order = if sql.has_order {
+        format!("order by {seq} ")
+    } else {
+        String::new()
+    };
+    match (&sql.available, &request.kind) {
+        (Some((at, now)), ReadKind::Due) => {
+            filters.push(format!("{at} is not null and {at} <= {now}"));
+            order = format!("order by {at} ");
+        }
+        (None, ReadKind::Due) => filters.push("false".into()),
+        (Some((at, now)), _) if !retries => {
+            filters.push(format!("({at} is null or {at} <= {now})"))
+        }
+        _ => {}
+    }
+    let rows = format!(
+        "select {}, {counts}, {retry} as retry from {join} where {} {order}limit {}",
+        sql.columns,
+        filters.join(" and "),
+        request.limit.max(1)
+    );
+    let text = if matches!(request.kind, ReadKind::Main { .. }) {
+        // The snapshot must be that of the very statement that reads the rows, and must come back even when there
+        // are none. As a row of its own it is sent once; as a column it would be repeated in each.
+        format!(
+            "select {}, null::int8 as counts, null::int8 as retry, pg_current_snapshot()::text as snapshot union all \
+             select rows.*, null::text from ({rows}) rows",
+            sql.nulls
+        )
+    } else {
+        rows
+    };
+    Statement { text, params }
+}
+
+/// Microseconds until a failed row may be tried again; negative if only an operator can release it.
+const RETRY_IN: &str = "case f.state when 'blocked' then -1::int8 when 'retrying' then \
+     greatest(0, coalesce((extract(epoch from (f.next_attempt_at - clock_timestamp())) * 1000000)::int8, 0)) end";
+
+/// Runs a read.
+pub(super) async fn read(
+    client: &Client,
+    table: &Table,
+    sql: &Sql,
+    request: &ReadRequest,
+) -> Result<ReadBatch, StoreError> {
+    let owned = match &request.partitions {
+        Partitions::All => Vec::new(),
+        Partitions::Some { owned, .. } => owned.iter().map(|p| i64::from(*p)).collect(),
+    };
+    let statement = statement(sql, request, &owned);
+    let rows = rows(client, table, request, statement);
+    if !matches!(request.kind, ReadKind::Main { .. }) {
+        return Ok(rows.await?.0);
+    }
+    // Pipelined right behind, on the same connection: the server starts the second statement after the first, so
+    // the locks are seen after the rows' snapshot was taken, without a second round trip.
+    let (rows, holders) = future::join(rows, client.query_typed(&sql.holders, &[])).await;
+    let (mut batch, snapshot) = rows?;
+    let mut answer =
+        parse_snapshot(&snapshot.ok_or_else(|| StoreError::fatal("a read returned no snapshot"))?)?;
+    for row in holders? {
+        answer.holders.push(Holder {
+            virtual_transaction: row.try_get(0)?,
+            xid: row.try_get::<_, Option<i64>>(1)?.map(|xid| xid as u32),
+        });
+    }
+    batch.holders = Some(answer);
+    Ok(batch)
+}
+
+async fn rows(
+    client: &Client,
+    table: &Table,
+    request: &ReadRequest,
+    statement: Statement<'_>,
+) -> Result<(ReadBatch, Option<String>), StoreError> {
+    let layout = Layout::new(table);
+    let main = matches!(request.kind, ReadKind::Main { .. });
+    let mut batch = ReadBatch::default();
+    let mut snapshot = None;
+    let mut bytes = 0;
+    let mut stream = pin!(
+        client
+            .query_typed_raw(&statement.text, statement.params)
+            .await?
+    );
+    while let Some(row) = stream.next().await {
+        let row = row?;
+        if main && snapshot.is_none() {
+            snapshot = row.try_get::<_, Option<String>>(layout.counts + 2)?;
+            if snapshot.is_some() {
+                continue;
+            }
+        }
+        if batch.cut {
+            // Only the snapshot is still missing.
+            continue;
+        }
+        let record = layout.record(&row)?;
+        bytes += record.weight();
+        if bytes > request.byte_limit && !batch.rows.is_empty() {
+            batch.cut = true;
+            if main && snapshot.is_none() {
+                continue;
+            }
+            // Dropping the stream discards the rest as it arrives; memory stays bounded.
+            break;
+        }
+        batch.rows.push(record);
+    }
+    batch.cut |= batch.rows.len() >= request.limit.max(1);
+    Ok((batch, snapshot))
+}
+
+/// `xmin:xmax:xip,xip,...`, 64-bit ids.
+fn parse_snapshot(text: &str) -> Result<Holders, StoreError> {
+    let mut parts = text.splitn(3, ':').skip(1);
+    let parsed = (|| {
+        let next = parts.next()?.parse::<u64>().ok()?;
+        let running = parts.next()?.split(',').filter(|xid| !xid.is_empty());
+        let running: Option<Vec<u32>> = running
+            .map(|xid| xid.parse::<u64>().ok().map(|xid| xid as u32))
+            .collect();
+        Some(Holders {
+            holders: Vec::new(),
+            in_progress: running?,
+            next_xid: next as u32,
+        })
+    })();
+    parsed.ok_or_else(|| StoreError::fatal(format!("cannot read the snapshot `{text}`")))
+}
+
+/// Where the columns are.
+pub(super) struct Layout<'a> {
+    extra: &'a [Arc<str>],
+    counts: usize,
+}
+
+const FIRST_TEXT: usize = 4;
+const DATA: usize = FIRST_TEXT + TEXTS.len();
+
+impl<'a> Layout<'a> {
+    pub(super) fn new(table: &'a Table) -> Self {
+        Self {
+            extra: &table.extra,
+            counts: DATA + 3 + table.extra.len(),
+        }
+    }
+
+    pub(super) fn record(&self, row: &Row) -> Result<Record, StoreError> {
+        let text = |field: usize| row.try_get::<_, Option<String>>(FIRST_TEXT + field);
+        let counts: i64 = row.try_get::<_, Option<i64>>(self.counts)?.unwrap_or(0);
+        let retry_in: Option<i64> = row.try_get(self.counts + 1)?;
+        let expires_in: Option<i64> = row.try_get(3)?;
+        let mut extra = Vec::with_capacity(self.extra.len());
+        for (i, name) in self.extra.iter().enumerate() {
+            extra.push((name.clone(), row.try_get(DATA + 3 + i)?));
+        }
+        Ok(Record {
+            seq: row.try_get(0)?,
+            hash: row.try_get(1)?,
+            keyed: row.try_get(2)?,
+            attempts: (counts >> 32) as u32,
+            crashes: counts as u32,
+            retry_in: retry_in
+                .map(|us| u64::try_from(us).map_or(Duration::MAX, Duration::from_micros)),
+            expires_in: expires_in.map(|us| Duration::from_micros(us.max(0) as u64)),
+            // A null id or type is the row's fault, not the table's: let it fail as an invalid event.
+            id: text(0)?.unwrap_or_default(),
+            event_type: text(1)?.unwrap_or_default(),
+            source: text(2)?,
+            subject: text(3)?,
+            key: text(4)?,
+            content_type: text(5)?,
+            schema: text(6)?,
+            destination: text(7)?,
+            routing_key: text(8)?,
+            extensions: text(9)?,
+            headers: text(10)?,
+            data: payload(row)?,
+            created_at: row
+                .try_get::<_, Option<Instant>>(DATA + 2)?
+                .and_then(|at| at.0),
+            extra,
+        })
+    }
+}
+
+/// The payload, from whichever of the two columns is set.
+fn payload(row: &Row) -> Result<Data, StoreError> {
+    let payload: Option<Payload> = match row.try_get(DATA + 1)? {
+        None => row.try_get(DATA)?,
+        binary => binary,
+    };
+    Ok(payload.map_or(Data::None, |payload| payload.0))
+}
+
+/// A payload, told apart by the type on the wire: the column's type may have changed since we looked.
+struct Payload(Data);
+
+impl<'a> FromSql<'a> for Payload {
+    fn from_sql(kind: &Type, raw: &'a [u8]) -> Result<Self, Box<dyn Error + Sync + Send>> {
+        Ok(Self(match (kind, raw) {
+            // The binary form of jsonb is a version and the text.
+            (&Type::JSONB, [1, text @ ..]) => Data::Json(Bytes::copy_from_slice(text)),
+            (&Type::JSONB, _) => return Err("unknown version of the binary form of jsonb".into()),
+            (&Type::JSON, _) => Data::Json(Bytes::copy_from_slice(raw)),
+            (&Type::BYTEA, _) => Data::Binary(Bytes::copy_from_slice(raw)),
+            _ => Data::Text(Bytes::copy_from_slice(raw)),
+        }))
+    }
+
+    fn accepts(kind: &Type) -> bool {
+        matches!(
+            *kind,
+            Type::JSONB | Type::JSON | Type::BYTEA | Type::TEXT | Type::VARCHAR
+        )
+    }
+}
+
+/// A `timestamptz`. Infinite ones and those beyond the year 9999 have no CloudEvents form and become `None`: one odd
+/// row must not make the whole table unreadable.
+struct Instant(Option<Timestamp>);
+
+impl<'a> FromSql<'a> for Instant {
+    fn from_sql(_: &Type, raw: &'a [u8]) -> Result<Self, Box<dyn Error + Sync + Send>> {
+        const EPOCH_2000: i64 = 946_684_800_000_000;
+        let since_2000 = i64::from_be_bytes(raw.try_into()?);
+        let micros = since_2000.checked_add(EPOCH_2000);
+        Ok(Self(
+            micros.and_then(|us| Timestamp::from_microsecond(us).ok()),
+        ))
+    }
+
+    fn accepts(kind: &Type) -> bool {
+        *kind == Type::TIMESTAMPTZ
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn snapshots_are_read_by_their_low_bits() {
+        let holders = parse_snapshot("10:20:10,14").unwrap();
+        assert_eq!((holders.in_progress, holders.next_xid), (vec![10, 14], 20));
+        let wrapped = parse_snapshot("4294967290:4294967301:4294967297").unwrap();
+        assert_eq!((wrapped.in_progress, wrapped.next_xid), (vec![1], 5));
+        assert_eq!(
+            parse_snapshot("7:7:").unwrap().in_progress,
+            Vec::<u32>::new()
+        );
+        assert!(parse_snapshot("7").is_err());
+    }
+}

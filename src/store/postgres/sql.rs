@@ -1,0 +1,240 @@
+//! The statements whose text depends on the mapping, built once per connect.
+//!
+//! All of them run as unnamed, typed statements: one round trip each, planned with the actual values, and fit for
+//! a transaction pooler. Our own tables are addressed by the outbox's name as a constant.
+
+use super::inspect::{Kind, Table};
+use super::mapping::{AfterPublish, Field, literal, quote};
+
+/// Fragments and statements for one outbox table.
+#[derive(Debug)]
+pub(super) struct Sql {
+    /// `"schema"."table"`.
+    pub(super) table: String,
+    /// The outbox's name as a constant.
+    pub(super) outbox: String,
+    /// The order column, raw, for comparisons an index can serve; or the identity hash.
+    pub(super) seq: String,
+    /// Whether `seq` is a real column, so that bounds and order mean something.
+    pub(super) has_order: bool,
+    /// Placement hash.
+    pub(super) hash: String,
+    /// True for rows not published yet.
+    pub(super) pending: String,
+    /// The delay column and the current time in its type.
+    pub(super) available: Option<(String, String)>,
+    /// Everything a [`Record`](crate::event::Record) needs but its failure counts, as a select list.
+    pub(super) columns: String,
+    /// Nulls of the same types as `columns`.
+    pub(super) nulls: String,
+    /// Attempts and crashes of a row that may be a suspect, packed.
+    pub(super) counts: String,
+    /// True for rows without a failure record that holds them up.
+    pub(super) not_failing: String,
+    /// Joins `outrigger.failures f` to its row `o`.
+    pub(super) failure_join: String,
+    /// Who may still insert.
+    pub(super) holders: String,
+    /// Marks or deletes.
+    pub(super) settle: String,
+}
+
+/// The current time in a column's type.
+pub(super) fn now(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Timestamp => "(now() at time zone 'UTC')",
+        _ => "now()",
+    }
+}
+
+impl Sql {
+    pub(super) fn new(t: &Table) -> Self {
+        let outbox = literal(&t.name);
+        let order = t.sql(Field::Seq);
+        let id = t.sql(Field::Id).unwrap_or_default();
+        let identity = format!("hashtextextended({id}::text, 0)");
+        let seq = order.clone().unwrap_or_else(|| identity.clone());
+        let hash = match t.sql(Field::Key) {
+            Some(key) => format!(
+                "coalesce(hashtextextended({key}::text, 0), hashint8extended({seq}::int8, 0))"
+            ),
+            None => format!("hashint8extended({seq}::int8, 0)"),
+        };
+        let pending = match t.column(Field::PublishedAt) {
+            Some(column) if column.kind == Kind::Boolean => {
+                format!("o.{} is not true", quote(&column.name))
+            }
+            Some(column) => format!("o.{} is null", quote(&column.name)),
+            None => "true".into(),
+        };
+        let available = t.column(Field::AvailableAt).map(|column| {
+            (
+                format!("o.{}", quote(&column.name)),
+                now(column.kind).to_owned(),
+            )
+        });
+        let (columns, nulls) = select_list(t, &seq, &hash);
+        // The first EXISTS is evaluated once per statement, so healthy outboxes pay nothing per row. Under
+        // OR, the planner keeps the second one as a probe per row instead of a join, which would have to sort.
+        // A suspect is read in its place: only its crash count matters.
+        let any = format!("exists (select from outrigger.failures f where f.outbox = {outbox})");
+        let row = format!("from outrigger.failures f where f.outbox = {outbox} and f.seq = {seq}");
+        let not_failing =
+            format!("(not {any} or not exists (select {row} and f.state <> 'suspect'))");
+        let counts = format!(
+            "case when {any} then (select (f.attempts::int8 << 32) | f.crashes {row}) end as counts"
+        );
+        let failure_join = match (&order, t.column(Field::Id)) {
+            (None, Some(column)) if column.type_name == "uuid" => {
+                format!("{id} = f.event_id::uuid")
+            }
+            (None, Some(column)) if column.type_name == "text" => format!("{id} = f.event_id"),
+            _ => format!("{seq} = f.seq"),
+        };
+        Self {
+            holders: holders(t),
+            settle: settle(t, &seq, &pending),
+            table: t.name.clone(),
+            outbox,
+            has_order: order.is_some(),
+            seq,
+            hash,
+            pending,
+            available,
+            columns,
+            nulls,
+            counts,
+            not_failing,
+            failure_join,
+        }
+    }
+
+    /// Rows of one of the given partitions; `owned` is a placeholder for an `int8[]`.
+    pub(super) fn in_partitions(hash: &str, count: i32, owned: &str) -> String {
+        format!("(({hash} % {count}::int8) + {count}::int8) % {count}::int8 = any({owned})")
+    }
+
+    /// The settle statement, with the removal of failure records (`$2`) if there are any.
+    pub(super) fn settle_with_failures(&self) -> String {
+        format!(
+            "with cleared as (delete from outrigger.failures f where f.outbox = {} and f.seq = any($2)) {}",
+            self.outbox, self.settle
+        )
+    }
+}
+
+fn select_list(t: &Table, seq: &str, hash: &str) -> (String, String) {
+    let mut columns = vec![format!("{seq}::int8 as seq"), format!("{hash} as hash")];
+    let mut nulls = vec!["null::int8".to_owned(), "null::int8".to_owned()];
+    let mut add = |column: String, type_name: &str| {
+        columns.push(column);
+        nulls.push(format!("null::{type_name}"));
+    };
+    match t.sql(Field::Key) {
+        Some(key) => add(format!("{key} is not null"), "bool"),
+        None => add("false".into(), "bool"),
+    }
+    add(expires_in(t), "int8");
+    for field in TEXTS {
+        match t.sql(field) {
+            Some(column) => add(format!("{column}::text"), "text"),
+            None => add("null::text".into(), "text"),
+        }
+    }
+    for field in [Field::Data, Field::DataBinary] {
+        match (t.sql(field), t.column(field).map(|c| c.kind)) {
+            (Some(column), Some(Kind::Json)) => add(column, "json"),
+            (Some(column), Some(Kind::Jsonb)) => add(column, "jsonb"),
+            (Some(column), Some(Kind::Binary)) => add(column, "bytea"),
+            (Some(column), _) => add(format!("{column}::text"), "text"),
+            (None, _) => add("null::text".into(), "text"),
+        }
+    }
+    match (
+        t.sql(Field::CreatedAt),
+        t.column(Field::CreatedAt).map(|c| c.kind),
+    ) {
+        (Some(column), Some(Kind::Timestamp)) => {
+            add(format!("{column} at time zone 'UTC'"), "timestamptz");
+        }
+        (Some(column), _) => add(column, "timestamptz"),
+        (None, _) => add("null::timestamptz".into(), "timestamptz"),
+    }
+    for name in &t.extra {
+        add(format!("o.{}::text", quote(name)), "text");
+    }
+    (columns.join(", "), nulls.join(", "))
+}
+
+/// The text fields, in the order in which they are selected.
+pub(super) const TEXTS: [Field; 11] = [
+    Field::Id,
+    Field::Type,
+    Field::Source,
+    Field::Subject,
+    Field::Key,
+    Field::ContentType,
+    Field::Schema,
+    Field::Destination,
+    Field::RoutingKey,
+    Field::Extensions,
+    Field::Headers,
+];
+
+/// Microseconds until a row expires, never negative. Infinite times cannot be subtracted before PostgreSQL 17.
+fn expires_in(t: &Table) -> String {
+    let (Some(at), Some(column)) = (t.sql(Field::ExpiresAt), t.column(Field::ExpiresAt)) else {
+        return "null::int8".into();
+    };
+    let now = now(column.kind);
+    format!(
+        "case when isfinite({at}) then greatest(0, (extract(epoch from ({at} - {now})) * 1000000)::int8) \
+         when {at} < {now} then 0::int8 end"
+    )
+}
+
+/// Transactions holding a lock that an INSERT into the table takes, with the transaction id if they have one. A
+/// transaction with subtransactions holds several ids; the oldest is its own. A prepared transaction has no process; it keeps
+/// the name of the session that prepared it until the server restarts, so it is named by its id instead.
+fn holders(t: &Table) -> String {
+    let relations = if t.has_children {
+        format!(
+            "in (with recursive tree as (select {0}::oid as oid union \
+             select i.inhrelid from pg_inherits i join tree on i.inhparent = tree.oid) select oid from tree)",
+            t.regclass()
+        )
+    } else {
+        format!("= {}::oid", t.regclass())
+    };
+    format!(
+        "with l as materialized (select * from pg_locks where granted and locktype in ('relation', 'transactionid')), \
+         h as (select distinct virtualtransaction, pid from l where locktype = 'relation' \
+           and database = (select oid from pg_database where datname = current_database()) \
+           and relation {relations} \
+           and mode in ('RowExclusiveLock', 'ShareRowExclusiveLock', 'ExclusiveLock', 'AccessExclusiveLock')), \
+         t as (select h.virtualtransaction, h.pid, (select x.transactionid from l x \
+             where x.locktype = 'transactionid' and x.mode = 'ExclusiveLock' \
+               and x.virtualtransaction = h.virtualtransaction and x.pid is not distinct from h.pid \
+             order by age(x.transactionid) desc limit 1)::text::int8 as xid from h) \
+         select case when pid is null then '-1/' || xid else virtualtransaction end, xid from t"
+    )
+}
+
+/// Only rows still pending are marked, so settling twice changes nothing and keeps the first time.
+fn settle(t: &Table, seq: &str, pending: &str) -> String {
+    let table = &t.name;
+    match (t.after_publish, t.column(Field::PublishedAt)) {
+        (AfterPublish::Mark, Some(column)) => {
+            let value = if column.kind == Kind::Boolean {
+                "true"
+            } else {
+                now(column.kind)
+            };
+            format!(
+                "update {table} o set {} = {value} where {seq} = any($1) and {pending}",
+                quote(&column.name)
+            )
+        }
+        _ => format!("delete from {table} o where {seq} = any($1)"),
+    }
+}

@@ -1,0 +1,27 @@
+//! The Postgres store against a real server.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    missing_docs,
+    unreachable_pub
+)]
+
+#[path = "store/admin.rs"]
+mod admin;
+#[path = "store/fixture.rs"]
+mod fixture;
+#[path = "store/mapping.rs"]
+mod mapping;
+#[path = "store/network.rs"]
+mod network;
+#[path = "store/ownership.rs"]
+mod ownership;
+#[path = "support/postgres.rs"]
+#[allow(dead_code)]
+mod postgres;
+#[path = "store/reading.rs"]
+mod reading;
+#[path = "store/schema.rs"]
+mod schema;
+#[path = "store/waking.rs"]
+mod waking;

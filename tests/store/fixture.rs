@@ -1,0 +1,114 @@
+//! One server per test binary, one fresh database per test.
+
+use std::time::Duration;
+
+use outrigger::store::postgres::{
+    ConnectSettings, Database, Mapping, OutboxSettings, PostgresStore,
+};
+use outrigger::store::{Partitions, ReadKind, ReadRequest};
+use tokio::sync::OnceCell;
+use tokio_postgres::Client;
+
+use crate::postgres::Postgres;
+
+static SERVER: OnceCell<Postgres> = OnceCell::const_new();
+
+pub async fn server() -> &'static Postgres {
+    SERVER.get_or_init(Postgres::start).await
+}
+
+/// A migrated database with a native outbox.
+pub struct Fixture {
+    pub name: String,
+    pub client: Client,
+    pub store: PostgresStore,
+}
+
+pub fn connect_settings(url: &str) -> ConnectSettings {
+    ConnectSettings {
+        url: Some(url.into()),
+        pool_size: 4,
+        timeout: Duration::from_secs(20),
+        ..ConnectSettings::default()
+    }
+}
+
+pub fn database(url: &str, settings: &OutboxSettings) -> Database {
+    Database::new(&connect_settings(url), Mapping::new(settings).unwrap()).unwrap()
+}
+
+impl Fixture {
+    pub async fn new() -> Self {
+        Self::with("", &OutboxSettings::default()).await
+    }
+
+    /// Runs `ddl`, migrates and opens.
+    pub async fn with(ddl: &str, settings: &OutboxSettings) -> Self {
+        Self::build(server().await, ddl, settings).await
+    }
+
+    /// The native outbox on a server of the test's own.
+    pub async fn on(server: &Postgres) -> Self {
+        Self::build(server, "", &OutboxSettings::default()).await
+    }
+
+    async fn build(server: &Postgres, ddl: &str, settings: &OutboxSettings) -> Self {
+        let name = server.create_database().await;
+        let client = server.client(&name).await;
+        client.batch_execute(ddl).await.unwrap();
+        let database = database(&server.url(&name), settings);
+        database.migrate(true).await.unwrap();
+        let store = database.open().await.unwrap();
+        Self {
+            name,
+            client,
+            store,
+        }
+    }
+
+    pub async fn sql(&self, text: &str) {
+        self.client
+            .batch_execute(text)
+            .await
+            .unwrap_or_else(|error| panic!("{text}: {error:?}"));
+    }
+
+    pub async fn count(&self, text: &str) -> i64 {
+        self.client.query_one(text, &[]).await.unwrap().get(0)
+    }
+
+    /// Inserts `n` events with keys `k0..k{keys}`.
+    pub async fn insert(&self, n: i64, keys: i64) {
+        self.sql(&format!(
+            "insert into outbox (type, key, data) select 't', 'k' || g % {keys}, jsonb_build_object('n', g) \
+             from generate_series(1, {n}) g"
+        ))
+        .await;
+    }
+
+    pub async fn seqs(&self, request: &ReadRequest) -> Vec<i64> {
+        self.store
+            .read(request)
+            .await
+            .unwrap()
+            .rows
+            .iter()
+            .map(|row| row.seq)
+            .collect()
+    }
+}
+
+pub fn request(kind: ReadKind) -> ReadRequest {
+    ReadRequest {
+        kind,
+        partitions: Partitions::All,
+        skip_keys: vec![],
+        known: vec![],
+        limit: 1000,
+        byte_limit: 1 << 24,
+    }
+}
+
+pub fn from_start() -> ReadRequest {
+    request(ReadKind::Main { after: None })
+}

@@ -1,0 +1,262 @@
+//! A private PostgreSQL server: own data directory, own port, gone when dropped.
+
+use std::fs;
+use std::io::{BufRead as _, BufReader};
+use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+/// A running server. One per test binary; every test makes its own database.
+pub struct Postgres {
+    directory: PathBuf,
+    bin: PathBuf,
+    port: u16,
+    shell: Mutex<Child>,
+    databases: AtomicU32,
+}
+
+impl Postgres {
+    /// Starts a server with the settings tests want.
+    pub async fn start() -> Self {
+        Self::start_with(&[]).await
+    }
+
+    /// Starts a server with further `name=value` settings.
+    pub async fn start_with(settings: &[String]) -> Self {
+        let settings = settings.to_vec();
+        tokio::task::spawn_blocking(move || Self::start_blocking(&settings))
+            .await
+            .expect("starting PostgreSQL panicked")
+    }
+
+    /// The same without a runtime.
+    pub fn start_blocking(settings: &[String]) -> Self {
+        let bin = find_bin();
+        let directory = tempfile::Builder::new()
+            .prefix("outrigger-pg-")
+            .tempdir()
+            .expect("temporary directory")
+            .keep();
+        fs::set_permissions(&directory, fs::Permissions::from_mode(0o755)).expect("permissions");
+        // The server refuses to run as root, so the directory must belong to somebody else.
+        give_to_server(&directory);
+        // Another process may take the port between choosing and binding it.
+        for _ in 0..5 {
+            if let Some(server) = Self::try_start(&bin, &directory, free_port(), settings) {
+                return server;
+            }
+        }
+        let log = fs::read_to_string(directory.join("log")).unwrap_or_default();
+        panic!("PostgreSQL did not start:\n{log}");
+    }
+
+    /// The server lives under a shell that waits for its standard input to close. So it stops and vanishes when this
+    /// value is dropped, and also when the test process exits, panics or is killed.
+    fn try_start(bin: &Path, directory: &Path, port: u16, settings: &[String]) -> Option<Self> {
+        let mut options = format!(
+            "-c port={port} -c listen_addresses=127.0.0.1 -c unix_socket_directories={} -c fsync=off \
+             -c full_page_writes=off -c max_connections=120 -c max_prepared_transactions=10 \
+             -c shared_buffers=64MB -c log_min_messages=fatal -c log_line_prefix=%d:",
+            directory.display()
+        );
+        for setting in settings {
+            options += &format!(" -c {setting}");
+        }
+        let script = format!(
+            "trap '' INT; cd '{dir}' || exit 1; \
+             test -d data || '{bin}/initdb' -D data -U postgres --auth=trust --encoding=UTF8 --locale=C --no-sync >log 2>&1 || exit 1; \
+             '{bin}/pg_ctl' -D data -l log -w -t 60 -o '{options}' start >/dev/null 2>&1 || exit 1; \
+             echo ready; cat >/dev/null; \
+             '{bin}/pg_ctl' -D data -m immediate -w -t 30 stop >/dev/null 2>&1; cd /; rm -rf '{dir}'",
+            dir = directory.display(),
+            bin = bin.display(),
+        );
+        let mut shell = as_server_user(&script)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("a shell runs");
+        let mut answer = String::new();
+        let stdout = shell.stdout.take().expect("piped");
+        BufReader::new(stdout)
+            .read_line(&mut answer)
+            .expect("readable");
+        if answer.trim() != "ready" {
+            let _ = shell.wait();
+            return None;
+        }
+        Some(Self {
+            directory: directory.to_owned(),
+            bin: bin.to_owned(),
+            port,
+            shell: Mutex::new(shell),
+            databases: AtomicU32::new(0),
+        })
+    }
+
+    /// Connection URL of a database, as the superuser.
+    pub fn url(&self, database: &str) -> String {
+        self.url_as("postgres", database)
+    }
+
+    /// Connection URL of a database for a role.
+    pub fn url_as(&self, role: &str, database: &str) -> String {
+        format!(
+            "postgres://{role}@127.0.0.1:{}/{database}?sslmode=disable",
+            self.port
+        )
+    }
+
+    /// Where its Unix socket is.
+    pub fn socket_directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// The port.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// Creates a fresh, empty database and returns its name.
+    pub async fn create_database(&self) -> String {
+        let name = format!("test_{}", self.databases.fetch_add(1, Ordering::Relaxed));
+        let client = self.client("postgres").await;
+        // Creating a database copies the template, which nobody else may do at the same time.
+        client
+            .batch_execute("select pg_advisory_lock(1)")
+            .await
+            .expect("lock");
+        client
+            .batch_execute(&format!("create database {name}"))
+            .await
+            .expect("create database");
+        name
+    }
+
+    /// A plain connection as the superuser, driven in the background.
+    pub async fn client(&self, database: &str) -> tokio_postgres::Client {
+        let (client, connection) =
+            tokio_postgres::connect(&self.url(database), tokio_postgres::NoTls)
+                .await
+                .expect("connect to the test server");
+        tokio::spawn(connection);
+        client
+    }
+
+    /// A program such as `psql`: of the server's installation, or else on the PATH.
+    pub fn program(&self, name: &str) -> PathBuf {
+        let own = self.bin.join(name);
+        if own.is_file() {
+            own
+        } else {
+            PathBuf::from(name)
+        }
+    }
+
+    /// What the server logged so far; each entry begins with its database's name and a colon.
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.directory.join("log")).expect("the server's log")
+    }
+
+    /// Kills the server and starts it again on the same port with the same settings.
+    pub fn restart(&self) {
+        let script = format!(
+            "cd '{1}' && '{0}' -D data -l log -m immediate -w -t 60 restart >/dev/null 2>&1",
+            self.bin.join("pg_ctl").display(),
+            self.directory.display(),
+        );
+        let status = as_server_user(&script).stdin(Stdio::null()).status();
+        assert!(
+            status.expect("a shell runs").success(),
+            "restart PostgreSQL"
+        );
+    }
+}
+
+impl Drop for Postgres {
+    fn drop(&mut self) {
+        let mut shell = self.shell.lock().unwrap_or_else(PoisonError::into_inner);
+        drop(shell.stdin.take());
+        let _ = shell.wait();
+    }
+}
+
+/// Makes a directory and all in it readable for the server, private keys included.
+pub fn give_to_server(directory: &Path) {
+    if is_root() {
+        let status = Command::new("chown")
+            .args(["-R", "postgres"])
+            .arg(directory)
+            .status();
+        assert!(
+            status.expect("chown runs").success(),
+            "chown to the user postgres"
+        );
+    }
+}
+
+/// A shell command run as the user that runs the server.
+pub fn server_user_shell(command: &str) -> Command {
+    as_server_user(command)
+}
+
+fn is_root() -> bool {
+    let output = Command::new("id").arg("-u").output().expect("id runs");
+    output.stdout.trim_ascii() == b"0"
+}
+
+fn as_server_user(command: &str) -> Command {
+    let mut shell;
+    if is_root() {
+        shell = Command::new("su");
+        shell.args(["postgres", "-s", "/bin/sh", "-c", command]);
+    } else {
+        shell = Command::new("/bin/sh");
+        shell.args(["-c", command]);
+    }
+    shell.current_dir("/");
+    shell
+}
+
+/// A port that nobody listens on.
+pub fn free_port() -> u16 {
+    let socket = TcpListener::bind("127.0.0.1:0").expect("free port");
+    socket.local_addr().expect("local address").port()
+}
+
+/// The directory with `initdb`, `pg_ctl` and `postgres`: on the PATH, or the newest of Debian's.
+fn find_bin() -> PathBuf {
+    let complete = |dir: &Path| {
+        ["initdb", "pg_ctl", "postgres"]
+            .iter()
+            .all(|name| dir.join(name).is_file())
+    };
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    if let Some(dir) = std::env::split_paths(&path).find(|dir| complete(dir)) {
+        return dir;
+    }
+    let mut versions: Vec<PathBuf> = fs::read_dir("/usr/lib/postgresql")
+        .map(|entries| {
+            entries
+                .flatten()
+                .map(|entry| entry.path().join("bin"))
+                .collect()
+        })
+        .unwrap_or_default();
+    versions.retain(|dir| complete(dir));
+    versions.sort_by_key(|dir| {
+        let version = dir
+            .parent()
+            .and_then(Path::file_name)
+            .and_then(|name| name.to_str());
+        version
+            .and_then(|name| name.parse::<u32>().ok())
+            .unwrap_or(0)
+    });
+    versions
+        .pop()
+        .expect("PostgreSQL's server programs, on the PATH or in /usr/lib/postgresql/*/bin")
+}
