@@ -1,4 +1,5 @@
 //! Outrigger: a transactional-outbox relay.
+pub mod app;
 pub mod assemble;
 pub mod cli;
 pub mod error;
