@@ -20,7 +20,7 @@ fn text(bytes: &[u8]) -> &str {
 
 #[test]
 fn run_without_settings_ends_with_2_and_one_report() {
-    for args in [&[][..], &["run"], &["check"]] {
+    for args in [&[][..], &["run"]] {
         let output = outrigger(args, &[]);
         assert_eq!(output.status.code(), Some(2), "{args:?}");
         assert_eq!(text(&output.stdout), "");
@@ -35,6 +35,23 @@ fn run_without_settings_ends_with_2_and_one_report() {
             "{report}"
         );
     }
+}
+
+#[test]
+fn check_takes_broken_settings_for_findings() {
+    let output = outrigger(&["check"], &[]);
+    assert_eq!(output.status.code(), Some(3));
+    assert_eq!(text(&output.stderr), "");
+    let report = text(&output.stdout);
+    assert_eq!(
+        report.matches("required, but not set").count(),
+        3,
+        "{report}"
+    );
+    assert!(
+        report.ends_with("not ready: 0 ok, 2 warnings, 3 failed\n"),
+        "{report}"
+    );
 }
 
 #[test]

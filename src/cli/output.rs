@@ -204,7 +204,10 @@ pub(super) fn duration(duration: Duration) -> String {
 
 /// How long ago: `3h 2m ago`; the future counts as now.
 pub(super) fn ago(at: Timestamp) -> String {
-    format!("{} ago", duration(since(at)))
+    match since(at) {
+        since if since.as_secs() == 0 => "just now".to_owned(),
+        since => format!("{} ago", duration(since)),
+    }
 }
 
 /// Time since, zero for the future.

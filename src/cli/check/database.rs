@@ -350,7 +350,7 @@ async fn wake_up(
         );
         return;
     }
-    if report.has_failed() {
+    if report.has_failed(&["database", "outbox"]) {
         // The store opens only when all is well, and what is wrong was said.
         return;
     }

@@ -71,9 +71,11 @@ impl Report {
         self.add(Level::Failed, text.into(), lines(remedy));
     }
 
-    /// Whether anything failed.
-    pub(super) fn has_failed(&self) -> bool {
-        self.lines.iter().any(|line| line.level == Level::Failed)
+    /// Whether anything failed in these parts.
+    pub(super) fn has_failed(&self, areas: &[&str]) -> bool {
+        self.lines
+            .iter()
+            .any(|line| line.level == Level::Failed && areas.contains(&line.area))
     }
 
     fn add(&mut self, level: Level, text: String, remedy: Vec<String>) {

@@ -1,0 +1,26 @@
+//! The commands of the binary against real servers: what they print, what they change, how they end.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    missing_docs,
+    unreachable_pub
+)]
+
+#[path = "commands/check.rs"]
+mod check;
+#[path = "commands/dead.rs"]
+mod dead;
+#[path = "commands/events.rs"]
+mod events;
+#[path = "commands/migrate.rs"]
+mod migrate;
+#[path = "support/postgres.rs"]
+#[allow(dead_code)]
+mod postgres;
+#[path = "support/rabbitmq.rs"]
+mod rabbitmq;
+#[path = "commands/status.rs"]
+mod status;
+#[path = "commands/tool.rs"]
+mod tool;

@@ -1,0 +1,182 @@
+//! `dead list|show|retry|discard`.
+
+use serde_json::json;
+
+use crate::tool::Tool;
+
+/// Five failed events: 1 and 2 dead, 3 blocked, 4 retrying, 5 suspect; 6 has not failed.
+async fn failing() -> Tool {
+    let tool = Tool::new().await;
+    tool.insert(3, "order.placed").await;
+    tool.insert(3, "invoice.sent").await;
+    tool.fail(1, "dead", "unroutable", "no queue").await;
+    tool.fail(2, "dead", "nack", &"long ".repeat(40)).await;
+    tool.fail(3, "blocked", "nack", "full").await;
+    tool.fail(4, "retrying", "nack", "full").await;
+    tool.fail(5, "suspect", "", "").await;
+    tool
+}
+
+fn seqs(tool: &Tool, more: &[&str]) -> Vec<i64> {
+    let args = [&["dead", "list", "-o", "json"], more].concat();
+    let rows = tool.json(&args);
+    let rows = rows.as_array().unwrap();
+    rows.iter()
+        .map(|row| row["seq"].as_i64().unwrap())
+        .collect()
+}
+
+async fn id(tool: &Tool, seq: i64) -> String {
+    let sql = format!("select id::text from outbox where seq = {seq}");
+    tool.client.query_one(&sql, &[]).await.unwrap().get(0)
+}
+
+#[tokio::test]
+async fn lists_by_every_filter() {
+    let tool = failing().await;
+    for (filter, expected) in [
+        (&[][..], &[1, 2, 3, 4][..]),
+        (&["--type", "order.*"], &[1, 2, 3]),
+        (&["--type", "order"], &[]),
+        (&["--type", "%"], &[]),
+        (&["--key", "k0"], &[1, 4]),
+        (&["--reason", "nack"], &[2, 3, 4]),
+        (&["--state", "blocked", "--state", "dead"], &[1, 2, 3]),
+        (&["--older-than", "150s"], &[3, 4]),
+        (&["--newer-than", "150s"], &[1, 2]),
+        (&["--limit", "2"], &[1, 2]),
+    ] {
+        assert_eq!(seqs(&tool, filter), expected, "{filter:?}");
+    }
+    let output = tool.run(&["dead", "list", "--limit", "2"]);
+    let text = String::from_utf8(output.stdout).unwrap();
+    let lines: Vec<_> = text.lines().collect();
+    assert!(lines[0].starts_with("SEQ  TYPE"), "{text}");
+    assert!(lines[1].contains("order.placed  k0   dead"), "{text}");
+    assert!(
+        lines[1].contains("3h ago") && lines[1].contains("1m ago"),
+        "{text}"
+    );
+    assert!(lines[2].ends_with('…'), "long errors are cut: {text}");
+    assert_eq!(
+        String::from_utf8(output.stderr).unwrap(),
+        "there are more than 2: use --limit or a filter\n"
+    );
+    let json = tool.json(&["dead", "list", "-o", "json", "--limit", "1"]);
+    assert_eq!(json[0]["attempts"], 5);
+    assert_eq!(json[0]["id"], json!(id(&tool, 1).await));
+
+    let none = tool.run(&["dead", "list", "--key", "none"]);
+    assert_eq!((none.status.code(), none.stdout.len()), (Some(0), 0));
+    assert_eq!(none.stderr, b"no failed events\n");
+    assert_eq!(
+        tool.ok(&["dead", "list", "--key", "none", "-o", "json"]),
+        "[]\n"
+    );
+    let text = tool.fails(2, &["dead", "list", "--older-than", "soon"]);
+    assert!(text.contains("write for example `30m`"), "{text}");
+}
+
+#[tokio::test]
+async fn shows_everything_about_one() {
+    let tool = failing().await;
+    tool.sql(
+        "update outbox set extensions = '{\"tenant\": \"a\"}', routing_key = 'r', data = '{\"secret\": 1}' where seq = 3",
+    )
+    .await;
+    let by_id = tool.ok(&["dead", "show", &id(&tool, 3).await]);
+    let text = tool.ok(&["dead", "show", "3"]);
+    assert_eq!(text.lines().next(), by_id.lines().next());
+    for part in [
+        "blocked: given up, its key waits for you",
+        "error         full\n",
+        "routing key   r\n",
+        "extensions    {\"tenant\": \"a\"}\n",
+        "payload       13 B (shown with --data)\n",
+        "outrigger dead retry 3 ",
+        "outrigger dead discard 3 ",
+    ] {
+        assert!(text.contains(part), "{part:?} is not in\n{text}");
+    }
+    assert!(!text.contains("secret"), "{text}");
+    let text = tool.ok(&["dead", "show", "3", "--data"]);
+    assert!(text.contains("payload       {\"secret\": 1}\n"), "{text}");
+    let json = tool.json(&["dead", "show", "3", "-o", "json"]);
+    assert_eq!(json["state"], "blocked");
+    assert_eq!(json["event"]["extensions"]["tenant"], "a");
+    assert_eq!(json["event"].get("data"), None);
+    // Its row may be gone.
+    tool.sql("delete from outbox where seq = 3").await;
+    let text = tool.ok(&["dead", "show", "3"]);
+    assert!(text.contains("its row is gone"), "{text}");
+    assert!(tool.ok(&["dead", "show", "5"]).contains("suspect"));
+
+    for unknown in ["6", "77", "nonsense"] {
+        let text = tool.fails(1, &["dead", "show", unknown]);
+        assert!(
+            text.contains(&format!("no failed event `{unknown}`")),
+            "{text}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn retries_what_is_named() {
+    let tool = failing().await;
+    let retried = "outrigger.failures where state = 'retrying' and attempts = 0";
+    let second = id(&tool, 2).await;
+    assert_eq!(
+        tool.ok(&["dead", "retry", "1", &second, "--dry-run"]),
+        "would retry 2 events\n"
+    );
+    // One name is wrong, so nothing happens.
+    let text = tool.fails(1, &["dead", "retry", "1", "77", "x"]);
+    assert!(text.contains("no failed event `77`, `x`"), "{text}");
+    assert_eq!(tool.count(retried).await, 0);
+    assert_eq!(
+        tool.ok(&["dead", "retry", "1", &second]),
+        "retried 2 events\n"
+    );
+    assert_eq!(tool.count(retried).await, 2);
+    assert_eq!(
+        tool.ok(&[
+            "dead", "retry", "--all", "--type", "*.placed", "--state", "blocked"
+        ]),
+        "retried 1 event\n"
+    );
+    assert_eq!(
+        tool.ok(&["dead", "retry", "--all", "--key", "none"]),
+        "retried 0 events\n"
+    );
+    // Four have failed; a suspect has not.
+    assert_eq!(tool.ok(&["dead", "retry", "--all"]), "retried 4 events\n");
+    tool.fails(2, &["dead", "retry"]);
+    tool.fails(2, &["dead", "retry", "1", "--all"]);
+}
+
+#[tokio::test]
+async fn discards_what_was_given_up() {
+    let tool = failing().await;
+    assert_eq!(
+        tool.ok(&["dead", "discard", "--all", "--dry-run"]),
+        "would discard 3 events\n"
+    );
+    assert_eq!(tool.count("outrigger.failures").await, 5);
+    assert_eq!(
+        tool.ok(&["dead", "discard", "--all", "--reason", "unroutable"]),
+        "discarded 1 event\n"
+    );
+    assert_eq!(tool.count("outbox where published_at is not null").await, 1);
+    assert_eq!(
+        tool.ok(&["dead", "discard", "--all"]),
+        "discarded 2 events\n"
+    );
+    assert_eq!(
+        seqs(&tool, &[]),
+        [4],
+        "what is retried has not been given up"
+    );
+    tool.fails(1, &["dead", "discard", "1"]);
+    assert_eq!(tool.ok(&["dead", "discard", "4"]), "discarded 1 event\n");
+    assert_eq!(tool.count("outbox where published_at is null").await, 2);
+}
