@@ -124,7 +124,10 @@ fn the_check_catches_what_is_broken() {
         fs::write(&path, text).expect("a writable folder");
         path
     };
-    document("b.md", "# `[log]`\n## What happens if…\n## Twice\n## Twice\n");
+    document(
+        "b.md",
+        "# `[log]`\n## What happens if…\n## Twice\n## Twice\n",
+    );
     let sound = "[a](b.md) [b](b.md#log) [c](b.md#what-happens-if) [d](b.md#twice-1) [e](#me)\n\
                  [f](https://example.com/x.md) `[g](nowhere.md)`\n# Me\n```\n[h](nowhere.md)\n```\n";
     let path = document("a.md", sound);
