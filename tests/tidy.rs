@@ -24,14 +24,14 @@ const RULES: &[Rule] = &[
     Rule {
         names: &["tokio_postgres", "deadpool_postgres", "postgres_types"],
         scope: &["src/"],
-        homes: &["src/store/postgres/"],
-        why: "only the Postgres store speaks to Postgres",
+        homes: &["src/store/postgres/", "src/telemetry/"],
+        why: "only the Postgres store speaks to Postgres (the log filter knows its name)",
     },
     Rule {
         names: &["lapin"],
         scope: &["src/"],
-        homes: &["src/sink/rabbitmq/"],
-        why: "only the RabbitMQ sink speaks to RabbitMQ",
+        homes: &["src/sink/rabbitmq/", "src/telemetry/"],
+        why: "only the RabbitMQ sink speaks to RabbitMQ (the log filter knows its name)",
     },
     Rule {
         names: &["cloudevents"],
