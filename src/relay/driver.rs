@@ -251,10 +251,15 @@ impl Driver {
                 });
             }
             Command::Read(request) => {
-                self.ask(async move { store.read(&request).await }, Input::Read);
+                self.ask(
+                    "read",
+                    async move { store.read(&request).await },
+                    Input::Read,
+                );
             }
             Command::Settle(settle) => {
                 self.ask(
+                    "settle",
                     async move { settle_all(&store, settle).await },
                     Input::Settled,
                 );
@@ -263,6 +268,7 @@ impl Driver {
                 self.report.failures(&failures);
                 let replica = self.core.replica().unwrap_or_default();
                 self.ask(
+                    "record failures",
                     async move { store.record_failures(&failures, replica).await },
                     Input::Recorded,
                 );
@@ -270,12 +276,14 @@ impl Driver {
             Command::Reload(partitions) => {
                 let partitions = self.only(partitions);
                 self.ask(
+                    "load failures",
                     async move { store.load_failing(&partitions, HELD_MAX).await },
                     Input::Reloaded,
                 );
             }
             Command::ExtendAwake(horizon) => {
                 self.ask(
+                    "extend awake",
                     async move { store.extend_awake(horizon).await },
                     Input::AwakeExtended,
                 );
@@ -291,6 +299,7 @@ impl Driver {
             Step::Register => {
                 let (name, ttl, partitions) = (self.name.clone(), self.lease_ttl, self.partitions);
                 self.ask(
+                    "register",
                     async move {
                         let registered = store.register(&name, ttl, partitions).await?;
                         report::registered(&registered, partitions);
@@ -301,11 +310,13 @@ impl Driver {
             }
             Step::Tick { beat } => {
                 self.ask(
+                    "renew the lease",
                     async move { store.tick(replica, beat).await },
                     Input::Ticked,
                 );
             }
             Step::Claim(partitions) => self.ask(
+                "claim",
                 async move {
                     let claimed = store.claim(replica, &partitions).await?;
                     report::claimed(&claimed);
@@ -316,11 +327,13 @@ impl Driver {
             Step::Load(partitions) => {
                 let partitions = self.only(partitions);
                 self.ask(
+                    "load failures",
                     async move { store.load_failing(&partitions, HELD_MAX).await },
                     Input::Loaded,
                 );
             }
             Step::Release(partitions) => self.ask(
+                "release",
                 async move {
                     store.release(replica, &partitions).await?;
                     report::released(&partitions);
@@ -330,6 +343,7 @@ impl Driver {
             ),
             Step::Unregister => {
                 self.ask(
+                    "unregister",
                     async move { store.unregister(replica).await },
                     Input::Unregistered,
                 );
@@ -348,13 +362,14 @@ impl Driver {
     /// Asks the store; a failure is reported here and told to the core as just that.
     fn ask<T: Send + 'static>(
         &mut self,
+        what: &'static str,
         question: impl Future<Output = Result<T, StoreError>> + Send + 'static,
         input: impl FnOnce(Result<T, StoreFailed>) -> Input + Send + 'static,
     ) {
         let health = self.report.health();
         self.tasks.spawn(async move {
             let result = question.await;
-            health.tell(result.as_ref().err());
+            health.tell(what, result.as_ref().err());
             Answer::Input(input(result.map_err(|_| StoreFailed)))
         });
     }
@@ -368,7 +383,12 @@ impl Driver {
             StoreError::new(StoreErrorKind::Fatal, format!("a relay task died: {error}"))
         })?;
         match answer {
-            Answer::Input(input) => self.handle(input),
+            Answer::Input(input) => {
+                if let Input::Registered(Ok((_, partitions))) = &input {
+                    self.store = self.store.for_partitions(*partitions);
+                }
+                self.handle(input);
+            }
             Answer::Published(number, lane, input) => {
                 self.lanes[number] = Some(lane);
                 self.handle(input);
@@ -376,7 +396,7 @@ impl Driver {
             Answer::Reopened(result) => {
                 self.reopening = false;
                 if let Ok(store) = result {
-                    self.store = store;
+                    self.store = store.for_partitions(self.core.partitions());
                     self.report.reopened();
                 }
             }

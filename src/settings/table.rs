@@ -386,7 +386,7 @@ pub const SETTINGS: &[Setting] = &[
         key: "relay.partitions",
         kind: Kind::Integer { min: 1, max: 1024 },
         default: Some("16"),
-        description: "Partitions that replicas share. 1 is total order. Fixed at the first start; replicas that \
+        description: "Partitions that replicas share. 1 is total order: all rows are one sequence, whatever their key. Fixed at the first start; replicas that \
                       disagree follow the stored number.",
         ..BASE
     },

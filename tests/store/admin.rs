@@ -57,7 +57,7 @@ async fn status_counts() {
         "the first reason stays"
     );
     let status = f.store.status().await.unwrap();
-    assert_eq!((status.pending, status.pending_capped), (4, false));
+    assert_eq!((status.pending, status.pending_capped), (3, false));
     assert!(status.oldest_pending.unwrap() >= Duration::from_secs(3600));
     assert_eq!((status.retrying, status.blocked, status.dead), (0, 1, 1));
     assert_eq!((status.partitions, status.unowned), (Some(4), 2));

@@ -4,7 +4,7 @@
 //!
 //! * **One owner.** The database decides who owns a partition; a claim of a dead owner's partition
 //!   succeeds only when that owner's lease is over by the database's clock.
-//! * **Self-fencing.** Every tick proves ownership for [`MARGIN`] of the lease time, counted on this
+//! * **Self-fencing.** Every tick proves ownership for four fifths of the lease time, counted on this
 //!   process's monotonic clock from *before* the tick was sent. Without proof nothing is published.
 //! * **A replica alone renews by reading.** A newcomer must first have been visible to everyone
 //!   for a whole lease before it may take over, so a read that shows nobody else proves as much

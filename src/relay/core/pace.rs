@@ -3,7 +3,7 @@
 //! Polling alone finds every row. A notification only shortens the wait, and writers send one only
 //! while the relay is *quiet*: under load the relay extends `awake_until` in the database, writers skip
 //! the NOTIFY (which would serialise their commits), and every replica polls at
-//! [`BUSY_MAX`] or faster until the time stored there has passed, plus a grace period for
+//! 25 ms or faster until the time stored there has passed, plus a grace period for
 //! transactions that looked at the flag just before. Then it relies on notifications again, with a
 //! poll every [`FALLBACK`].
 

@@ -118,8 +118,7 @@ pub(super) fn registered(registered: &Registered, wanted: i32) {
 pub(super) fn claimed(claimed: &[Claimed]) {
     if !claimed.is_empty() {
         let partitions: Vec<i32> = claimed.iter().map(|claimed| claimed.partition).collect();
-        let takeover = claimed.iter().any(|claimed| claimed.unclean);
-        tracing::info!(?partitions, takeover, "partitions taken");
+        tracing::info!(?partitions, "partitions taken");
     }
 }
 
@@ -129,8 +128,8 @@ pub(super) fn released(partitions: &[i32]) {
 
 #[derive(Debug, Default)]
 struct State {
-    /// What is wrong, as last said.
-    down: Option<String>,
+    /// What does not work, and what was said about it.
+    down: HashMap<&'static str, String>,
     /// The table does not look as it did when it was opened.
     schema: bool,
 }
@@ -144,29 +143,27 @@ impl Health {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes in how a statement went; says something when that changes.
-    pub(super) fn tell(&self, error: Option<&StoreError>) {
+    /// Takes in how a statement of this kind went; says something when that changes.
+    pub(super) fn tell(&self, what: &'static str, error: Option<&StoreError>) {
         let mut state = self.lock();
-        match error {
-            None => {
-                if state.down.take().is_some() {
-                    tracing::info!("the database answers again");
-                }
+        let Some(error) = error else {
+            if state.down.remove(what).is_some() && state.down.is_empty() {
+                tracing::info!("the database answers again");
             }
-            Some(error) => {
-                state.schema |= error.kind() == StoreErrorKind::Schema;
-                let text = error.to_string();
-                if state.down.as_ref() == Some(&text) {
-                    return;
-                }
-                match error.kind() {
-                    StoreErrorKind::Unavailable => {
-                        tracing::warn!(%error, "the database does not answer; events wait");
-                    }
-                    _ => tracing::error!(%error, "the database refuses a statement; events wait"),
-                }
-                state.down = Some(text);
+            return;
+        };
+        state.schema |= error.kind() == StoreErrorKind::Schema;
+        let text = error.to_string();
+        let known = state.down.values().any(|said| *said == text);
+        state.down.insert(what, text);
+        if known {
+            return;
+        }
+        match error.kind() {
+            StoreErrorKind::Unavailable => {
+                tracing::warn!(%error, "the database does not answer; events wait");
             }
+            _ => tracing::error!(%error, "the database refuses a statement; events wait"),
         }
     }
 }

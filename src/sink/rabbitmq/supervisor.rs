@@ -59,6 +59,9 @@ impl Shared {
         }
         match state {
             SinkState::Ready => tracing::info!("ready to publish to RabbitMQ"),
+            SinkState::Down(reason) if reason == STOPPED => {
+                tracing::debug!("disconnected from RabbitMQ");
+            }
             SinkState::Down(reason) => tracing::warn!(reason, "not connected to RabbitMQ"),
             SinkState::Blocked(reason) => tracing::warn!(
                 reason,
@@ -67,6 +70,9 @@ impl Shared {
         }
     }
 }
+
+/// Why a sink that was told to stop is not connected.
+const STOPPED: &str = "stopped";
 
 /// Runs until `stop`, then closes the connection.
 pub(super) async fn run(shared: Arc<Shared>, endpoints: Vec<Endpoint>, stop: CancellationToken) {
@@ -108,7 +114,7 @@ pub(super) async fn run(shared: Arc<Shared>, endpoints: Vec<Endpoint>, stop: Can
             () = tokio::time::sleep(backoff(failures, rand::random())) => {}
         }
     }
-    shared.report(SinkState::Down("stopped".to_owned()));
+    shared.report(SinkState::Down(STOPPED.to_owned()));
 }
 
 async fn open_any(

@@ -109,7 +109,7 @@ impl Database {
             .map_err(|error| error.with_grants(&needs(&self.mapping.quoted_table())))?;
         Ok(PostgresStore {
             inner: Arc::new(Inner {
-                sql: Sql::new(&table),
+                sql: Sql::new(&table, false),
                 grants: needs(&table.name),
                 table,
                 database: self.clone(),
@@ -211,6 +211,20 @@ impl PostgresStore {
     /// Connects, checks the schema's version and looks at the table.
     pub async fn connect(settings: &ConnectSettings, mapping: Mapping) -> Result<Self, StoreError> {
         Database::new(settings, mapping)?.open().await
+    }
+
+    /// The same store for an outbox with this many partitions, as stored. With one partition all rows
+    /// are one sequence, in order whatever their key.
+    pub fn for_partitions(&self, partitions: i32) -> Self {
+        let inner = &*self.inner;
+        Self {
+            inner: Arc::new(Inner {
+                sql: Sql::new(&inner.table, partitions == 1),
+                grants: inner.grants.clone(),
+                table: inner.table.clone(),
+                database: inner.database.clone(),
+            }),
+        }
     }
 
     /// Closes the pool; connections end as they come back.

@@ -31,6 +31,8 @@ pub(super) struct Sql {
     pub(super) counts: String,
     /// True for rows without a failure record that holds them up.
     pub(super) not_failing: String,
+    /// True for rows that are not given up.
+    pub(super) not_dead: String,
     /// Joins `outrigger.failures f` to its row `o`.
     pub(super) failure_join: String,
     /// Who may still insert.
@@ -61,13 +63,15 @@ pub(super) fn like(pattern: &str) -> String {
 }
 
 impl Sql {
-    pub(super) fn new(t: &Table) -> Self {
+    /// `total`: all rows are one ordered sequence, whatever their key.
+    pub(super) fn new(t: &Table, total: bool) -> Self {
         let outbox = literal(&t.name);
         let order = t.sql(Field::Seq);
         let id = t.sql(Field::Id).unwrap_or_default();
         let identity = format!("hashtextextended({id}::text, 0)");
         let seq = order.clone().unwrap_or_else(|| identity.clone());
         let hash = match t.sql(Field::Key) {
+            _ if total => "0::int8".to_owned(),
             Some(key) => format!(
                 "coalesce(hashtextextended({key}::text, 0), hashint8extended({seq}::int8, 0))"
             ),
@@ -86,7 +90,7 @@ impl Sql {
                 now(column.kind).to_owned(),
             )
         });
-        let (columns, nulls) = select_list(t, &seq, &hash);
+        let (columns, nulls) = select_list(t, &seq, &hash, total);
         // The first EXISTS is evaluated once per statement, so healthy outboxes pay nothing per row. Under
         // OR, the planner keeps the second one as a probe per row instead of a join, which would have to sort.
         // A suspect is read in its place: only its crash count matters.
@@ -94,6 +98,7 @@ impl Sql {
         let row = format!("from outrigger.failures f where f.outbox = {outbox} and f.seq = {seq}");
         let not_failing =
             format!("(not {any} or not exists (select {row} and f.state <> 'suspect'))");
+        let not_dead = format!("(not {any} or not exists (select {row} and f.state = 'dead'))");
         let counts = format!(
             "case when {any} then (select (f.attempts::int8 << 32) | f.crashes {row}) end as counts"
         );
@@ -118,6 +123,7 @@ impl Sql {
             nulls,
             counts,
             not_failing,
+            not_dead,
             failure_join,
         }
     }
@@ -136,7 +142,7 @@ impl Sql {
     }
 }
 
-fn select_list(t: &Table, seq: &str, hash: &str) -> (String, String) {
+fn select_list(t: &Table, seq: &str, hash: &str, total: bool) -> (String, String) {
     let mut columns = vec![format!("{seq}::int8 as seq"), format!("{hash} as hash")];
     let mut nulls = vec!["null::int8".to_owned(), "null::int8".to_owned()];
     let mut add = |column: String, type_name: &str| {
@@ -144,6 +150,7 @@ fn select_list(t: &Table, seq: &str, hash: &str) -> (String, String) {
         nulls.push(format!("null::{type_name}"));
     };
     match t.sql(Field::Key) {
+        _ if total => add("true".into(), "bool"),
         Some(key) => add(format!("{key} is not null"), "bool"),
         None => add("false".into(), "bool"),
     }

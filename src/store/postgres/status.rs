@@ -75,14 +75,14 @@ async fn status(client: &Client, table: &Table, sql: &Sql) -> Result<Status, Sto
             let created = format!("o.{}", quote(&column.name));
             format!(
                 "(select case when isfinite({created}) then (extract(epoch from ({now} - {created})) * 1000000)::int8 end \
-                 from {} o where {} order by {} limit 1)",
-                sql.table, sql.pending, sql.seq
+                 from {} o where {} and {} order by {} limit 1)",
+                sql.table, sql.pending, sql.not_dead, sql.seq
             )
         }
         _ => "null::int8".into(),
     };
     let text = format!(
-        "select (select count(*) from (select from {} o where {} limit {}) p) as pending, {age} as age, \
+        "select (select count(*) from (select from {} o where {} and {} limit {}) p) as pending, {age} as age, \
            b.partitions, b.paused_at, b.pause_reason, \
            (select count(*) from outrigger.failures where outbox = b.outbox and state = 'retrying') as retrying, \
            (select count(*) from outrigger.failures where outbox = b.outbox and state = 'blocked') as blocked, \
@@ -94,6 +94,7 @@ async fn status(client: &Client, table: &Table, sql: &Sql) -> Result<Status, Sto
          from outrigger.outboxes b where b.outbox = {}",
         sql.table,
         sql.pending,
+        sql.not_dead,
         PENDING_COUNT_MAX + 1,
         sql.outbox
     );
