@@ -1,0 +1,267 @@
+//! The broker's side: the queue, the bare publishers, and a consumer that notes arrivals.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use futures_util::StreamExt;
+use futures_util::future::{join_all, try_join_all};
+use lapin::options::{
+    BasicConsumeOptions, BasicGetOptions, BasicPublishOptions, ConfirmSelectOptions,
+    ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions, QueueDeleteOptions,
+};
+use lapin::types::FieldTable;
+use lapin::{
+    BasicProperties, Channel, Confirmation, Connection, ConnectionProperties, ExchangeKind,
+};
+
+use crate::Result;
+
+const EXCHANGE: &str = "events";
+const QUEUE: &str = "measure";
+const BODY: usize = 1024;
+const CHANNELS: usize = 8;
+const PER_CONFIRM: usize = 200;
+const PERSISTENT: u8 = 2;
+
+pub(crate) struct Broker {
+    connection: Connection,
+    channel: Channel,
+}
+
+impl Broker {
+    pub(crate) async fn open(url: &str) -> Result<Self> {
+        let connection = Connection::connect(url, ConnectionProperties::default()).await?;
+        let channel = connection.create_channel().await?;
+        let durable = ExchangeDeclareOptions {
+            durable: true,
+            ..Default::default()
+        };
+        channel
+            .exchange_declare(
+                EXCHANGE.into(),
+                ExchangeKind::Topic,
+                durable,
+                FieldTable::default(),
+            )
+            .await?;
+        Ok(Self {
+            connection,
+            channel,
+        })
+    }
+
+    /// A new, empty queue for all events: the messages of the measurement before cost the broker nothing more.
+    pub(crate) async fn new_queue(&self) -> Result<()> {
+        let channel = &self.channel;
+        channel
+            .queue_delete(QUEUE.into(), QueueDeleteOptions::default())
+            .await?;
+        let durable = QueueDeclareOptions {
+            durable: true,
+            ..Default::default()
+        };
+        channel
+            .queue_declare(QUEUE.into(), durable, FieldTable::default())
+            .await?;
+        channel
+            .queue_bind(
+                QUEUE.into(),
+                EXCHANGE.into(),
+                "#".into(),
+                QueueBindOptions::default(),
+                FieldTable::default(),
+            )
+            .await?;
+        Ok(())
+    }
+
+    /// Messages waiting in the queue.
+    pub(crate) async fn waiting(&self) -> Result<u32> {
+        let only_look = QueueDeclareOptions {
+            passive: true,
+            ..Default::default()
+        };
+        let queue = self
+            .channel
+            .queue_declare(QUEUE.into(), only_look, FieldTable::default())
+            .await?;
+        Ok(queue.message_count())
+    }
+
+    /// Takes one message from the queue and tells the size of its body.
+    pub(crate) async fn body_size(&self) -> Result<usize> {
+        let options = BasicGetOptions { no_ack: true };
+        let message = self.channel.basic_get(QUEUE.into(), options).await?;
+        Ok(message.ok_or("the queue is empty")?.delivery.data.len())
+    }
+
+    /// The bare publisher: messages per second, confirmed, over several channels.
+    pub(crate) async fn publish_many(&self, messages: usize) -> Result<f64> {
+        self.new_queue().await?;
+        let batches = messages / (CHANNELS * PER_CONFIRM);
+        let mut channels = Vec::new();
+        for _ in 0..CHANNELS {
+            channels.push(self.confirming().await?);
+        }
+        let began = Instant::now();
+        let tasks = channels.into_iter().map(|channel| {
+            tokio::spawn(async move {
+                let body = [b'x'; BODY];
+                for _ in 0..batches {
+                    let publishes = (0..PER_CONFIRM).map(|_| send(&channel, &body, None));
+                    let confirms = try_join_all(publishes).await?;
+                    for confirm in join_all(confirms).await {
+                        routed(confirm?)?;
+                    }
+                }
+                Result::Ok(channel)
+            })
+        });
+        let mut done = Vec::new();
+        for task in join_all(tasks).await {
+            done.push(task??);
+        }
+        let rate = (batches * CHANNELS * PER_CONFIRM) as f64 / began.elapsed().as_secs_f64();
+        for channel in done {
+            channel.close(200, "done".into()).await?;
+        }
+        Ok(rate)
+    }
+
+    /// The publisher that waits for each confirm before the next message.
+    pub(crate) async fn publish_one_by_one(&self, messages: usize) -> Result<f64> {
+        self.new_queue().await?;
+        let channel = self.confirming().await?;
+        let began = Instant::now();
+        for _ in 0..messages {
+            routed(send(&channel, &[b'x'; BODY], None).await?.await?)?;
+        }
+        let rate = messages as f64 / began.elapsed().as_secs_f64();
+        channel.close(200, "done".into()).await?;
+        Ok(rate)
+    }
+
+    /// A channel that publishes single messages with an id.
+    pub(crate) async fn direct(&self) -> Result<Direct> {
+        Ok(Direct(self.confirming().await?))
+    }
+
+    /// Notes when each message arrives, until dropped. The queue must be new.
+    pub(crate) async fn receive(&self) -> Result<Receipts> {
+        let channel = self.connection.create_channel().await?;
+        let mut deliveries = channel
+            .basic_consume(
+                QUEUE.into(),
+                "measure".into(),
+                BasicConsumeOptions {
+                    no_ack: true,
+                    ..Default::default()
+                },
+                FieldTable::default(),
+            )
+            .await?;
+        let arrivals = Arc::new(Mutex::new(HashMap::new()));
+        let noted = Arc::clone(&arrivals);
+        let task = tokio::spawn(async move {
+            while let Some(Ok(delivery)) = deliveries.next().await {
+                let now = Instant::now();
+                let id = delivery.properties.message_id().as_ref();
+                if let Some(id) = id.and_then(|id| id.as_str().parse().ok()) {
+                    let mut noted = noted.lock().unwrap_or_else(PoisonError::into_inner);
+                    // A duplicate does not make the first one later.
+                    noted.entry(id).or_insert(now);
+                }
+            }
+        });
+        Ok(Receipts {
+            channel,
+            arrivals,
+            task,
+        })
+    }
+
+    async fn confirming(&self) -> Result<Channel> {
+        let channel = self.connection.create_channel().await?;
+        channel
+            .confirm_select(ConfirmSelectOptions::default())
+            .await?;
+        Ok(channel)
+    }
+}
+
+async fn send(
+    channel: &Channel,
+    body: &[u8],
+    id: Option<uuid::Uuid>,
+) -> lapin::Result<lapin::PublisherConfirm> {
+    let mut properties = BasicProperties::default()
+        .with_delivery_mode(PERSISTENT)
+        .with_content_type("application/cloudevents+json".into());
+    if let Some(id) = id {
+        properties = properties.with_message_id(id.to_string().into());
+    }
+    let options = BasicPublishOptions {
+        mandatory: true,
+        ..Default::default()
+    };
+    channel
+        .basic_publish(
+            EXCHANGE.into(),
+            "order.changed".into(),
+            options,
+            body,
+            properties,
+        )
+        .await
+}
+
+fn routed(confirmation: Confirmation) -> Result<()> {
+    match confirmation {
+        Confirmation::Ack(None) => Ok(()),
+        other => Err(format!("a message was not confirmed: {other:?}").into()),
+    }
+}
+
+/// Publishes one message at a time.
+pub(crate) struct Direct(Channel);
+
+impl Direct {
+    pub(crate) async fn publish(&self, id: uuid::Uuid) -> Result<()> {
+        routed(send(&self.0, &[b'x'; BODY], Some(id)).await?.await?)
+    }
+}
+
+/// When each message arrived, by its id.
+pub(crate) struct Receipts {
+    channel: Channel,
+    arrivals: Arc<Mutex<HashMap<uuid::Uuid, Instant>>>,
+    task: tokio::task::JoinHandle<()>,
+}
+
+impl Receipts {
+    fn count(&self) -> usize {
+        let arrivals = self.arrivals.lock().unwrap_or_else(PoisonError::into_inner);
+        arrivals.len()
+    }
+
+    /// Waits until this many messages have arrived, stops receiving, and hands the arrivals over.
+    pub(crate) async fn take(
+        self,
+        messages: usize,
+        limit: Duration,
+    ) -> Result<HashMap<uuid::Uuid, Instant>> {
+        let began = Instant::now();
+        while self.count() < messages {
+            if began.elapsed() > limit {
+                let count = self.count();
+                return Err(format!("{count} of {messages} messages arrived in {limit:?}").into());
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        self.channel.close(200, "done".into()).await?;
+        self.task.abort();
+        let mut arrivals = self.arrivals.lock().unwrap_or_else(PoisonError::into_inner);
+        Ok(std::mem::take(&mut *arrivals))
+    }
+}

@@ -1,0 +1,229 @@
+//! What the wake-up costs those who write.
+
+use std::fs::{self, File};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use crate::Result;
+use crate::figures::{Figure, median, per_second};
+use crate::world::{Outbox, TEXT, World};
+
+const CONNECTIONS: &str = "16";
+
+/// One way of waking the relay, or not.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Way {
+    /// Neither trigger nor relay.
+    Bare,
+    /// A trigger that always notifies, with one listener.
+    Naive,
+    /// Our trigger while a relay says that it polls, but none runs: what the trigger alone costs.
+    Awake,
+    /// No trigger, and a relay that polls: what the relay's share of the machine costs.
+    BarePolled,
+    /// Our trigger and the relay.
+    Relay,
+    /// Our trigger, and a relay that throws everything away: no broker takes its share of processor and disk.
+    NoBroker,
+}
+
+const WAYS: [Way; 6] = [
+    Way::Bare,
+    Way::Naive,
+    Way::Awake,
+    Way::BarePolled,
+    Way::Relay,
+    Way::NoBroker,
+];
+
+const NO_TRIGGER: &str = "drop trigger if exists outrigger_wake_up on outbox; \
+                          drop trigger if exists naive on outbox; \
+                          update outrigger.wake set awake_until = '-infinity'";
+
+impl Way {
+    fn setup(self) -> &'static str {
+        match self {
+            Self::Bare | Self::BarePolled => "",
+            Self::Naive => {
+                "create or replace function naive() returns trigger language plpgsql as \
+                 $$ begin perform pg_notify('naive', ''); return null; end $$; \
+                 create trigger naive after insert on outbox for each statement execute function naive()"
+            }
+            Self::Awake => {
+                "select outrigger.attach('outbox'); \
+                 update outrigger.wake set awake_until = now() + interval '1 hour'"
+            }
+            Self::Relay | Self::NoBroker => "select outrigger.attach('outbox')",
+        }
+    }
+
+    /// The settings of its relay, if it has one.
+    fn relay(self) -> Option<&'static [(&'static str, &'static str)]> {
+        match self {
+            Self::BarePolled => Some(&[("OUTRIGGER_RELAY_WAKE", "poll")]),
+            Self::Relay => Some(&[]),
+            Self::NoBroker => Some(&[("OUTRIGGER_SINK", "stdout")]),
+            Self::Bare | Self::Naive | Self::Awake => None,
+        }
+    }
+}
+
+pub(crate) async fn measure(world: &mut World) -> Result<Vec<Figure>> {
+    let outbox = world.outbox().await?;
+    let script = world.work.join("insert.sql");
+    let text = "x".repeat(TEXT as usize);
+    fs::write(
+        &script,
+        format!(
+            "\\set key random(1, 10000)\n\
+             INSERT INTO outbox (type, key, data) VALUES ('order.changed', 'customer-' || :key::bigint::text,\n\
+             '{{\"text\": \"{text}\"}}');\n"
+        ),
+    )?;
+    let mut rates: Vec<Vec<f64>> = vec![Vec::new(); WAYS.len()];
+    for round in 0..world.sizes.writer_rounds {
+        for turn in 0..WAYS.len() {
+            // Each round begins with another one: what comes first has the emptiest server.
+            let index = (turn + 2 * round) % WAYS.len();
+            rates[index].push(one(world, &outbox, &script, WAYS[index]).await?);
+        }
+    }
+    world.drop(outbox).await?;
+
+    let of = |way: Way| {
+        let index = WAYS.iter().position(|other| *other == way);
+        index.map_or(f64::NAN, |index| median(&rates[index]))
+    };
+    let bare = of(Way::Bare);
+    let polled = of(Way::BarePolled);
+    let share = |name: &str, way: Way, reference: &str, to: f64, least| {
+        let rate = of(way);
+        Figure::share(name, per_second(rate), reference, rate / to, least)
+    };
+    let none = "no trigger";
+    Ok(vec![
+        Figure::reference("writers, 16 connections, no trigger", per_second(bare)),
+        share(
+            "writers, a trigger that always notifies",
+            Way::Naive,
+            none,
+            bare,
+            None,
+        ),
+        share(
+            "writers, our trigger, relay awake but not running",
+            Way::Awake,
+            none,
+            bare,
+            Some(0.95),
+        ),
+        share(
+            "writers, no trigger, relay polling",
+            Way::BarePolled,
+            none,
+            bare,
+            None,
+        ),
+        share(
+            "writers, our trigger and relay",
+            Way::Relay,
+            none,
+            bare,
+            Some(0.95),
+        ),
+        share(
+            "  the same, in relation to a polling relay",
+            Way::Relay,
+            "no trigger, relay polling",
+            polled,
+            Some(0.95),
+        ),
+        share(
+            "writers, our trigger and relay, SINK=stdout",
+            Way::NoBroker,
+            none,
+            bare,
+            Some(0.95),
+        ),
+    ])
+}
+
+async fn one(world: &mut World, outbox: &Outbox, script: &Path, way: Way) -> Result<f64> {
+    let client = &outbox.client;
+    client.batch_execute(NO_TRIGGER).await?;
+    client.batch_execute("truncate outbox").await?;
+    client.batch_execute(way.setup()).await?;
+    client.batch_execute("checkpoint").await?;
+    world.broker.new_queue().await?;
+    let listener = outbox.connect().await?;
+    if way == Way::Naive {
+        listener.batch_execute("listen naive").await?;
+    }
+    let relay = match way.relay() {
+        Some(settings) => {
+            let mut relay = world.relay(outbox, settings)?;
+            let row = outbox.row(
+                "insert into outbox (type) values ('order.changed') returning seq",
+                &[],
+            );
+            let seq = row.await?.try_get(0)?;
+            let limit = Duration::from_secs(20);
+            outbox.await_row(seq, &mut relay, limit).await?;
+            Some(relay)
+        }
+        None => None,
+    };
+    let rate = pgbench(world, outbox, script).await;
+    if let Some(relay) = relay {
+        relay.stop().await?;
+    }
+    rate
+}
+
+/// Killed when dropped.
+struct Guard(Child);
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Transactions per second.
+async fn pgbench(world: &World, outbox: &Outbox, script: &Path) -> Result<f64> {
+    let seconds = world.sizes.writers.as_secs().to_string();
+    let output = world.work.join("pgbench.out");
+    let file = File::create(&output)?;
+    let child = Command::new(&world.pgbench)
+        .args(["--no-vacuum", "--protocol", "prepared", "--jobs", "2"])
+        .args(["--client", CONNECTIONS, "--time", &seconds])
+        .arg("--file")
+        .arg(script)
+        .arg(outbox.url.as_str())
+        .stdin(Stdio::null())
+        .stdout(file.try_clone()?)
+        .stderr(file)
+        .spawn()?;
+    let mut pgbench = Guard(child);
+    let began = Instant::now();
+    let status = loop {
+        if let Some(status) = pgbench.0.try_wait()? {
+            break status;
+        }
+        if began.elapsed() > world.sizes.writers + Duration::from_secs(30) {
+            return Err("pgbench does not end".into());
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    };
+    let text = fs::read_to_string(&output)?;
+    let rate = text.lines().find_map(|line| {
+        let (rate, _) = line.strip_prefix("tps = ")?.split_once(' ')?;
+        rate.parse().ok()
+    });
+    match rate {
+        Some(rate) if status.success() => Ok(rate),
+        _ => Err(format!("pgbench ended with {status}: {text}").into()),
+    }
+}
