@@ -157,7 +157,7 @@ async fn what_is_missing_is_named() {
     .await;
     tool.insert(1, "t").await;
     tool.fail(1, "dead", "nack", "full").await;
-    assert_eq!(poor.json(&["status", "-o", "json"])["pending"], 1);
+    assert_eq!(poor.json(&["status", "-o", "json"])["dead"], 1);
     assert!(poor.ok(&["dead", "list"]).contains("nack"));
     assert!(poor.ok(&["dead", "show", "1"]).contains("full"));
     let text = poor.fails(1, &["dead", "retry", "1"]);

@@ -105,7 +105,7 @@ async fn a_probe_answers_what_check_asks() {
         broker.mechanisms.contains(&"PLAIN".to_owned()),
         "{broker:?}"
     );
-    assert_eq!((broker.frame_max, broker.heartbeat_secs), (131_072, 10));
+    assert_eq!((broker.frame_max, broker.heartbeat_secs), (32_768, 10));
     let kind = Some("topic".to_owned());
     assert_eq!(
         probe.exchange(&exchange).await.unwrap(),

@@ -46,6 +46,10 @@ pub const MAX_CRASHES: u32 = 2;
 const CAREFUL_ROWS: usize = 256;
 /// Rows settled by one statement.
 const SETTLE_MAX: usize = 4_000;
+/// Rows that are worth a statement of their own at once.
+const SETTLE_WORTH: usize = 200;
+/// Longest wait for more rows before fewer are settled.
+const SETTLE_WAIT: Duration = Duration::from_millis(5);
 /// Failures recorded by one statement.
 const RECORD_MAX: usize = 500;
 /// Failing rows loaded when a partition is taken over; also the number of keys that may be held
@@ -143,6 +147,8 @@ pub struct Core {
     to_settle: Vec<(i64, i64, bool)>,
     settling: Vec<(i64, i64, bool)>,
     settle_after: Time,
+    /// When the oldest row in `to_settle` came.
+    settle_from: Time,
     to_record: Vec<Failure>,
     recording: Vec<Failure>,
     record_after: Time,
@@ -175,6 +181,7 @@ impl Core {
             to_settle: Vec::new(),
             settling: Vec::new(),
             settle_after: Time::ZERO,
+            settle_from: Time::ZERO,
             to_record: Vec::new(),
             recording: Vec::new(),
             record_after: Time::ZERO,
@@ -270,7 +277,7 @@ impl Core {
             deadline = deadline.min(reading);
         }
         if !self.to_settle.is_empty() && self.settling.is_empty() {
-            deadline = deadline.min(self.settle_after);
+            deadline = deadline.min(self.settle_due());
         }
         if !self.to_record.is_empty() && self.recording.is_empty() {
             deadline = deadline.min(self.record_after);
@@ -329,8 +336,7 @@ impl Core {
         for item in expired {
             self.totals.expired += 1;
             self.ownership.departed(item.record.hash);
-            self.to_settle
-                .push((item.record.seq, item.record.hash, item.retried));
+            self.finish(now, item.record.seq, item.record.hash, item.retried);
         }
         if batch.is_empty() {
             return self.next_settle(now);

@@ -6,16 +6,37 @@ use std::time::Duration;
 use super::reading::Way;
 use super::window::{Hold, Item, Suspect};
 use super::{
-    Command, Core, LANE_RETRY, Lane, MAX_CRASHES, RECORD_MAX, SETTLE_MAX, STORE_RETRY, StoreFailed,
-    Time,
+    Command, Core, LANE_RETRY, Lane, MAX_CRASHES, RECORD_MAX, SETTLE_MAX, SETTLE_WAIT,
+    SETTLE_WORTH, STORE_RETRY, StoreFailed, Time,
 };
 use crate::error::{Action, Reason, ReasonCode, Verdict};
 use crate::event::Record;
 use crate::store::{Failure, FailureState, Settle};
 
 impl Core {
+    /// Settling waits a moment for more rows: a commit per event would cost the database more than the
+    /// events do. Nobody waits for it but a stop and a hand-over.
+    pub(super) fn settle_due(&self) -> Time {
+        let hurry = self.stopping || self.ownership.is_draining();
+        let enough = self.to_settle.len() >= SETTLE_WORTH;
+        let patience = if hurry || enough {
+            Time::ZERO
+        } else {
+            self.settle_from + SETTLE_WAIT
+        };
+        patience.max(self.settle_after)
+    }
+
+    /// A row is finished: the database is to know.
+    pub(super) fn finish(&mut self, now: Time, seq: i64, hash: i64, failed_before: bool) {
+        if self.to_settle.is_empty() {
+            self.settle_from = now;
+        }
+        self.to_settle.push((seq, hash, failed_before));
+    }
+
     pub(super) fn next_settle(&mut self, now: Time) -> Option<Command> {
-        if self.to_settle.is_empty() || !self.settling.is_empty() || now < self.settle_after {
+        if self.to_settle.is_empty() || !self.settling.is_empty() || now < self.settle_due() {
             return None;
         }
         let most = self.to_settle.len().min(SETTLE_MAX);
@@ -117,8 +138,7 @@ impl Core {
                 (Verdict::Confirmed, None) => {
                     self.totals.published += 1;
                     self.window.finished(&item);
-                    self.to_settle
-                        .push((item.record.seq, item.record.hash, item.retried));
+                    self.finish(now, item.record.seq, item.record.hash, item.retried);
                 }
                 (Verdict::Confirmed, Some(reason)) => self.give_up(item, reason),
                 (Verdict::Rejected(refusal) | Verdict::Impossible(refusal), Some(reason)) => {

@@ -186,6 +186,13 @@ impl Ownership {
         }
     }
 
+    /// Whether partitions wait to be given back.
+    pub fn is_draining(&self) -> bool {
+        self.owned
+            .values()
+            .any(|owned| owned.phase == Phase::Draining)
+    }
+
     /// Gives everything back as soon as it is settled.
     pub fn stop(&mut self) {
         self.stopping = true;

@@ -13,6 +13,10 @@ use lapin::uri::{AMQPScheme, AMQPUri, SASLMechanism};
 use secrecy::{ExposeSecret, SecretString};
 use url::{Host, Url};
 
+/// Largest frame unless the URL says otherwise, in bytes. The client library sets aside 64 frames of
+/// buffers per connection: 2 MiB with this, 8 MiB with RabbitMQ's 128 KiB. An event's headers must fit
+/// into one frame; bodies are split.
+const FRAME_MAX: u32 = 32 * 1024;
 /// Seconds between heartbeats unless the URL says otherwise. A dead peer is noticed after two.
 const HEARTBEAT_SECS: u16 = 10;
 
@@ -87,6 +91,7 @@ impl Endpoint {
             return Err("auth_mechanism=external needs TLS; use `amqps://`".to_owned());
         }
         uri.query.heartbeat.get_or_insert(HEARTBEAT_SECS);
+        uri.query.frame_max.get_or_insert(FRAME_MAX);
         Ok(Self { uri })
     }
 
