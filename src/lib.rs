@@ -1,4 +1,6 @@
 //! Outrigger: a transactional-outbox relay.
+pub mod app;
+pub mod assemble;
 pub mod cli;
 pub mod error;
 pub mod event;

@@ -3,6 +3,7 @@
 pub mod args;
 pub mod completions;
 pub mod config;
+pub mod run;
 
 use std::error::Error;
 use std::fmt;
@@ -125,9 +126,11 @@ impl Command {
 
 /// Carries out a command that needs settings and a runtime.
 pub async fn dispatch(command: Command, settings: Settings) -> Result<(), Failure> {
-    // Each command gets its arm, and its file, when it is built.
-    let (_, _) = (command, settings);
-    Err("this command is not built yet".into())
+    match command {
+        Command::Run => run::run(settings).await,
+        // Each command gets its arm, and its file, when it is built.
+        _ => Err("this command is not built yet".into()),
+    }
 }
 
 #[cfg(test)]

@@ -84,6 +84,11 @@ impl Router {
         extra_columns(&[&self.destination, &self.key], &[])
     }
 
+    /// The destination, where it is the same for every row without an override.
+    pub fn constant_destination(&self) -> Option<String> {
+        constant(&self.destination)
+    }
+
     /// The destination and routing key of a row.
     pub fn route(&self, record: &Record) -> Result<(String, String), Reason> {
         let row = |name: &str| row_value(record, self.source.as_deref(), name);
@@ -138,6 +143,11 @@ impl DeadLetterRouter {
         extra_columns(&[&self.destination, &self.key], &["reason"])
     }
 
+    /// The destination, where it is the same for every event.
+    pub fn constant_destination(&self) -> Option<String> {
+        constant(&self.destination)
+    }
+
     pub(super) fn route(&self, original: &Original<'_>) -> Result<(String, String), Reason> {
         let lookup = |name: &str| match name {
             "destination" => original
@@ -171,6 +181,14 @@ fn refuse_variable(template: Template, name: &str, why: &str) -> Result<Template
         return Err(TemplateError::new(template.setting(), &problem));
     }
     Ok(template)
+}
+
+/// What a template without variables always gives.
+fn constant(template: &Template) -> Option<String> {
+    if template.variables().next().is_some() {
+        return None;
+    }
+    template.render(|_| None).ok()
 }
 
 fn extra_columns(templates: &[&Template], also_built_in: &[&str]) -> Vec<String> {

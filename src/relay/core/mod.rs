@@ -297,6 +297,16 @@ impl Core {
         self.ownership.replica()
     }
 
+    /// Number of partitions of the outbox.
+    pub fn partitions(&self) -> i32 {
+        self.ownership.count()
+    }
+
+    /// Whether this replica does what one replica does for all.
+    pub fn leads(&self) -> bool {
+        self.ownership.active(0)
+    }
+
     /// Counters so far.
     pub fn totals(&self) -> Totals {
         Totals {

@@ -25,6 +25,9 @@ const MARGIN: f64 = 0.8;
 /// Longest wait between two ticks: bounds hand-over and the reaction to `pause`.
 const TICK_MAX: Duration = Duration::from_millis(800);
 
+/// Shortest wait between two ticks that notifications ask for.
+const TICK_MIN: Duration = Duration::from_millis(150);
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
     /// Claimed; its failing rows are not known yet.
@@ -76,6 +79,7 @@ pub struct Ownership {
     last_beat: Option<Time>,
     others: bool,
     next_tick: Time,
+    ticked_at: Time,
     claim: Vec<i32>,
     load: Vec<i32>,
     stopping: bool,
@@ -97,6 +101,7 @@ impl Ownership {
             last_beat: None,
             others: false,
             next_tick: Time::ZERO,
+            ticked_at: Time::ZERO,
             claim: Vec::new(),
             load: Vec::new(),
             stopping: false,
@@ -247,9 +252,11 @@ impl Ownership {
         self.next_tick
     }
 
-    /// Look at once: another replica gave something back.
+    /// Look soon: another replica may have given something back. Pointless for the owner of everything.
     pub fn wake(&mut self, now: Time) {
-        self.next_tick = self.next_tick.min(now);
+        if self.owned.len() < self.count as usize {
+            self.next_tick = self.next_tick.min(now.max(self.ticked_at + TICK_MIN));
+        }
     }
 
     /// A step failed: try again a little later.
@@ -271,6 +278,7 @@ impl Ownership {
 
     /// Answer to [`Step::Tick`]; returns the partitions lost. `sent_at`: when it was sent.
     pub fn ticked(&mut self, now: Time, sent_at: Time, beat: bool, tick: &Tick) -> Vec<i32> {
+        self.ticked_at = now;
         self.next_tick = now + self.tick_interval();
         self.claim.clear();
         if !tick.registered {

@@ -555,6 +555,7 @@ impl Window {
     /// Picks the next suspect that is to go alone and could go now; its record must be written first.
     /// One at a time, so that a crash points at exactly one row.
     pub fn next_suspect(&mut self) -> Option<&Item> {
+        self.step_back();
         if self.alone.is_some() {
             return None;
         }
@@ -567,6 +568,23 @@ impl Window {
                 Some(item)
             }
             _ => None,
+        }
+    }
+
+    /// If a row has come in before the one that is to go alone, that one waits for another turn.
+    fn step_back(&mut self) {
+        let Some(alone) = self.alone.filter(|alone| !self.is_head(*alone)) else {
+            return;
+        };
+        if let Some(Slot::Waiting(item)) = self.slots.get_mut(&alone)
+            && item.suspect == (Suspect::Recorded { alone: true })
+        {
+            item.suspect = Suspect::Queued;
+            // Its record counts a turn it did not have; the next one writes the same number.
+            item.record.crashes = item.record.crashes.saturating_sub(1);
+            self.alone = None;
+            self.queued.insert(alone);
+            self.ready.remove(&alone);
         }
     }
 

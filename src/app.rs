@@ -1,0 +1,253 @@
+//! The composition root: builds the relay from the settings, starts it, and stops it.
+//!
+//! Start: wait for the database and its table, build the sink, run. Stop: the first signal ends reading
+//! and waits for what is in flight; a second one, or the deadline, abandons it, and that is a failure.
+
+use std::time::Duration;
+
+use rand::Rng as _;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::assemble;
+use crate::cli::{FAILED, Failure};
+use crate::relay::core::CoreConfig;
+use crate::relay::core::window::Ordering;
+use crate::relay::driver::{self, Ended, Live, Parts};
+use crate::settings::{self, AfterPublish, Settings, SinkKind, Wake};
+use crate::sink::Sink;
+use crate::sink::rabbitmq::RabbitMqSink;
+use crate::sink::stdout::StdoutSink;
+use crate::store::postgres::{Capabilities, Database, Listener, PostgresStore, StoreErrorKind};
+
+/// Events in one batch of one lane.
+const LANE_BATCH: usize = 200;
+/// Longest pause between two looks at a database that is not ready.
+const OPEN_PAUSE_MAX: Duration = Duration::from_secs(5);
+/// Pause between two passes of retention.
+const RETENTION_PAUSE: Duration = Duration::from_secs(60);
+/// Rows looked at by one retention statement.
+const RETENTION_CHUNK: usize = 5_000;
+
+/// Runs the relay until a signal ends it.
+pub async fn run(settings: Settings) -> Result<(), Failure> {
+    let (stop, now) = stop_signals()?;
+    tokio::select! {
+        result = relay(&settings, stop) => result,
+        () = now.cancelled() => {
+            tracing::error!("second signal: leaving at once, events in flight will be published again");
+            Err(Failure::silent(FAILED))
+        }
+    }
+}
+
+async fn relay(settings: &Settings, mut stop: watch::Receiver<bool>) -> Result<(), Failure> {
+    // Everything that can be wrong with the settings comes before the first connection.
+    let (encoder, dead_letters) = assemble::encoder(settings)?;
+    let database = assemble::database(settings)?;
+    let listen_database = assemble::listen_database(settings)?;
+    tracing::info!(
+        version = env!("CARGO_PKG_VERSION"),
+        database = %database.target(),
+        table = %settings.outbox.table,
+        name = %settings.relay.name,
+        ordering = ?settings.relay.ordering,
+        "outrigger starts"
+    );
+    let sink = sink(settings)?;
+    let Some(store) = open(&database, &mut stop).await? else {
+        sink.close().await;
+        return Ok(());
+    };
+    fits(&store.capabilities(), settings)?;
+    let listener = match (settings.relay.wake, listen_database) {
+        (Wake::Poll, _) => None,
+        (Wake::Listen, None) => Some(store.listen()),
+        (Wake::Listen, Some(direct)) => listen_directly(&direct, &mut stop).await?,
+    };
+
+    let (live, watching) = watch::channel(Live::default());
+    let retention = tokio::spawn(retention(store.clone(), settings.clone(), watching));
+    let parts = Parts {
+        core: core_config(settings, dead_letters.is_some()),
+        name: settings.relay.name.clone(),
+        partitions: settings.relay.partitions,
+        database,
+        store,
+        listener,
+        sink,
+        encoder,
+        dead_letters,
+    };
+    let ended = driver::run(parts, stop, settings.relay.shutdown_timeout, live).await;
+    retention.abort();
+    match ended? {
+        Ended::Clean => {
+            tracing::info!("stopped; everything in flight was settled");
+            Ok(())
+        }
+        Ended::Abandoned(events) => {
+            tracing::error!(
+                events,
+                "OUTRIGGER_RELAY_SHUTDOWN_TIMEOUT passed; unsettled events will be published again"
+            );
+            Err(Failure::silent(FAILED))
+        }
+    }
+}
+
+/// The first TERM or INT asks to stop, the second to leave at once.
+fn stop_signals() -> Result<(watch::Receiver<bool>, CancellationToken), Failure> {
+    let (stop, stopping) = watch::channel(false);
+    let now = CancellationToken::new();
+    let leave = now.clone();
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    tokio::spawn(async move {
+        loop {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+            if stop.send_replace(true) {
+                leave.cancel();
+            } else {
+                tracing::info!("stopping: events in flight are settled, partitions handed over");
+            }
+        }
+    });
+    Ok((stopping, now))
+}
+
+fn sink(settings: &Settings) -> Result<Box<dyn Sink>, Failure> {
+    Ok(match settings.sink {
+        SinkKind::RabbitMq => {
+            let sink = RabbitMqSink::start(assemble::rabbitmq(settings))
+                .map_err(|errors| Failure::usage(errors.join("\n")))?;
+            Box::new(sink)
+        }
+        SinkKind::Stdout => Box::new(StdoutSink::new()),
+    })
+}
+
+/// Opens the outbox. A sidecar starts before the service that creates the table, so what is
+/// missing is waited for. `None`: asked to stop meanwhile.
+async fn open(
+    database: &Database,
+    stop: &mut watch::Receiver<bool>,
+) -> Result<Option<PostgresStore>, Failure> {
+    let mut pause = Duration::from_millis(200);
+    let mut said = String::new();
+    loop {
+        let result = tokio::select! {
+            result = database.open() => result,
+            _ = stop.wait_for(|stop| *stop) => return Ok(None),
+        };
+        let error = match result {
+            Ok(store) => return Ok(Some(store)),
+            Err(error) if error.kind() == StoreErrorKind::Fatal => return Err(error.into()),
+            Err(error) => error,
+        };
+        let text = error.to_string();
+        if text != said {
+            tracing::warn!(%error, "the outbox is not ready; waiting for it");
+            said = text;
+        }
+        let jittered = pause.mul_f64(rand::rng().random_range(0.5..1.0));
+        tokio::select! {
+            () = tokio::time::sleep(jittered) => {}
+            _ = stop.wait_for(|stop| *stop) => return Ok(None),
+        }
+        pause = (pause * 2).min(OPEN_PAUSE_MAX);
+    }
+}
+
+async fn listen_directly(
+    database: &Database,
+    stop: &mut watch::Receiver<bool>,
+) -> Result<Option<Listener>, Failure> {
+    Ok(open(database, stop).await?.map(|store| store.listen()))
+}
+
+/// What the table cannot offer is refused, not guessed.
+fn fits(table: &Capabilities, settings: &Settings) -> Result<(), Failure> {
+    let ordered = settings.relay.ordering != settings::Ordering::None;
+    if ordered && !table.has_order {
+        return Err(Failure::usage(format!(
+            "table {} has no order column, so OUTRIGGER_RELAY_ORDERING cannot keep order",
+            table.outbox
+        ))
+        .hint(format!(
+            "alter table {} add column seq bigint generated always as identity, and set \
+             OUTRIGGER_OUTBOX_COLUMN_SEQ=seq; or set OUTRIGGER_RELAY_ORDERING=none",
+            table.outbox
+        )));
+    }
+    if settings.outbox.after_publish == AfterPublish::Mark && !table.has_published {
+        return Err(Failure::usage(format!(
+            "table {} has no published column, so OUTRIGGER_OUTBOX_AFTER_PUBLISH=mark has nothing to mark",
+            table.outbox
+        ))
+        .hint("set OUTRIGGER_OUTBOX_AFTER_PUBLISH=delete, or name the column in OUTRIGGER_OUTBOX_COLUMN_PUBLISHED_AT"));
+    }
+    if ordered && !table.has_key {
+        tracing::warn!("the table has no key column: events are not ordered");
+    }
+    Ok(())
+}
+
+fn core_config(settings: &Settings, dead_letter: bool) -> CoreConfig {
+    let relay = &settings.relay;
+    CoreConfig {
+        ordering: match relay.ordering {
+            settings::Ordering::Strict => Ordering::Strict,
+            settings::Ordering::Pipelined => Ordering::Pipelined,
+            settings::Ordering::None => Ordering::None,
+        },
+        lane_batch: LANE_BATCH.min(relay.batch_size),
+        batch_size: relay.batch_size,
+        max_in_flight: relay.max_in_flight,
+        max_in_flight_bytes: relay.max_in_flight_bytes,
+        poll_interval: relay.poll_interval,
+        lease_ttl: relay.lease_ttl,
+        retry: settings.retry.policy(),
+        dead_letter,
+        ..CoreConfig::default()
+    }
+}
+
+/// Deletes published rows that are old enough, in small steps, on one replica.
+async fn retention(store: PostgresStore, settings: Settings, live: watch::Receiver<Live>) {
+    let table = store.capabilities();
+    if settings.outbox.after_publish != AfterPublish::Mark || !table.has_published || !table.has_age
+    {
+        return;
+    }
+    let keep = settings.outbox.retention;
+    loop {
+        let mut after = None;
+        let mut deleted = 0;
+        while live.borrow().leads {
+            match store.retention_chunk(keep, after, RETENTION_CHUNK).await {
+                Ok(step) => {
+                    deleted += step.deleted;
+                    after = step.next_after;
+                }
+                Err(error) => {
+                    tracing::debug!(%error, "retention pauses");
+                    break;
+                }
+            }
+            if after.is_none() {
+                break;
+            }
+            // Leaves the database most of the time for the service.
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        if deleted > 0 {
+            tracing::info!(deleted, "old published rows deleted");
+        }
+        tokio::time::sleep(RETENTION_PAUSE.min(keep).max(Duration::from_secs(1))).await;
+    }
+}

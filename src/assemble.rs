@@ -1,0 +1,159 @@
+//! From [`Settings`] to the plain settings of each part. The one place where the parts' own names meet.
+
+use std::collections::BTreeMap;
+
+use crate::cli::Failure;
+use crate::event::encode::{BatchLimits, Encoder, EncoderConfig, HeaderPrefix, Mode};
+use crate::event::route::{DeadLetterRouter, Router};
+use crate::settings::{self, EventMode, PG_VARIABLES, Settings};
+use crate::sink::rabbitmq::RabbitMqSettings;
+use crate::store::postgres::{
+    AfterPublish, ConnectSettings, Database, Mapping, OutboxSettings, Preset,
+};
+
+/// The database with its outbox. Opens no connection yet.
+pub fn database(settings: &Settings) -> Result<Database, Failure> {
+    let url = settings.database.url.as_ref();
+    Ok(Database::new(&connect(settings, url), mapping(settings)?).map_err(Failure::usage)?)
+}
+
+/// The same database by the way that LISTEN can use, if one of its own is set.
+pub fn listen_database(settings: &Settings) -> Result<Option<Database>, Failure> {
+    let Some(url) = &settings.database.listen_url else {
+        return Ok(None);
+    };
+    let connect = connect(settings, Some(url));
+    let database = Database::new(&connect, mapping(settings)?).map_err(Failure::usage)?;
+    Ok(Some(database))
+}
+
+fn connect(settings: &Settings, url: Option<&secrecy::SecretString>) -> ConnectSettings {
+    // The settings name them by keyword, the store by variable.
+    let variables: BTreeMap<String, String> = PG_VARIABLES
+        .iter()
+        .filter_map(|(variable, keyword)| {
+            let value = settings.database.pg.get(*keyword)?;
+            Some(((*variable).to_owned(), value.clone()))
+        })
+        .collect();
+    ConnectSettings {
+        url: url.cloned(),
+        variables,
+        pool_size: settings.database.pool_size,
+        ..ConnectSettings::default()
+    }
+}
+
+/// Table and columns, with those that only the route templates name.
+pub fn mapping(settings: &Settings) -> Result<Mapping, Failure> {
+    let mut extra = router(settings)?.extra_columns();
+    if let Some(dead) = dead_letter_router(settings)? {
+        extra.extend(dead.extra_columns());
+    }
+    extra.sort_unstable();
+    extra.dedup();
+    let settings::Outbox {
+        table,
+        preset,
+        columns,
+        after_publish,
+        retention: _,
+    } = settings.outbox.clone();
+    let outbox = OutboxSettings {
+        table: Some(table),
+        preset: match preset {
+            settings::Preset::Native => Preset::Native,
+            settings::Preset::Debezium => Preset::Debezium,
+        },
+        after_publish: Some(match after_publish {
+            settings::AfterPublish::Mark => AfterPublish::Mark,
+            settings::AfterPublish::Delete => AfterPublish::Delete,
+        }),
+        column_seq: columns.seq,
+        column_id: columns.id,
+        column_type: columns.event_type,
+        column_source: columns.source,
+        column_subject: columns.subject,
+        column_key: columns.key,
+        column_data: columns.data,
+        column_data_binary: columns.data_binary,
+        column_content_type: columns.content_type,
+        column_schema: columns.schema,
+        column_extensions: columns.extensions,
+        column_headers: columns.headers,
+        column_destination: columns.destination,
+        column_routing_key: columns.routing_key,
+        column_created_at: columns.created_at,
+        column_available_at: columns.available_at,
+        column_expires_at: columns.expires_at,
+        column_published_at: columns.published_at,
+        extra,
+    };
+    Mapping::new(&outbox).map_err(Failure::usage)
+}
+
+/// Where events go.
+pub fn router(settings: &Settings) -> Result<Router, Failure> {
+    Router::new(&settings.route.destination, &settings.route.key).map_err(Failure::usage)
+}
+
+/// Where dead events go, if anywhere.
+pub fn dead_letter_router(settings: &Settings) -> Result<Option<DeadLetterRouter>, Failure> {
+    let retry = &settings.retry;
+    let Some(destination) = &retry.dead_letter_destination else {
+        return Ok(None);
+    };
+    let key = retry
+        .dead_letter_key
+        .as_deref()
+        .unwrap_or("{{ routing_key }}");
+    let router = DeadLetterRouter::new(destination, key).map_err(Failure::usage)?;
+    Ok(Some(router))
+}
+
+/// The encoder, and the router of dead events.
+pub fn encoder(settings: &Settings) -> Result<(Encoder, Option<DeadLetterRouter>), Failure> {
+    let prefix = HeaderPrefix::ALL
+        .into_iter()
+        .find(|prefix| prefix.as_str() == settings.event.header_prefix)
+        .unwrap_or_default();
+    let limits = BatchLimits::default();
+    let config = EncoderConfig {
+        source: settings.event.source.clone(),
+        mode: match settings.event.mode {
+            EventMode::Structured => Mode::Structured,
+            EventMode::Binary => Mode::Binary,
+            EventMode::Batch => Mode::Batch,
+        },
+        header_prefix: prefix,
+        router: router(settings)?,
+        batch: BatchLimits {
+            bytes: limits.bytes.min(settings.rabbitmq.max_message_size),
+            ..limits
+        },
+    };
+    let encoder = Encoder::new(config).map_err(Failure::usage)?;
+    Ok((encoder, dead_letter_router(settings)?))
+}
+
+/// The RabbitMQ sink.
+pub fn rabbitmq(settings: &Settings) -> RabbitMqSettings {
+    let rabbitmq = settings.rabbitmq.clone();
+    // Only the destination of all events: a missing dead-letter exchange must not stop the others.
+    let known = router(settings).ok();
+    let known = known.and_then(|router| router.constant_destination());
+    RabbitMqSettings {
+        urls: rabbitmq.urls,
+        declare: rabbitmq.declare,
+        exchange_type: rabbitmq.exchange_type.as_str().to_owned(),
+        channels: rabbitmq.channels,
+        confirm_timeout: rabbitmq.confirm_timeout,
+        ca_file: rabbitmq.ca_file,
+        cert_file: rabbitmq.cert_file,
+        key_file: rabbitmq.key_file,
+        max_message_size: rabbitmq.max_message_size,
+        connection_name: format!("outrigger {}", settings.relay.name),
+        app_id: None,
+        known_destinations: known.into_iter().collect(),
+    }
+}

@@ -1,0 +1,10 @@
+//! `outrigger run`: the relay itself.
+
+use super::Failure;
+use crate::app;
+use crate::settings::Settings;
+
+/// Runs until a signal ends it.
+pub async fn run(settings: Settings) -> Result<(), Failure> {
+    app::run(settings).await
+}

@@ -1,0 +1,433 @@
+//! The main loop: feeds the core and carries out its commands.
+//!
+//! The core decides, this file does: every command becomes a task, every answer an input. Nothing else
+//! in the relay talks to the store or the sink.
+
+mod publish;
+mod report;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+use crate::event::encode::Encoder;
+use crate::event::route::DeadLetterRouter;
+use crate::relay::core::ownership::Step;
+use crate::relay::core::pace::WakeReason;
+use crate::relay::core::{
+    Command, Core, CoreConfig, Gauges, HELD_MAX, Input, StoreFailed, Time, Totals,
+};
+use crate::sink::{Lane, Sink, SinkState};
+use crate::store::postgres::{
+    Database, ListenState, Listener, PostgresStore, StoreError, StoreErrorKind,
+};
+use crate::store::{Partitions, Settle};
+use report::Report;
+
+/// Pause between two attempts to look at a table that changed or vanished.
+const REOPEN_PAUSE: Duration = Duration::from_secs(2);
+/// How often the live figures are renewed.
+const LIVE_EVERY: Duration = Duration::from_millis(200);
+
+/// What the relay is made of.
+pub struct Parts {
+    /// The database, to look at the table again when it changes.
+    pub database: Database,
+    /// The outbox.
+    pub store: PostgresStore,
+    /// The wake-up hint, unless polling alone is wanted.
+    pub listener: Option<Listener>,
+    /// Where events go.
+    pub sink: Box<dyn Sink>,
+    /// Rows to messages.
+    pub encoder: Encoder,
+    /// Where given-up events go, if anywhere.
+    pub dead_letters: Option<DeadLetterRouter>,
+    /// Name of this replica, for people.
+    pub name: String,
+    /// Partitions wanted; the stored number wins.
+    pub partitions: i32,
+    /// The core's settings; `lanes` is taken from the sink.
+    pub core: CoreConfig,
+}
+
+/// How the relay stands, for whoever watches.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Live {
+    /// Counters since the start.
+    pub totals: Totals,
+    /// The present state.
+    pub gauges: Gauges,
+    /// Whether this replica does what one of them does for all (retention).
+    pub leads: bool,
+}
+
+/// How a run ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ended {
+    /// Everything in flight was settled and all partitions were handed over.
+    Clean,
+    /// The deadline passed with this many rows in flight or unsettled.
+    Abandoned(usize),
+}
+
+/// What came back from a task.
+enum Answer {
+    Input(Input),
+    Published(usize, Box<dyn Lane>, Input),
+    Reopened(Result<PostgresStore, StoreError>),
+}
+
+/// Runs the relay until `stop` says true and everything is handed over, or `deadline` after that.
+pub async fn run(
+    parts: Parts,
+    mut stop: watch::Receiver<bool>,
+    deadline: Duration,
+    live: watch::Sender<Live>,
+) -> Result<Ended, StoreError> {
+    let mut driver = Driver::new(parts);
+    let mut sink_state = driver.sink.state();
+    let mut listening = driver.listener.as_ref().map(Listener::state);
+    let mut wakes = driver.listener.as_ref().map(Listener::wakes);
+    let mut stop_by: Option<Instant> = None;
+    sink_state.mark_changed();
+    if let Some(listening) = &mut listening {
+        listening.mark_changed();
+    }
+
+    loop {
+        driver.carry_out_commands();
+        driver.publish_live(&live);
+        if driver.core.has_stopped() {
+            driver.close().await;
+            return Ok(Ended::Clean);
+        }
+        let alarm = driver.alarm();
+        tokio::select! {
+            biased;
+            _ = stop.wait_for(|stop| *stop), if stop_by.is_none() => {
+                stop_by = Some(Instant::now() + deadline);
+                driver.handle(Input::Stop);
+            }
+            () = until(stop_by) => {
+                let abandoned = driver.core.gauges(driver.now()).in_flight;
+                driver.abandon().await;
+                return Ok(Ended::Abandoned(abandoned));
+            }
+            Some(answer) = driver.tasks.join_next() => driver.answered(answer)?,
+            Ok(()) = sink_state.changed() => {
+                let state = sink_state.borrow_and_update().clone();
+                driver.handle(Input::SinkReady(state == SinkState::Ready));
+            }
+            Some(()) = changed(&mut wakes) => {
+                driver.handle(Input::Wake(WakeReason::Notify));
+                driver.handle(Input::OwnershipChanged);
+            }
+            Some(()) = changed(&mut listening) => {
+                let state = listening.as_mut().map(|state| state.borrow_and_update().clone());
+                driver.handle(Input::Listening(state == Some(ListenState::Listening)));
+            }
+            () = tokio::time::sleep_until(alarm) => {}
+        }
+    }
+}
+
+async fn until(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Waits for a change; forever if there is nothing to watch (any more).
+async fn changed<T>(watched: &mut Option<watch::Receiver<T>>) -> Option<()> {
+    match watched {
+        Some(receiver) => match receiver.changed().await {
+            Ok(()) => Some(()),
+            Err(_) => std::future::pending().await,
+        },
+        None => std::future::pending().await,
+    }
+}
+
+struct Driver {
+    core: Core,
+    started: Instant,
+    database: Database,
+    store: PostgresStore,
+    listener: Option<Listener>,
+    sink: Box<dyn Sink>,
+    /// Lanes not publishing at the moment.
+    lanes: Vec<Option<Box<dyn Lane>>>,
+    encoder: Arc<Encoder>,
+    dead_letters: Option<Arc<DeadLetterRouter>>,
+    name: String,
+    partitions: i32,
+    lease_ttl: Duration,
+    tasks: JoinSet<Answer>,
+    reopening: bool,
+    report: Report,
+    live_at: Option<Instant>,
+}
+
+impl Driver {
+    fn new(parts: Parts) -> Self {
+        let mut sink = parts.sink;
+        let lanes: Vec<_> = sink.lanes().into_iter().map(Some).collect();
+        let config = CoreConfig {
+            lanes: lanes.len(),
+            has_order: parts.store.capabilities().has_order,
+            ..parts.core
+        };
+        Self {
+            lease_ttl: config.lease_ttl,
+            core: Core::new(config, rand::random()),
+            started: Instant::now(),
+            database: parts.database,
+            store: parts.store,
+            listener: parts.listener,
+            sink,
+            lanes,
+            encoder: Arc::new(parts.encoder),
+            dead_letters: parts.dead_letters.map(Arc::new),
+            name: parts.name,
+            partitions: parts.partitions,
+            tasks: JoinSet::new(),
+            reopening: false,
+            report: Report::default(),
+            live_at: None,
+        }
+    }
+
+    fn now(&self) -> Time {
+        self.started.elapsed()
+    }
+
+    fn alarm(&self) -> Instant {
+        let now = self.now();
+        self.started + self.core.deadline(now)
+    }
+
+    fn handle(&mut self, input: Input) {
+        let now = self.now();
+        self.core.handle(now, input);
+    }
+
+    fn carry_out_commands(&mut self) {
+        let now = self.now();
+        while let Some(command) = self.core.next(now) {
+            self.carry_out(command);
+        }
+    }
+
+    /// Starts what a command asks for; the answer comes by [`Driver::answered`].
+    fn carry_out(&mut self, command: Command) {
+        let store = self.store.clone();
+        match command {
+            Command::Publish {
+                lane: number,
+                batch,
+            } => {
+                let Some(mut lane) = self.lanes.get_mut(number).and_then(Option::take) else {
+                    debug_assert!(false, "the core knows which lanes are idle");
+                    return;
+                };
+                let encoder = Arc::clone(&self.encoder);
+                let dead_letters = self.dead_letters.clone();
+                self.tasks.spawn(async move {
+                    let results =
+                        publish::publish(&encoder, dead_letters.as_deref(), &mut *lane, batch)
+                            .await;
+                    Answer::Published(
+                        number,
+                        lane,
+                        Input::Published {
+                            lane: number,
+                            results,
+                        },
+                    )
+                });
+            }
+            Command::Read(request) => {
+                self.ask(async move { store.read(&request).await }, Input::Read);
+            }
+            Command::Settle(settle) => {
+                self.ask(
+                    async move { settle_all(&store, settle).await },
+                    Input::Settled,
+                );
+            }
+            Command::Record(failures) => {
+                self.report.failures(&failures);
+                let replica = self.core.replica().unwrap_or_default();
+                self.ask(
+                    async move { store.record_failures(&failures, replica).await },
+                    Input::Recorded,
+                );
+            }
+            Command::Reload(partitions) => {
+                let partitions = self.only(partitions);
+                self.ask(
+                    async move { store.load_failing(&partitions, HELD_MAX).await },
+                    Input::Reloaded,
+                );
+            }
+            Command::ExtendAwake(horizon) => {
+                self.ask(
+                    async move { store.extend_awake(horizon).await },
+                    Input::AwakeExtended,
+                );
+            }
+            Command::Own(step) => self.own(step),
+        }
+    }
+
+    fn own(&mut self, step: Step) {
+        let store = self.store.clone();
+        let replica = self.core.replica().unwrap_or_default();
+        match step {
+            Step::Register => {
+                let (name, ttl, partitions) = (self.name.clone(), self.lease_ttl, self.partitions);
+                self.ask(
+                    async move {
+                        let registered = store.register(&name, ttl, partitions).await?;
+                        report::registered(&registered, partitions);
+                        Ok((registered.replica, registered.partitions))
+                    },
+                    Input::Registered,
+                );
+            }
+            Step::Tick { beat } => {
+                self.ask(
+                    async move { store.tick(replica, beat).await },
+                    Input::Ticked,
+                );
+            }
+            Step::Claim(partitions) => self.ask(
+                async move {
+                    let claimed = store.claim(replica, &partitions).await?;
+                    report::claimed(&claimed);
+                    Ok(claimed)
+                },
+                Input::Claimed,
+            ),
+            Step::Load(partitions) => {
+                let partitions = self.only(partitions);
+                self.ask(
+                    async move { store.load_failing(&partitions, HELD_MAX).await },
+                    Input::Loaded,
+                );
+            }
+            Step::Release(partitions) => self.ask(
+                async move {
+                    store.release(replica, &partitions).await?;
+                    report::released(&partitions);
+                    Ok(())
+                },
+                Input::Released,
+            ),
+            Step::Unregister => {
+                self.ask(
+                    async move { store.unregister(replica).await },
+                    Input::Unregistered,
+                );
+            }
+        }
+    }
+
+    fn only(&self, mut owned: Vec<i32>) -> Partitions {
+        owned.sort_unstable();
+        Partitions::Some {
+            owned,
+            count: self.core.partitions(),
+        }
+    }
+
+    /// Asks the store; a failure is reported here and told to the core as just that.
+    fn ask<T: Send + 'static>(
+        &mut self,
+        question: impl Future<Output = Result<T, StoreError>> + Send + 'static,
+        input: impl FnOnce(Result<T, StoreFailed>) -> Input + Send + 'static,
+    ) {
+        let health = self.report.health();
+        self.tasks.spawn(async move {
+            let result = question.await;
+            health.tell(result.as_ref().err());
+            Answer::Input(input(result.map_err(|_| StoreFailed)))
+        });
+    }
+
+    fn answered(
+        &mut self,
+        answer: Result<Answer, tokio::task::JoinError>,
+    ) -> Result<(), StoreError> {
+        let answer = answer.map_err(|error| {
+            // A bug: the batch or the answer is lost, so nothing can be promised any more.
+            StoreError::new(StoreErrorKind::Fatal, format!("a relay task died: {error}"))
+        })?;
+        match answer {
+            Answer::Input(input) => self.handle(input),
+            Answer::Published(number, lane, input) => {
+                self.lanes[number] = Some(lane);
+                self.handle(input);
+            }
+            Answer::Reopened(result) => {
+                self.reopening = false;
+                if let Ok(store) = result {
+                    self.store = store;
+                    self.report.reopened();
+                }
+            }
+        }
+        if self.report.wants_reopening() && !self.reopening {
+            self.reopen();
+        }
+        Ok(())
+    }
+
+    /// The table changed or vanished: look at it again, until it fits.
+    fn reopen(&mut self) {
+        self.reopening = true;
+        let database = self.database.clone();
+        self.tasks.spawn(async move {
+            tokio::time::sleep(REOPEN_PAUSE).await;
+            Answer::Reopened(database.open().await)
+        });
+    }
+
+    fn publish_live(&mut self, live: &watch::Sender<Live>) {
+        if self.live_at.is_some_and(|at| at.elapsed() < LIVE_EVERY) {
+            return;
+        }
+        self.live_at = Some(Instant::now());
+        let now = self.now();
+        live.send_replace(Live {
+            totals: self.core.totals(),
+            gauges: self.core.gauges(now),
+            leads: self.core.leads(),
+        });
+    }
+
+    async fn close(mut self) {
+        self.tasks.shutdown().await;
+        drop(self.listener.take());
+        self.lanes.clear();
+        self.sink.close().await;
+        self.database.close();
+    }
+
+    /// Ends without waiting for what is in flight.
+    async fn abandon(mut self) {
+        self.tasks.abort_all();
+        self.lanes.clear();
+        let closing = self.sink.close();
+        let _ = tokio::time::timeout(Duration::from_secs(1), closing).await;
+    }
+}
+
+async fn settle_all(store: &PostgresStore, settle: Settle) -> Result<(), StoreError> {
+    store.settle(&settle).await.map(|_| ())
+}

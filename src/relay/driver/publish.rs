@@ -1,0 +1,96 @@
+//! One batch on one lane: encode, publish, one verdict per row.
+
+use std::collections::HashMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use crate::error::{Reason, ReasonCode, Verdict};
+use crate::event::encode::{Encoded, Encoder};
+use crate::event::route::DeadLetterRouter;
+use crate::event::{Message, Record};
+use crate::relay::core::window::Item;
+use crate::sink::Lane;
+
+/// Publishes a batch. Rows that cannot be encoded are refused before anything is sent; rows that
+/// must not share the batch come back unavailable and go with the next one.
+pub(super) async fn publish(
+    encoder: &Encoder,
+    dead_letters: Option<&DeadLetterRouter>,
+    lane: &mut dyn Lane,
+    batch: Vec<Item>,
+) -> Vec<(Item, Verdict)> {
+    let mut verdicts: HashMap<i64, Verdict> = HashMap::with_capacity(batch.len());
+    let ordinary = batch.iter().filter(|item| item.dead_letter.is_none());
+    let encoded = encode(encoder, ordinary.map(|item| &item.record));
+    for (seq, reason) in encoded.rejected {
+        verdicts.insert(seq, Verdict::Impossible(reason));
+    }
+    let mut messages = encoded.messages;
+    for item in &batch {
+        if let Some(why) = &item.dead_letter {
+            match dead_letter(encoder, dead_letters, &item.record, why) {
+                Ok(message) => messages.push(message),
+                Err(reason) => {
+                    verdicts.insert(item.record.seq, Verdict::Impossible(reason));
+                }
+            }
+        }
+    }
+    if !messages.is_empty() {
+        let outcome = lane.publish(&messages).await;
+        debug_assert_eq!(outcome.len(), messages.len());
+        for (message, verdict) in messages.iter().zip(outcome) {
+            for seq in &message.seqs {
+                verdicts.insert(*seq, verdict.clone());
+            }
+        }
+    }
+    batch
+        .into_iter()
+        .map(|item| {
+            let verdict = verdicts
+                .remove(&item.record.seq)
+                .unwrap_or(Verdict::Unavailable);
+            (item, verdict)
+        })
+        .collect()
+}
+
+fn dead_letter(
+    encoder: &Encoder,
+    router: Option<&DeadLetterRouter>,
+    record: &Record,
+    why: &Reason,
+) -> Result<Message, Reason> {
+    match router {
+        Some(router) => encoder.dead_letter(record, router, why, record.attempts),
+        None => Err(Reason::new(
+            ReasonCode::Other,
+            "no dead-letter destination is set",
+        )),
+    }
+}
+
+/// Encodes, and keeps a row that makes the encoder panic from taking the relay with it.
+fn encode<'a>(encoder: &Encoder, records: impl Iterator<Item = &'a Record> + Clone) -> Encoded {
+    let all = records.clone();
+    if let Ok(encoded) = catch_unwind(AssertUnwindSafe(|| encoder.encode(all))) {
+        return encoded;
+    }
+    let mut encoded = Encoded::default();
+    for record in records {
+        match catch_unwind(AssertUnwindSafe(|| encoder.encode([record]))) {
+            Ok(one) => {
+                encoded.messages.extend(one.messages);
+                encoded.rejected.extend(one.rejected);
+            }
+            Err(_) => {
+                let reason = Reason::new(
+                    ReasonCode::Poison,
+                    "encoding this row failed by a defect of the relay; please report it",
+                );
+                encoded.rejected.push((record.seq, reason));
+            }
+        }
+    }
+    encoded
+}
