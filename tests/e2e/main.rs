@@ -6,10 +6,16 @@
 mod support;
 
 mod checker;
+mod connections;
 #[path = "../cloudevents/decode.rs"]
 mod decode;
+mod failing_keys;
 mod formats;
+mod lifecycle;
 mod mapping;
+mod order;
+mod refusals;
+mod replicas;
 
 use std::sync::Arc;
 

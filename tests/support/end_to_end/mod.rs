@@ -17,6 +17,8 @@ pub mod stage;
 pub mod wait;
 pub mod writers;
 
+#[path = "../pgbouncer.rs"]
+pub mod pgbouncer;
 #[path = "../postgres.rs"]
 pub mod postgres;
 #[path = "../rabbitmq.rs"]
