@@ -31,8 +31,9 @@ fn filter(log: &Log) -> Result<EnvFilter, tracing_subscriber::filter::ParseError
         return EnvFilter::builder().parse(filter);
     }
     let level = log.level;
-    // The relay reports connection trouble itself, once per change of state.
-    let lapin = level.min(LevelFilter::ERROR);
+    // The relay reports connection trouble itself, once per change of state; lapin calls a
+    // connection that we close an error.
+    let lapin = LevelFilter::OFF;
     // Notices of the server arrive at level info.
     let quiet = level.min(LevelFilter::WARN);
     EnvFilter::builder().parse(format!(

@@ -56,10 +56,10 @@ fn libraries_are_quiet_by_default() {
         false,
         everything,
     );
-    for kept in ["ours", "lapin fails", "alert"] {
+    for kept in ["ours", "alert"] {
         assert!(text.contains(kept), "{kept}: {text}");
     }
-    assert_eq!(text.lines().count(), 3, "{text}");
+    assert_eq!(text.lines().count(), 2, "{text}");
 }
 
 #[test]

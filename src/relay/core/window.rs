@@ -11,6 +11,9 @@
 //!   rows beyond `last_known` may be missing here, and only a catch-up read (or the retry of
 //!   the failing row) may add to it.
 
+mod holds;
+mod suspects;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 
 use super::Time;
@@ -180,11 +183,6 @@ impl Window {
         self.ready.len()
     }
 
-    /// Keys that take in no rows from main reads.
-    pub fn held(&self) -> usize {
-        self.held
-    }
-
     fn ordered(&self, record: &Record) -> bool {
         record.keyed && self.ordering != Ordering::None
     }
@@ -200,34 +198,6 @@ impl Window {
             return Vec::new();
         }
         self.slots.range((from, to)).map(|(seq, _)| *seq).collect()
-    }
-
-    /// The keys a read must leave out.
-    pub fn held_keys(&self) -> Vec<i64> {
-        if self.held == 0 {
-            return Vec::new();
-        }
-        let mut keys: Vec<i64> = self
-            .keys
-            .iter()
-            .filter(|(_, key)| key.hold.is_some())
-            .map(|(hash, _)| *hash)
-            .collect();
-        keys.sort_unstable();
-        keys
-    }
-
-    /// The keys that take in rows from catch-up reads only.
-    pub fn lagging_keys(&self) -> Vec<i64> {
-        if self.held == 0 {
-            return Vec::new();
-        }
-        let lagging = |key: &Key| key.hold == Some(Hold::Lagging);
-        self.keys
-            .iter()
-            .filter(|(_, key)| lagging(key))
-            .map(|(hash, _)| *hash)
-            .collect()
     }
 
     /// Whether this row is in memory, in whatever state.
@@ -266,25 +236,6 @@ impl Window {
             }
         }
         self.admit_held(item)
-    }
-
-    /// A catch-up read met a failed row that may not go yet: its key goes on up to it, and no further.
-    pub fn stop_at(&mut self, hash: i64, hold: Hold) {
-        if let Some(key) = self.keys.get_mut(&hash)
-            && key.hold == Some(Hold::Lagging)
-            && let Some(culprit) = hold.culprit()
-        {
-            key.hold = Some(hold);
-            key.last_known = culprit;
-        }
-    }
-
-    /// Whether a catch-up read of this key, begun when the key was known up to `last_known`, still
-    /// continues where the key stands.
-    pub fn continues(&self, hash: i64, last_known: i64) -> bool {
-        self.keys
-            .get(&hash)
-            .is_some_and(|key| key.hold == Some(Hold::Lagging) && key.last_known == last_known)
     }
 
     /// Takes in a row from a catch-up read, unless its key was stopped at a row before it.
@@ -359,131 +310,6 @@ impl Window {
         }
     }
 
-    /// Holds a key, keeping its first `keep` waiting rows. `known`: every row of the key up to there is
-    /// known; counts only if the key was not held before.
-    fn restrain(&mut self, hash: i64, hold: Hold, known: i64, keep: usize) {
-        if let Some(head) = self.keys.get(&hash).and_then(|key| key.waiting.front()) {
-            self.ready.remove(head);
-        }
-        let dropped = self.trim(hash, keep);
-        let key = self.keys.entry(hash).or_insert_with(Key::new);
-        let known = if key.hold.is_some() {
-            key.last_known
-        } else {
-            self.held += 1;
-            known
-        };
-        key.last_known = known.min(dropped.map_or(i64::MAX, |first| first.saturating_sub(1)));
-        key.hold = Some(hold);
-        self.refresh(hash);
-    }
-
-    fn release(&mut self, hash: i64) {
-        if let Some(key) = self.keys.get_mut(&hash)
-            && key.hold.take().is_some()
-        {
-            key.has_failed = false;
-            self.held -= 1;
-        }
-        self.refresh(hash);
-    }
-
-    /// The hold of a key.
-    pub fn hold_of(&self, hash: i64) -> Option<Hold> {
-        self.keys.get(&hash).and_then(|key| key.hold)
-    }
-
-    /// Forgets the waiting rows of a key beyond the first `keep`; they will be read again. Returns the
-    /// first one forgotten.
-    fn trim(&mut self, hash: i64, keep: usize) -> Option<i64> {
-        let key = self.keys.get_mut(&hash)?;
-        if key.waiting.len() <= keep {
-            return None;
-        }
-        let dropped = key.waiting.split_off(keep);
-        let mut failed = false;
-        for seq in &dropped {
-            self.ready.remove(seq);
-            self.forget_suspect(*seq);
-            if let Some(Slot::Waiting(item)) = self.slots.remove(seq) {
-                self.bytes -= item.record.weight();
-                failed |= item.retried;
-            }
-        }
-        if failed && let Some(key) = self.keys.get_mut(&hash) {
-            key.has_failed = true;
-        }
-        dropped.front().copied()
-    }
-
-    /// After a read: keys with too many rows waiting keep the first ones and are held. `hashes`: the
-    /// keys the read touched.
-    pub fn bound_keys(&mut self, hashes: impl IntoIterator<Item = i64>) {
-        for hash in hashes {
-            if let Some(key) = self.keys.get(&hash)
-                && key.waiting.len() > self.key_cap
-            {
-                let hold = key.hold.unwrap_or(Hold::Lagging);
-                let known =
-                    key.waiting.iter().take(self.key_cap).rev().find_map(|seq| {
-                        match self.slots.get(seq) {
-                            Some(Slot::Waiting(item)) if !item.out_of_order => Some(*seq),
-                            _ => None,
-                        }
-                    });
-                self.restrain(hash, hold, known.unwrap_or(i64::MIN), self.key_cap);
-            }
-        }
-    }
-
-    /// Whether main reads will not bring everything of this key above their coverage.
-    pub fn has_failed(&self, hash: i64) -> bool {
-        self.keys.get(&hash).is_some_and(|key| key.has_failed)
-    }
-
-    /// Lagging keys that have room again, the furthest behind first: `(hash, last_known, room)`.
-    pub fn wanting(&self, most: usize) -> Vec<(i64, i64, usize)> {
-        if self.held == 0 {
-            return Vec::new();
-        }
-        let mut wanting: Vec<(i64, i64, usize)> = self
-            .keys
-            .iter()
-            .filter(|(_, key)| {
-                key.hold == Some(Hold::Lagging) && key.waiting.len() <= self.key_cap / 2
-            })
-            .map(|(hash, key)| (*hash, key.last_known, self.key_cap - key.waiting.len()))
-            .collect();
-        wanting.sort_unstable_by_key(|(hash, last_known, _)| (*last_known, *hash));
-        wanting.truncate(most);
-        wanting
-    }
-
-    /// Whether [`Window::wanting`] has anything to offer.
-    pub fn has_wanting(&self) -> bool {
-        self.held > 0
-            && self
-                .keys
-                .values()
-                .any(|key| key.hold == Some(Hold::Lagging) && key.waiting.len() <= self.key_cap / 2)
-    }
-
-    /// Ends a catch-up read of these keys, before its rows beyond the cap are dropped. If it was complete
-    /// they are normal again; otherwise they are known up to where it ended.
-    pub fn caught_up(&mut self, hashes: &[i64], ended_at: Option<i64>) {
-        for &hash in hashes {
-            let Some(key) = self.keys.get_mut(&hash) else {
-                continue;
-            };
-            match ended_at {
-                // Stopped at a failing row meanwhile.
-                _ if key.hold != Some(Hold::Lagging) => {}
-                Some(ended_at) => key.last_known = key.last_known.max(ended_at),
-                None => self.release(hash),
-            }
-        }
-    }
-
     /// Takes up to `most` rows for one batch, the oldest first. Rows for which `expired` says true are
     /// finished on the way and returned separately.
     pub fn take_batch(&mut self, most: usize, now: Time) -> (Vec<Item>, Vec<Item>) {
@@ -541,76 +367,6 @@ impl Window {
             }
         }
         (batch, expired)
-    }
-
-    /// While a suspect goes alone, nothing else goes, except what its key must send before it.
-    fn fits(&self, seq: i64) -> bool {
-        let Some(alone) = self.alone else {
-            return true;
-        };
-        let waits_for_its_key = self.may_go(alone) && !self.ready.contains(&alone);
-        alone == seq || waits_for_its_key
-    }
-
-    /// Picks the next suspect that is to go alone and could go now; its record must be written first.
-    /// One at a time, so that a crash points at exactly one row.
-    pub fn next_suspect(&mut self) -> Option<&Item> {
-        self.step_back();
-        if self.alone.is_some() {
-            return None;
-        }
-        let seq = *self.queued.iter().find(|seq| self.is_head(**seq))?;
-        self.queued.remove(&seq);
-        self.alone = Some(seq);
-        match self.slots.get_mut(&seq) {
-            Some(Slot::Waiting(item)) => {
-                item.suspect = Suspect::Recording { alone: true };
-                Some(item)
-            }
-            _ => None,
-        }
-    }
-
-    /// If a row has come in before the one that is to go alone, that one waits for another turn.
-    fn step_back(&mut self) {
-        let Some(alone) = self.alone.filter(|alone| !self.is_head(*alone)) else {
-            return;
-        };
-        if let Some(Slot::Waiting(item)) = self.slots.get_mut(&alone)
-            && item.suspect == (Suspect::Recorded { alone: true })
-        {
-            item.suspect = Suspect::Queued;
-            // Its record counts a turn it did not have; the next one writes the same number.
-            item.record.crashes = item.record.crashes.saturating_sub(1);
-            self.alone = None;
-            self.queued.insert(alone);
-            self.ready.remove(&alone);
-        }
-    }
-
-    /// Whether nothing of its key stands before this waiting row.
-    fn is_head(&self, seq: i64) -> bool {
-        let Some(Slot::Waiting(item)) = self.slots.get(&seq) else {
-            return false;
-        };
-        if !self.ordered(&item.record) {
-            return true;
-        }
-        self.keys.get(&item.record.hash).is_some_and(|key| {
-            key.in_flight == 0
-                && key.waiting.front() == Some(&seq)
-                && key
-                    .hold
-                    .and_then(Hold::culprit)
-                    .is_none_or(|culprit| culprit == seq)
-        })
-    }
-
-    fn forget_suspect(&mut self, seq: i64) {
-        self.queued.remove(&seq);
-        if self.alone == Some(seq) {
-            self.alone = None;
-        }
     }
 
     fn finish(&mut self, item: &Item) {
@@ -700,61 +456,6 @@ impl Window {
         self.refresh(item.record.hash);
     }
 
-    /// Takes a waiting row out of its key's queue.
-    fn withdraw(&mut self, seq: i64) -> Option<Box<Item>> {
-        if !matches!(self.slots.get(&seq), Some(Slot::Waiting(_))) {
-            return None;
-        }
-        let Some(Slot::Waiting(item)) = self.slots.remove(&seq) else {
-            return None;
-        };
-        self.bytes -= item.record.weight();
-        self.forget_suspect(seq);
-        self.ready.remove(&seq);
-        if let Some(key) = self.keys.get_mut(&item.record.hash) {
-            key.waiting.retain(|waiting| *waiting != seq);
-        }
-        Some(item)
-    }
-
-    /// Drops a waiting row: its partition is no longer ours.
-    pub fn drop_row(&mut self, seq: i64) {
-        if let Some(item) = self.withdraw(seq) {
-            self.refresh(item.record.hash);
-        }
-    }
-
-    /// A waiting row was given up without ever going out. False if it is not waiting.
-    pub fn give_up_waiting(&mut self, seq: i64) -> bool {
-        let Some(item) = self.withdraw(seq) else {
-            return false;
-        };
-        self.slots.insert(seq, Slot::Finished);
-        if self.ordered(&item.record) {
-            self.after_finish(item.record.hash, item.record.seq);
-        }
-        true
-    }
-
-    /// A suspect's record was written: it may go.
-    pub fn cleared(&mut self, seq: i64, crashes: u32) {
-        let Some(Slot::Waiting(item)) = self.slots.get_mut(&seq) else {
-            return;
-        };
-        let Suspect::Recording { alone } = item.suspect else {
-            return;
-        };
-        item.record.crashes = crashes;
-        item.suspect = Suspect::Recorded { alone };
-        item.retried = true;
-        let (hash, ordered) = (item.record.hash, item.record.keyed);
-        if ordered && self.ordering != Ordering::None {
-            self.refresh(hash);
-        } else {
-            self.refresh_unordered(seq);
-        }
-    }
-
     /// The database knows about a finished row: reads that start from now on do not show it.
     /// `epoch`: the number of the newest read started so far.
     pub fn settled(&mut self, seq: i64, epoch: u64) {
@@ -810,48 +511,6 @@ impl Window {
             }
             self.release(hash);
         }
-    }
-
-    /// Takes in all failing rows, as `(hash, seq)`, of the keys for which `scope` says true, when
-    /// partitions are taken over or records were changed from outside.
-    pub fn reload_failing(&mut self, failing: &[(i64, i64)], scope: impl Fn(i64) -> bool) {
-        let mut listed: HashMap<i64, Vec<i64>> = HashMap::new();
-        for (hash, seq) in failing {
-            listed.entry(*hash).or_default().push(*seq);
-        }
-        for (hash, key) in &mut self.keys {
-            let Some(culprit) = key.hold.and_then(Hold::culprit) else {
-                continue;
-            };
-            let failing = listed.get(hash).is_some_and(|rows| rows.contains(&culprit));
-            if scope(*hash) && !failing && !self.slots.contains_key(&culprit) {
-                // The row that held it up is no longer failing.
-                key.hold = Some(Hold::Lagging);
-            }
-        }
-        for (hash, rows) in listed {
-            if self.ordering == Ordering::None || rows.iter().all(|seq| self.knows(*seq)) {
-                continue;
-            }
-            if self.hold_of(hash).is_none() {
-                // Nothing is known about the key's other rows: a catch-up read brings them all.
-                self.restrain(hash, Hold::Lagging, i64::MIN, 0);
-            }
-            if let Some(key) = self.keys.get_mut(&hash) {
-                key.has_failed = true;
-            }
-        }
-    }
-
-    /// The earliest retry among failing keys.
-    pub fn next_retry(&self) -> Option<Time> {
-        self.keys
-            .values()
-            .filter_map(|key| match key.hold {
-                Some(Hold::Failing { retry_at, .. }) => Some(retry_at),
-                _ => None,
-            })
-            .min()
     }
 
     /// Whether nothing is waiting, in flight or unsettled.

@@ -1,0 +1,303 @@
+//! What becomes of rows: published, settled, tried again, given up, and what is recorded of it.
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use super::reading::Way;
+use super::window::{Hold, Item, Suspect};
+use super::{
+    Command, Core, LANE_RETRY, Lane, MAX_CRASHES, RECORD_MAX, SETTLE_MAX, STORE_RETRY, StoreFailed,
+    Time,
+};
+use crate::error::{Action, Reason, ReasonCode, Verdict};
+use crate::event::Record;
+use crate::store::{Failure, FailureState, Settle};
+
+impl Core {
+    pub(super) fn next_settle(&mut self, now: Time) -> Option<Command> {
+        if self.to_settle.is_empty() || !self.settling.is_empty() || now < self.settle_after {
+            return None;
+        }
+        let most = self.to_settle.len().min(SETTLE_MAX);
+        self.settling = self.to_settle.drain(..most).collect();
+        let mut settle = Settle::default();
+        for (seq, _, failed_before) in &self.settling {
+            settle.seqs.push(*seq);
+            if *failed_before {
+                settle.failed_before.push(*seq);
+            }
+        }
+        Some(Command::Settle(settle))
+    }
+
+    pub(super) fn next_record(&mut self, now: Time) -> Option<Command> {
+        if !self.recording.is_empty() || now < self.record_after {
+            return None;
+        }
+        let quiet = self.lanes.iter().all(|lane| *lane != Lane::Busy);
+        if quiet
+            && self.may_publish(now)
+            && let Some(item) = self.window.next_suspect()
+        {
+            let (attempts, crashes) = (item.record.attempts, item.record.crashes + 1);
+            let failure = failure(item, FailureState::Suspect, attempts, crashes, None, None);
+            self.record(failure);
+        }
+        if self.to_record.is_empty() {
+            return None;
+        }
+        let most = self.to_record.len().min(RECORD_MAX);
+        self.recording = self.to_record.drain(..most).collect();
+        Some(Command::Record(self.recording.clone()))
+    }
+
+    /// Takes in one row, with care if its partition was left by a crash.
+    ///
+    /// Who crashed the last owner is unknown, so the first rows after such a takeover are recorded as
+    /// suspects before they go. If that relay dies too, each of them goes alone, its record
+    /// counting that it does: a row alone in flight at [`MAX_CRASHES`] crashes is poison.
+    pub(super) fn admit(&mut self, mut item: Item, way: Way) {
+        let careful = self.ownership.careful(item.record.hash);
+        let (seq, crashes) = (item.record.seq, item.record.crashes);
+        let mut first = None;
+        if careful && crashes > MAX_CRASHES {
+            item.suspect = Suspect::Recording { alone: false };
+            first = Some((FailureState::Dead, crashes));
+        } else if careful && crashes > 0 {
+            item.suspect = Suspect::Queued;
+        } else if careful {
+            item.suspect = Suspect::Recording { alone: false };
+            first = Some((FailureState::Suspect, 1));
+        }
+        let failure = first.map(|(state, crashes)| {
+            let reason = (state == FailureState::Dead).then(|| {
+                Reason::new(
+                    ReasonCode::Poison,
+                    format!(
+                        "{MAX_CRASHES} relays in a row died while it alone was in flight; \
+                         look for crashes of the relay before you retry it"
+                    ),
+                )
+            });
+            failure(&item, state, item.record.attempts, crashes, reason, None)
+        });
+        let admitted = match way {
+            Way::Ordinary | Way::Due => self.window.admit(item),
+            Way::CatchUp => self.window.admit_held(item),
+            Way::Retry => self.window.admit_retry(item),
+        };
+        if !admitted && way == Way::Retry {
+            self.reading.refused(seq);
+        }
+        if admitted && let Some(failure) = failure {
+            self.record(failure);
+        }
+    }
+
+    pub(super) fn published(&mut self, now: Time, lane: usize, results: Vec<(Item, Verdict)>) {
+        let answered = results
+            .iter()
+            .any(|(_, verdict)| *verdict != Verdict::Unavailable);
+        self.lanes[lane] = if answered {
+            Lane::Idle
+        } else {
+            Lane::Resting(now + LANE_RETRY)
+        };
+        for (item, verdict) in results {
+            match (verdict, item.dead_letter.clone()) {
+                (Verdict::Unavailable, _) => {
+                    self.totals.unavailable += 1;
+                    self.ownership.arrived(item.record.hash);
+                    if self.ownership.active(item.record.hash) {
+                        self.window.returned(item);
+                    } else {
+                        self.window.abandoned(&item);
+                    }
+                }
+                (Verdict::Confirmed, None) => {
+                    self.totals.published += 1;
+                    self.window.finished(&item);
+                    self.to_settle
+                        .push((item.record.seq, item.record.hash, item.retried));
+                }
+                (Verdict::Confirmed, Some(reason)) => self.give_up(item, reason),
+                (Verdict::Rejected(refusal) | Verdict::Impossible(refusal), Some(reason)) => {
+                    let detail = format!(
+                        "{}; its dead letter was refused too: {refusal}",
+                        reason.detail
+                    );
+                    self.give_up(item, Reason::new(reason.code, detail));
+                }
+                (Verdict::Impossible(reason), None) => self.exhausted(item, reason, Action::Dead),
+                (Verdict::Rejected(reason), None) => self.rejected(now, item, reason),
+            }
+        }
+    }
+
+    pub(super) fn rejected(&mut self, now: Time, mut item: Item, reason: Reason) {
+        item.record.attempts += 1;
+        // The broker answered, so this row does not crash relays.
+        item.record.crashes = 0;
+        let jitter = self.jitter();
+        match self.config.retry.decide(item.record.attempts, jitter) {
+            Action::Retry { after } => {
+                self.totals.retried += 1;
+                let hold = Hold::Failing {
+                    seq: item.record.seq,
+                    retry_at: now + after,
+                };
+                self.window.failed(&item, Some(hold));
+                self.reading.retry_at(now + after);
+                self.record(failure(
+                    &item,
+                    FailureState::Retrying,
+                    item.record.attempts,
+                    item.record.crashes,
+                    Some(reason),
+                    Some(after),
+                ));
+            }
+            end => self.exhausted(item, reason, end),
+        }
+    }
+
+    /// No attempt is left (or none can help).
+    pub(super) fn exhausted(&mut self, mut item: Item, reason: Reason, end: Action) {
+        if end == Action::Block {
+            self.totals.dead += 1;
+            let hold = Hold::Blocked {
+                seq: item.record.seq,
+            };
+            self.window.failed(&item, Some(hold));
+            self.record(failure(
+                &item,
+                FailureState::Blocked,
+                item.record.attempts,
+                item.record.crashes,
+                Some(reason),
+                None,
+            ));
+        } else if self.config.dead_letter && self.ownership.active(item.record.hash) {
+            // It goes once more, to the dead-letter destination, before its key goes on.
+            item.dead_letter = Some(reason);
+            item.retried = item.retried || item.record.attempts > 1;
+            self.ownership.arrived(item.record.hash);
+            self.window.returned(item);
+        } else {
+            self.give_up(item, reason);
+        }
+    }
+
+    pub(super) fn give_up(&mut self, item: Item, reason: Reason) {
+        self.totals.dead += 1;
+        self.window.failed(&item, None);
+        self.record(failure(
+            &item,
+            FailureState::Dead,
+            item.record.attempts.max(1),
+            item.record.crashes,
+            Some(reason),
+            None,
+        ));
+    }
+
+    pub(super) fn record(&mut self, failure: Failure) {
+        if let Some(reload) = &mut self.reload {
+            reload.failed_since.push(failure.hash);
+        }
+        self.to_record.push(failure);
+    }
+
+    pub(super) fn settled(&mut self, now: Time, result: Result<(), StoreFailed>) {
+        let rows = std::mem::take(&mut self.settling);
+        match result {
+            Ok(()) => {
+                let epoch = self.reading.epoch();
+                for (seq, hash, _) in rows {
+                    self.window.settled(seq, epoch);
+                    self.ownership.arrived(hash);
+                }
+                self.reading.settle_epochs(&mut self.window);
+            }
+            Err(StoreFailed) => {
+                self.settle_after = now + STORE_RETRY;
+                self.to_settle.splice(0..0, rows);
+            }
+        }
+    }
+
+    pub(super) fn recorded(&mut self, now: Time, result: Result<Vec<i64>, StoreFailed>) {
+        let failures = std::mem::take(&mut self.recording);
+        let Ok(stored) = result else {
+            self.record_after = now + STORE_RETRY;
+            self.to_record.splice(0..0, failures);
+            return;
+        };
+        let stored: HashSet<i64> = stored.into_iter().collect();
+        let epoch = self.reading.epoch();
+        for failure in failures {
+            let ours = stored.contains(&failure.seq);
+            if failure.state == FailureState::Suspect {
+                if ours {
+                    self.window.cleared(failure.seq, failure.crashes);
+                } else {
+                    self.window.drop_row(failure.seq);
+                }
+                continue;
+            }
+            if self.window.give_up_waiting(failure.seq) {
+                // A suspect given up before it went out.
+                self.totals.dead += 1;
+            } else {
+                self.ownership.arrived(failure.hash);
+            }
+            if ours {
+                self.window.settled(failure.seq, epoch);
+            } else {
+                self.window.disown(failure.seq);
+            }
+        }
+        self.reading.settle_epochs(&mut self.window);
+    }
+
+    pub(super) fn jitter(&mut self) -> f64 {
+        // xorshift64*: good enough to spread retries, and the core stays reproducible by its seed.
+        self.random ^= self.random >> 12;
+        self.random ^= self.random << 25;
+        self.random ^= self.random >> 27;
+        let bits = self.random.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 11;
+        bits as f64 / (1u64 << 53) as f64
+    }
+}
+
+fn failure(
+    item: &Item,
+    state: FailureState,
+    attempts: u32,
+    crashes: u32,
+    reason: Option<Reason>,
+    retry_after: Option<Duration>,
+) -> Failure {
+    let Record {
+        seq,
+        hash,
+        keyed,
+        id,
+        event_type,
+        key,
+        ..
+    } = &item.record;
+    Failure {
+        seq: *seq,
+        hash: *hash,
+        keyed: *keyed,
+        event_id: id.clone(),
+        event_type: event_type.clone(),
+        key: key.clone(),
+        state,
+        attempts,
+        crashes,
+        reason,
+        retry_after,
+    }
+}

@@ -1,0 +1,147 @@
+//! The broker: messages arrive in order, one after the other, and get their verdict.
+
+use std::time::Duration;
+
+use outrigger::error::{Reason, ReasonCode, Verdict};
+use outrigger::relay::core::Input;
+use outrigger::relay::core::window::Item;
+use outrigger::store::Settle;
+
+use super::{Batch, Event, Fate, World};
+use crate::Mutation;
+
+impl World {
+    pub(super) fn publish(&mut self, replica: usize, life: u32, lane: usize, items: Vec<Item>) {
+        let number = self.next_batch;
+        self.next_batch += 1;
+        self.log(|| {
+            let seqs: Vec<_> = items.iter().map(|item| item.record.seq).collect();
+            format!("replica {replica} publishes {seqs:?} on lane {lane}")
+        });
+        if items.iter().any(|item| {
+            item.dead_letter.is_none() && self.fates.get(&item.record.seq) == Some(&Fate::Poison)
+        }) {
+            // The relay dies while it encodes; nothing of the batch was sent.
+            return self.crash(replica);
+        }
+        if self.mutation == Mutation::SettleBeforeConfirm {
+            let seqs = items.iter().map(|item| item.record.seq).collect();
+            self.database.settle(&Settle {
+                seqs,
+                failed_before: Vec::new(),
+            });
+        }
+        let mut at = self.now;
+        for index in 0..items.len() {
+            at += Duration::from_micros(self.random.between(20, 2_000));
+            self.at(
+                at,
+                Event::Arrive {
+                    batch: number,
+                    index,
+                },
+            );
+        }
+        at += Duration::from_micros(self.random.between(200, 20_000));
+        self.at(at, Event::BatchDone { batch: number });
+        let verdicts = vec![Verdict::Unavailable; items.len()];
+        let epoch = self.broker_epoch;
+        self.batches.insert(
+            number,
+            Batch {
+                replica,
+                life,
+                lane,
+                items,
+                verdicts,
+                epoch,
+            },
+        );
+    }
+
+    pub(super) fn arrive(&mut self, number: u64, index: usize) -> Result<(), String> {
+        let Some(batch) = self.batches.get_mut(&number) else {
+            return Ok(());
+        };
+        if !self.broker_up || batch.epoch != self.broker_epoch {
+            return Ok(());
+        }
+        let item = &batch.items[index];
+        let seq = item.record.seq;
+        if item.dead_letter.is_some() {
+            batch.verdicts[index] = Verdict::Confirmed;
+            return Ok(());
+        }
+        let fate = self.fates.get(&seq).copied();
+        let refuse = |code| Verdict::Rejected(Reason::new(code, "refused"));
+        let count = self.refusals.entry(seq).or_default();
+        let verdict = match fate {
+            None => {
+                return Err(format!(
+                    "phantom: row {seq} was published but never committed"
+                ));
+            }
+            Some(Fate::Accept | Fate::Poison) => Verdict::Confirmed,
+            Some(Fate::RejectFirst(times)) if *count >= times => Verdict::Confirmed,
+            Some(Fate::RejectFirst(_) | Fate::RejectAlways) => refuse(ReasonCode::Nack),
+            Some(Fate::Unroutable) => refuse(ReasonCode::Unroutable),
+            Some(Fate::Impossible) => {
+                Verdict::Impossible(Reason::new(ReasonCode::InvalidEvent, "impossible"))
+            }
+        };
+        if verdict == Verdict::Confirmed {
+            self.deliveries.push((seq, self.now));
+        } else {
+            *count += 1;
+        }
+        batch.verdicts[index] = verdict;
+        Ok(())
+    }
+
+    pub(super) fn batch_done(&mut self, number: u64) {
+        let Some(mut batch) = self.batches.remove(&number) else {
+            return;
+        };
+        if batch.epoch != self.broker_epoch || !self.broker_up {
+            // Confirms that did not make it: the fate of the whole batch is unknown.
+            batch.verdicts.fill(Verdict::Unavailable);
+        }
+        if self.mutation == Mutation::TrustEachConfirm {
+            // A returned message is attached to whichever confirm completes next.
+            let returned = batch.verdicts.iter().position(|verdict| {
+                matches!(verdict, Verdict::Rejected(reason) if reason.code == ReasonCode::Unroutable)
+            });
+            if let Some(returned) = returned
+                && batch.verdicts.len() > 1
+            {
+                let other = (returned + 1) % batch.verdicts.len();
+                batch.verdicts.swap(returned, other);
+            }
+        }
+        let results = batch
+            .items
+            .into_iter()
+            .zip(batch.verdicts)
+            .map(|(item, verdict)| match verdict {
+                // The failing event goes to the back of the line instead of blocking its key.
+                Verdict::Rejected(reason) if self.mutation == Mutation::RetryBehindItsKey => {
+                    (item, Verdict::Impossible(reason))
+                }
+                verdict => (item, verdict),
+            })
+            .collect();
+        let input = Box::new(Input::Published {
+            lane: batch.lane,
+            results,
+        });
+        let (replica, life) = (batch.replica, batch.life);
+        self.at(
+            self.now,
+            Event::Deliver {
+                replica,
+                life,
+                input,
+            },
+        );
+    }
+}

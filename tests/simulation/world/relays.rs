@@ -1,0 +1,304 @@
+//! Relays: real cores whose commands reach the model of the database after a while, or never.
+
+use std::time::Duration;
+
+use outrigger::relay::core::ownership::Step;
+use outrigger::relay::core::{Command, Core, Input, StoreFailed};
+use outrigger::store::{ReadBatch, ReadKind};
+
+use super::{Event, Op, World, ms};
+use crate::Mutation;
+
+impl World {
+    pub(super) fn start(&mut self, replica: usize) -> Result<(), String> {
+        let seed = self.random.next();
+        let listening = self.random.chance(70);
+        let state = &mut self.replicas[replica];
+        if state.up {
+            return Ok(());
+        }
+        state.life += 1;
+        state.up = true;
+        state.stopping = false;
+        state.started = self.now;
+        state.frozen_until = self.now;
+        state.highest_read = None;
+        state.next_run = None;
+        state.core = Core::new(self.config.clone(), seed);
+        let life = state.life;
+        self.log(|| format!("start {replica}"));
+        let broker_up = self.broker_up;
+        let now = self.now - self.replicas[replica].started;
+        self.replicas[replica]
+            .core
+            .handle(now, Input::Listening(listening));
+        self.wake(replica, life, Some(Input::SinkReady(broker_up)))
+    }
+
+    pub(super) fn crash(&mut self, replica: usize) {
+        if !self.replicas[replica].up {
+            return;
+        }
+        let ttl = self.config.lease_ttl;
+        self.fault(ttl);
+        self.log(|| format!("crash {replica}"));
+        self.crashes += 1;
+        let state = &mut self.replicas[replica];
+        state.up = false;
+        state.life += 1;
+        self.after(10_000, 3_000_000, Event::Start(replica));
+    }
+
+    pub(super) fn wake(
+        &mut self,
+        replica: usize,
+        life: u32,
+        input: Option<Input>,
+    ) -> Result<(), String> {
+        let state = &mut self.replicas[replica];
+        if !state.up || state.life != life {
+            return Ok(());
+        }
+        if state.frozen_until > self.now {
+            let at = state.frozen_until;
+            let event = match input {
+                Some(input) => Event::Deliver {
+                    replica,
+                    life,
+                    input: Box::new(input),
+                },
+                None => {
+                    state.next_run = Some(at);
+                    Event::Run { replica, life }
+                }
+            };
+            self.at(at, event);
+            return Ok(());
+        }
+        let now = self.now - state.started;
+        if let Some(input) = input {
+            state.core.handle(now, input);
+        }
+        loop {
+            let Some(command) = self.replicas[replica].core.next(now) else {
+                break;
+            };
+            self.carry_out(replica, life, command);
+        }
+        let core = &self.replicas[replica].core;
+        let in_memory = core.gauges(now).in_flight;
+        self.max_in_memory = self.max_in_memory.max(in_memory);
+        // Rows back from their failure records may add at most one read.
+        if in_memory > self.config.max_in_flight + self.config.batch_size {
+            return Err(format!(
+                "replica {replica} holds {in_memory} rows, the limit is {}",
+                self.config.max_in_flight
+            ));
+        }
+        if core.has_stopped() {
+            self.log(|| format!("stopped {replica}"));
+            let state = &mut self.replicas[replica];
+            state.up = false;
+            state.life += 1;
+            self.after(10_000, 2_000_000, Event::Start(replica));
+            return Ok(());
+        }
+        let state = &mut self.replicas[replica];
+        let at = state.started
+            + state
+                .core
+                .deadline(now)
+                .max(now + Duration::from_micros(50));
+        if state
+            .next_run
+            .is_none_or(|next| next > at || next <= self.now)
+        {
+            state.next_run = Some(at);
+            self.at(at, Event::Run { replica, life });
+        }
+        Ok(())
+    }
+
+    pub(super) fn carry_out(&mut self, replica: usize, life: u32, command: Command) {
+        let op = match command {
+            Command::Publish { lane, batch } => return self.publish(replica, life, lane, batch),
+            Command::Read(mut request) => {
+                if self.mutation == Mutation::CursorWithoutSweep
+                    && let ReadKind::Main { after } = &mut request.kind
+                {
+                    *after = self.replicas[replica].highest_read.max(*after);
+                }
+                Op::Read(request)
+            }
+            Command::Settle(settle) => Op::Settle(settle),
+            Command::Record(failures) => Op::Record(failures),
+            Command::Own(Step::Register) => Op::Register,
+            Command::Own(Step::Tick { beat: true }) => Op::Beat,
+            Command::Own(Step::Tick { beat: false }) => Op::Look,
+            Command::Own(Step::Claim(partitions)) => Op::Claim(partitions),
+            Command::Own(Step::Load(partitions)) => Op::Load(partitions),
+            Command::Own(Step::Release(partitions)) => Op::Release(partitions),
+            Command::Own(Step::Unregister) => Op::Unregister,
+            Command::Reload(partitions) => Op::Reload(partitions),
+            Command::ExtendAwake(horizon) => Op::Awake(horizon),
+        };
+        self.after(50, 3_000, Event::Execute { replica, life, op });
+    }
+
+    /// Executes a statement. A relay that dies meanwhile does not take it back.
+    pub(super) fn execute(&mut self, replica: usize, life: u32, op: Op) {
+        let now = self.now;
+        let up = self.database_up && !self.random_glitch();
+        let id = self.replicas[replica].core.replica();
+        let same_life = self.replicas[replica].life == life;
+        let Some(id) = id
+            .filter(|_| same_life)
+            .or_else(|| matches!(op, Op::Register).then(|| uuid::Uuid::nil()))
+        else {
+            // The process is gone; what it sent may or may not have been executed. Settling is
+            // the only statement that changes rows.
+            if let (true, Op::Settle(settle)) = (up, op) {
+                self.database.settle(&settle);
+            }
+            return;
+        };
+        let input = match op {
+            Op::Read(request) => {
+                let result = up.then(|| self.database.read(&request, now));
+                let Some((rows, cut)) = result else {
+                    return self.answer(replica, life, Input::Read(Err(StoreFailed)));
+                };
+                if self.mutation == Mutation::CursorWithoutSweep {
+                    let high = rows.iter().map(|row| row.seq).max();
+                    let state = &mut self.replicas[replica];
+                    state.highest_read = state.highest_read.max(high);
+                }
+                self.log(|| {
+                    let seqs: Vec<_> = rows.iter().map(|row| row.seq).collect();
+                    format!(
+                        "replica {replica} reads {:?} skip {:?} -> {seqs:?} cut {cut}",
+                        request.kind, request.skip_keys
+                    )
+                });
+                let main = matches!(request.kind, ReadKind::Main { .. });
+                let holders = main.then(|| self.database.snapshot());
+                let batch = Box::new(ReadBatch { rows, cut, holders });
+                return self.after(
+                    10,
+                    4_000,
+                    Event::Execute {
+                        replica,
+                        life,
+                        op: Op::LookAtLocks(batch),
+                    },
+                );
+            }
+            Op::LookAtLocks(mut batch) => {
+                if !up {
+                    return self.answer(replica, life, Input::Read(Err(StoreFailed)));
+                }
+                if let Some(holders) = &mut batch.holders
+                    && self.mutation != Mutation::IgnoreLocks
+                {
+                    holders.holders = self.database.lock_holders();
+                }
+                Input::Read(Ok(*batch))
+            }
+            Op::Settle(settle) => {
+                if up {
+                    self.log(|| format!("replica {replica} settles {:?}", settle.seqs));
+                    self.database.settle(&settle);
+                }
+                let heard = up && !self.random_glitch();
+                Input::Settled(if heard { Ok(()) } else { Err(StoreFailed) })
+            }
+            Op::Record(failures) => {
+                let stored = up.then(|| self.database.record_failures(&failures, id, now));
+                self.log(|| format!("replica {replica} records {failures:?}: {stored:?}"));
+                let heard = !self.random_glitch();
+                Input::Recorded(stored.filter(|_| heard).ok_or(StoreFailed))
+            }
+            Op::Register => {
+                let name = format!("r{replica}");
+                let registered = up.then(|| self.database.register(&name, now));
+                Input::Registered(registered.ok_or(StoreFailed))
+            }
+            Op::Beat => {
+                if up {
+                    self.database.beat(id, now);
+                    return self.after(
+                        10,
+                        2_000,
+                        Event::Execute {
+                            replica,
+                            life,
+                            op: Op::Look,
+                        },
+                    );
+                }
+                Input::Ticked(Err(StoreFailed))
+            }
+            Op::Look => {
+                let tick = up.then(|| self.database.tick(id, now));
+                Input::Ticked(tick.ok_or(StoreFailed))
+            }
+            Op::Claim(partitions) => {
+                let claimed = up.then(|| self.database.claim(id, &partitions, now));
+                self.log(|| format!("replica {replica} claims {claimed:?}"));
+                let heard = !self.random_glitch();
+                Input::Claimed(claimed.filter(|_| heard).ok_or(StoreFailed))
+            }
+            Op::Load(partitions) => {
+                let failing = up.then(|| self.database.load_failing(&partitions, now));
+                Input::Loaded(failing.ok_or(StoreFailed))
+            }
+            Op::Reload(partitions) => {
+                let failing = up.then(|| self.database.load_failing(&partitions, now));
+                Input::Reloaded(failing.ok_or(StoreFailed))
+            }
+            Op::Release(partitions) => {
+                if up {
+                    self.log(|| format!("replica {replica} releases {partitions:?}"));
+                    self.database.release(id, &partitions);
+                }
+                Input::Released(if up { Ok(()) } else { Err(StoreFailed) })
+            }
+            Op::Unregister => {
+                if up {
+                    self.database.unregister(id);
+                }
+                Input::Unregistered(if up { Ok(()) } else { Err(StoreFailed) })
+            }
+            Op::Awake(horizon) => {
+                if up {
+                    self.database.awake_until = now + horizon;
+                }
+                Input::AwakeExtended(if up { Ok(()) } else { Err(StoreFailed) })
+            }
+        };
+        self.answer(replica, life, input);
+    }
+
+    pub(super) fn answer(&mut self, replica: usize, life: u32, input: Input) {
+        let input = Box::new(input);
+        self.after(
+            50,
+            3_000,
+            Event::Deliver {
+                replica,
+                life,
+                input,
+            },
+        );
+    }
+
+    /// A connection that breaks, in runs with faults.
+    pub(super) fn random_glitch(&mut self) -> bool {
+        let glitch = self.scenario.faults && self.now < ms(12_000) && self.random.below(300) == 0;
+        if glitch {
+            self.faults += 1;
+            self.log(|| "a database connection breaks".to_owned());
+        }
+        glitch
+    }
+}
