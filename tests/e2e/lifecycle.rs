@@ -101,14 +101,22 @@ async fn rows_are_deleted_right_away_when_asked_for() {
     assert_eq!(consumer.finish().await.len(), 1000);
 }
 
-/// Waits until the relay has looked at the ownership tables twice more, and so at the pause flag.
+/// Waits until both relays have looked at the ownership tables twice more, and so at the pause flag. A lone relay would
+/// not do: it looks without leaving a trace.
 async fn two_heartbeats(stage: &Stage) {
-    let lease = "select max(lease_until)::text from outrigger.replicas";
     for _ in 0..2 {
-        let before = stage.texts(lease).await.remove(0);
-        let moved =
-            format!("select count(*) from outrigger.replicas where lease_until > '{before}'");
-        stage.await_count("a heartbeat", &moved, 1).await;
+        let before = stage
+            .texts("select clock_timestamp()::text from outrigger.replicas")
+            .await;
+        assert_eq!(before.len(), 2, "two relays");
+        // The lease lasts two seconds from each heartbeat.
+        let renewed = format!(
+            "select count(*) from outrigger.replicas where lease_until - lease_ttl > '{}'",
+            before[0]
+        );
+        stage
+            .await_count("a heartbeat of each relay", &renewed, 2)
+            .await;
     }
 }
 
@@ -117,7 +125,11 @@ async fn a_paused_relay_publishes_nothing_until_it_resumes() {
     let _turn = shared().await;
     let stage = Stage::new(servers().await).await;
     let consumer = stage.consumer().await;
-    let relay = stage.settings().set("RELAY_LEASE_TTL", "2s").start();
+    let relays = ["a", "b"].map(|name| {
+        let settings = stage.settings().set("RELAY_NAME", name);
+        settings.set("RELAY_LEASE_TTL", "2s").start()
+    });
+    stage.await_owned(2).await;
     let before = stage.insert("type", "'t'").await;
     consumer.await_id(&before, PATIENCE).await;
     assert!(stage.store.pause(Some("maintenance")).await.unwrap());
@@ -132,7 +144,9 @@ async fn a_paused_relay_publishes_nothing_until_it_resumes() {
         .await_different_for(101, Duration::from_secs(5))
         .await;
     stage.await_settled().await;
-    relay.stop().await;
+    for relay in relays {
+        relay.stop().await;
+    }
     assert_eq!(consumer.finish().await.len(), 101);
 }
 

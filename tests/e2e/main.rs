@@ -8,6 +8,7 @@ mod support;
 mod checker;
 mod connections;
 #[path = "../cloudevents/decode.rs"]
+#[allow(dead_code)]
 mod decode;
 mod failing_keys;
 mod formats;
