@@ -7,7 +7,7 @@ use crate::servers;
 use crate::support::{Relay, Stage};
 
 /// A backlog far larger than the relay may hold.
-const ROUNDS: i64 = 10;
+const ROUNDS: i64 = 4;
 const ROWS_PER_ROUND: i64 = 10_000;
 const RESIDENT_MAX_KIB: u64 = 64 * 1024;
 

@@ -2,8 +2,11 @@
 
 use std::time::Duration;
 
+use outrigger::store::postgres::OutboxSettings;
+
 use crate::servers;
-use crate::support::{Load, Settings, Stage, Writers, seeded};
+use crate::support::stage::migrated;
+use crate::support::{Load, PATIENCE, Settings, Stage, Writers, seeded};
 
 const IN_FLIGHT: usize = 400;
 
@@ -135,44 +138,24 @@ async fn an_outage_longer_than_the_retry_budget_burns_no_attempt() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_relay_that_starts_before_its_servers_waits_for_them() {
+async fn a_relay_that_starts_before_its_servers_are_ready_waits_for_them() {
     let (_turn, servers) = servers().await;
     let stage = Stage::new(servers).await;
-    let id = stage.insert("type, data", "'t', '{}'").await;
+    let postgres = &stage.servers.postgres;
+    let database = postgres.create_database().await;
     stage.servers.rabbitmq.kill();
     let mut relay = settings(&stage, "early")
-        .set(
-            "DATABASE_URL",
-            stage.servers.postgres.url("not_yet_created"),
-        )
+        .set("DATABASE_URL", postgres.url(&database))
         .start();
     relay.await_log("waiting for it").await;
-    stage
-        .run("alter database postgres rename to not_used")
-        .await;
-    stage
-        .run("alter database not_used rename to postgres")
-        .await;
-    let elsewhere = stage.servers.postgres.client("postgres").await;
-    // Renaming needs the database for itself; the stage's own sessions end with the crash.
-    stage.store.close();
-    let servers = stage.servers.clone();
-    tokio::task::spawn_blocking(move || servers.postgres.restart())
-        .await
-        .unwrap();
-    drop(elsewhere);
-    let admin = stage.servers.postgres.client("postgres").await;
-    admin
-        .batch_execute(&format!(
-            "alter database {} rename to not_yet_created",
-            stage.database
-        ))
-        .await
-        .unwrap();
+    migrated(&postgres.url(&database), &OutboxSettings::default()).await;
+    let service = postgres.client(&database).await;
+    let insert = "insert into outbox (type) values ('t') returning id::text";
+    let id: String = service.query_one(insert, &[]).await.unwrap().get(0);
     stage.servers.rabbitmq.revive().await;
     let consumer = stage.consumer().await;
-    consumer.await_different(1).await;
-    assert_eq!(consumer.ids(), [id]);
+    consumer.await_id(&id, PATIENCE).await;
     relay.assert_running();
     relay.stop().await;
+    assert_eq!(consumer.finish().await.len(), 1);
 }
