@@ -4,7 +4,7 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use crate::servers;
-use crate::support::{Relay, Stage};
+use crate::support::{Load, Relay, Stage, Writers, seeded};
 
 /// A backlog far larger than the relay may hold.
 const ROUNDS: i64 = 4;
@@ -80,4 +80,39 @@ async fn memory_stays_bounded_while_the_broker_blocks_and_everything_arrives_aft
         .await_different_for(rows, Duration::from_secs(60))
         .await;
     assert_eq!(consumer.finish().await.len(), rows, "copies");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_block_much_longer_than_the_confirm_timeout_repeats_at_most_one_window() {
+    const WINDOW: usize = 200;
+    let (_turn, servers) = servers().await;
+    let stage = Stage::new(servers).await;
+    Writers::prepare(&stage).await;
+    let consumer = stage.consumer().await;
+    let relay = stage
+        .settings()
+        .set("RABBITMQ_CONFIRM_TIMEOUT", "500ms")
+        .set("RELAY_BATCH_SIZE", WINDOW)
+        .set("RELAY_MAX_IN_FLIGHT", WINDOW)
+        .start();
+    let load = Load {
+        writers: 4,
+        keys: 100,
+        events: None,
+        pause: Duration::from_millis(5),
+        seed: seeded("long block").0,
+    };
+    let writers = Writers::start(&stage, load).await;
+    consumer.await_different(200).await;
+    let rabbitmq = &stage.servers.rabbitmq;
+    rabbitmq.ctl_ok(&["set_vm_memory_high_watermark", "0"]);
+    // A dozen confirm timeouts: the length of the block is what is tested.
+    tokio::time::sleep(Duration::from_secs(6)).await;
+    rabbitmq.ctl_ok(&["set_vm_memory_high_watermark", "0.6"]);
+    writers.stop().await;
+    stage.await_settled().await;
+    relay.stop().await;
+    let (events, report) = stage.check(&consumer.finish().await).await;
+    println!("{} copies", report.duplicated.len());
+    report.assert_delivered(events, WINDOW);
 }

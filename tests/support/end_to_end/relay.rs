@@ -142,6 +142,9 @@ impl Drop for Relay {
         // Both fail when it has ended already.
         let _ = self.child.kill();
         let _ = self.child.wait();
+        if std::env::var_os("OUTRIGGER_TEST_LOG").is_some() {
+            eprintln!("{}", self.log());
+        }
         if std::thread::panicking() {
             eprintln!("--- log of relay {} ---\n{}", self.name, self.log());
         }
