@@ -31,10 +31,10 @@ const RETENTION_PAUSE: Duration = Duration::from_secs(60);
 const RETENTION_CHUNK: usize = 5_000;
 
 /// Runs the relay until a signal ends it.
-pub async fn run(settings: Settings) -> Result<(), Failure> {
+pub async fn run(settings: &Settings) -> Result<(), Failure> {
     let (stop, now) = stop_signals()?;
     tokio::select! {
-        result = relay(&settings, stop) => result,
+        result = Box::pin(relay(settings, stop)) => result,
         () = now.cancelled() => {
             tracing::error!("second signal: leaving at once, events in flight will be published again");
             Err(Failure::silent(FAILED))
@@ -80,7 +80,8 @@ async fn relay(settings: &Settings, mut stop: watch::Receiver<bool>) -> Result<(
         encoder,
         dead_letters,
     };
-    let ended = driver::run(parts, stop, settings.relay.shutdown_timeout, live).await;
+    let running = driver::run(parts, stop, settings.relay.shutdown_timeout, live);
+    let ended = Box::pin(running).await;
     retention.abort();
     match ended? {
         Ended::Clean => {

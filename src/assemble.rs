@@ -14,7 +14,7 @@ use crate::store::postgres::{
 /// The database with its outbox. Opens no connection yet.
 pub fn database(settings: &Settings) -> Result<Database, Failure> {
     let url = settings.database.url.as_ref();
-    Ok(Database::new(&connect(settings, url), mapping(settings)?).map_err(Failure::usage)?)
+    Database::new(&connect(settings, url), mapping(settings)?).map_err(Failure::usage)
 }
 
 /// The same database by the way that LISTEN can use, if one of its own is set.

@@ -6,6 +6,7 @@ use clap::Parser;
 use outrigger::cli::args::{Cli, Command};
 use outrigger::cli::{self, DONE, Failure};
 use outrigger::{settings, telemetry};
+use tokio::runtime::{Builder, Runtime};
 
 fn main() -> ExitCode {
     match run(Cli::parse()) {
@@ -29,13 +30,22 @@ fn run(cli: Cli) -> Result<(), Failure> {
         _ => {}
     }
     let loaded = settings::load(inputs);
+    if let Command::Check(args) = &command {
+        // It reports by itself what the parts would log, unless somebody wants to see more.
+        let log = &loaded.provisional().log;
+        if (cli.verbose || log.filter.is_some()) && telemetry::init(log).is_err() {
+            eprintln!("warning: RUST_LOG cannot be used");
+        }
+        return runtime()?.block_on(cli::check::run(args, &loaded));
+    }
     let settings = loaded.settings(command.need()).map_err(Failure::usage)?;
     telemetry::init(&settings.log)?;
     for warning in loaded.warnings() {
         tracing::warn!("{warning}");
     }
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()?;
-    runtime.block_on(cli::dispatch(command, settings))
+    runtime()?.block_on(cli::dispatch(command, settings))
+}
+
+fn runtime() -> std::io::Result<Runtime> {
+    Builder::new_multi_thread().enable_all().build()
 }

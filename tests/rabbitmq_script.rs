@@ -325,8 +325,8 @@ async fn a_message_that_breaks_connections_is_isolated_and_refused() {
     };
     within("every message has its verdict", async {
         tokio::select! {
-            () = publish => {}
-            () = script => {}
+            () = Box::pin(publish) => {}
+            () = Box::pin(script) => {}
         }
     })
     .await;

@@ -1,10 +1,14 @@
 //! The command line, declared.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
-use jiff::Timestamp;
+
+use super::dead::parse_duration;
+use super::replay::When;
+use crate::store::FailureState;
 
 /// Publishes the rows of a transactional outbox table as CloudEvents, in order and confirmed.
 #[derive(Debug, Parser)]
@@ -54,7 +58,7 @@ pub enum Command {
     /// Publish events again that were published before.
     Replay(Replay),
     /// Stop publishing, on all replicas, until `resume`.
-    Pause(Write),
+    Pause(Pause),
     /// Publish again after `pause`.
     Resume(Write),
     /// Show every setting, its value and where it comes from; secrets are hidden.
@@ -99,11 +103,16 @@ pub struct Write {
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  \
         outrigger migrate\n  \
-        outrigger migrate --print > outrigger.sql   # to apply with another tool")]
+        outrigger migrate --print > outrigger.sql   # to apply with another tool\n\n\
+        Many replicas may migrate at once; one does the work, the others wait.")]
 pub struct Migrate {
     /// Print the SQL instead of running it; needs no database.
     #[arg(long, conflicts_with = "dry_run")]
     pub print: bool,
+    /// Leave the wake-up trigger out, or remove it: for services that use two-phase commit, which
+    /// forbids NOTIFY. The relay then polls (OUTRIGGER_RELAY_WAKE=poll).
+    #[arg(long)]
+    pub no_trigger: bool,
     /// Dry run.
     #[command(flatten)]
     pub write: Write,
@@ -111,11 +120,21 @@ pub struct Migrate {
 
 /// `check`
 #[derive(Debug, Args)]
-#[command(after_help = "Exits with 3 if a check fails.")]
+#[command(after_help = "Exits with 3 if a check fails.\n\n\
+        Examples:\n  \
+        outrigger check\n  \
+        outrigger check --probe=order.created\n  \
+        outrigger check --grants shop outrigger | psql")]
 pub struct Check {
-    /// Also publish a test message to each destination.
-    #[arg(long)]
-    pub probe: bool,
+    /// Also publish a test event of this type, which consumers will see, and tell whether a queue
+    /// takes it [default type: outrigger.probe].
+    #[arg(long, value_name = "TYPE", num_args = 0..=1, require_equals = true,
+          default_missing_value = "outrigger.probe")]
+    pub probe: Option<String>,
+    /// Only print the least privileges of two roles, as SQL: of the service that writes events and
+    /// of the relay. Needs no server.
+    #[arg(long, num_args = 2, value_names = ["WRITER", "RELAY"], conflicts_with_all = ["probe", "output"])]
+    pub grants: Option<Vec<String>>,
     /// Output.
     #[command(flatten)]
     pub read: Read,
@@ -171,6 +190,17 @@ pub struct Emit {
     pub write: Write,
 }
 
+/// `pause`
+#[derive(Debug, Args)]
+pub struct Pause {
+    /// Why, for those who look at `status`.
+    #[arg(long, value_name = "TEXT")]
+    pub reason: Option<String>,
+    /// Dry run.
+    #[command(flatten)]
+    pub write: Write,
+}
+
 /// `tail`
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  outrigger tail --type 'order.*' --data")]
@@ -192,7 +222,7 @@ pub struct Tail {
 /// `dead ...`
 #[derive(Debug, Subcommand)]
 pub enum Dead {
-    /// List events that are dead, or that block their key.
+    /// List events that are dead, or that hold their key up.
     List(DeadList),
     /// Show one of them, with its last error.
     Show(DeadShow),
@@ -200,6 +230,27 @@ pub enum Dead {
     Retry(DeadAct),
     /// Give them up for good and release their keys.
     Discard(DeadAct),
+}
+
+/// State of a failed event.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum State {
+    /// Tried again by itself; its key waits.
+    Retrying,
+    /// Given up; its key waits.
+    Blocked,
+    /// Given up; its key went on.
+    Dead,
+}
+
+impl From<State> for FailureState {
+    fn from(state: State) -> Self {
+        match state {
+            State::Retrying => Self::Retrying,
+            State::Blocked => Self::Blocked,
+            State::Dead => Self::Dead,
+        }
+    }
 }
 
 /// Which failed events.
@@ -214,6 +265,15 @@ pub struct DeadFilter {
     /// Only this reason, for example `unroutable`.
     #[arg(long)]
     pub reason: Option<String>,
+    /// Only this state; may be repeated [default: all, for `discard --all` blocked and dead].
+    #[arg(long = "state", value_name = "STATE", value_enum)]
+    pub states: Vec<State>,
+    /// Only events that last failed longer ago than this, for example `2h`.
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
+    pub older_than: Option<Duration>,
+    /// Only events that last failed less long ago than this.
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
+    pub newer_than: Option<Duration>,
 }
 
 /// `dead list`
@@ -235,6 +295,9 @@ pub struct DeadList {
 pub struct DeadShow {
     /// Event id, or `seq` number.
     pub event: String,
+    /// Show the payload too.
+    #[arg(long)]
+    pub data: bool,
     /// Output.
     #[command(flatten)]
     pub read: Read,
@@ -264,16 +327,18 @@ pub struct DeadAct {
 #[derive(Debug, Args)]
 #[command(
     after_help = "Events keep their id and source, so consumers can tell them.\n\n\
-        Example:\n  \
-        outrigger replay --from 2026-11-20T10:00:00Z --to 2026-11-20T11:00:00Z --dry-run"
+        Examples:\n  \
+        outrigger replay --from 2026-11-20T10:00:00Z --to 2026-11-20T11:00:00Z --dry-run\n  \
+        outrigger replay --from 2h --type 'order.*'\n  \
+        outrigger replay 0d3c7a58-6f0e-4f4e-9f0b-5b0f6a1f8e11"
 )]
 pub struct Replay {
-    /// Events created at this time or later.
+    /// Events created at this time or later; `2h` means two hours ago.
     #[arg(long, value_name = "TIME", required_unless_present = "events")]
-    pub from: Option<Timestamp>,
+    pub from: Option<When>,
     /// Events created before this time [default: now].
     #[arg(long, value_name = "TIME")]
-    pub to: Option<Timestamp>,
+    pub to: Option<When>,
     /// Only these events, by id or `seq` number.
     #[arg(value_name = "EVENT")]
     pub events: Vec<String>,
@@ -283,6 +348,9 @@ pub struct Replay {
     /// Only this ordering key.
     #[arg(long)]
     pub key: Option<String>,
+    /// Publish copies with new ids, which consumers take for new events.
+    #[arg(long)]
+    pub new_ids: bool,
     /// Dry run.
     #[command(flatten)]
     pub write: Write,

@@ -1,9 +1,19 @@
 //! The commands: one file each. A command parses, calls and prints; behaviour lives elsewhere.
 
 pub mod args;
+pub mod check;
 pub mod completions;
 pub mod config;
-pub mod run;
+mod connect;
+mod dead;
+mod emit;
+mod migrate;
+mod output;
+mod pause;
+pub mod replay;
+mod run;
+mod status;
+mod tail;
 
 use std::error::Error;
 use std::fmt;
@@ -126,10 +136,20 @@ impl Command {
 
 /// Carries out a command that needs settings and a runtime.
 pub async fn dispatch(command: Command, settings: Settings) -> Result<(), Failure> {
+    let settings = &settings;
+    // Boxed: what one command keeps while it waits should not make all of them large.
     match command {
-        Command::Run => run::run(settings).await,
-        // Each command gets its arm, and its file, when it is built.
-        _ => Err("this command is not built yet".into()),
+        Command::Run => Box::pin(run::run(settings)).await,
+        Command::Migrate(args) => Box::pin(migrate::run(&args, settings)).await,
+        Command::Status(args) => Box::pin(status::run(&args, settings)).await,
+        Command::Emit(args) => Box::pin(emit::run(args, settings)).await,
+        Command::Tail(args) => Box::pin(tail::run(&args, settings)).await,
+        Command::Dead(command) => Box::pin(dead::run(&command, settings)).await,
+        Command::Replay(args) => Box::pin(replay::run(&args, settings)).await,
+        Command::Pause(args) => Box::pin(pause::pause(&args, settings)).await,
+        Command::Resume(args) => Box::pin(pause::resume(&args, settings)).await,
+        // They must work however bad the settings are, so `main` calls them.
+        Command::Check(_) | Command::Config(_) | Command::Completions { .. } => Ok(()),
     }
 }
 

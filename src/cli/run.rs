@@ -4,7 +4,6 @@ use super::Failure;
 use crate::app;
 use crate::settings::Settings;
 
-/// Runs until a signal ends it.
-pub async fn run(settings: Settings) -> Result<(), Failure> {
+pub(super) async fn run(settings: &Settings) -> Result<(), Failure> {
     app::run(settings).await
 }

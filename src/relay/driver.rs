@@ -107,7 +107,6 @@ pub async fn run(
         }
         let alarm = driver.alarm();
         tokio::select! {
-            biased;
             _ = stop.wait_for(|stop| *stop), if stop_by.is_none() => {
                 stop_by = Some(Instant::now() + deadline);
                 driver.handle(Input::Stop);

@@ -105,6 +105,11 @@ impl Loaded {
         }
     }
 
+    /// The settings as far as they can be understood, with defaults for the rest: for looking around, not for work.
+    pub fn provisional(&self) -> &Settings {
+        &self.settings
+    }
+
     /// What is not wrong but likely not meant.
     pub fn warnings(&self) -> &[String] {
         &self.sources.warnings

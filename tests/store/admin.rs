@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use outrigger::store::postgres::admin::{FailureFilter, NewEvent};
+use outrigger::store::postgres::admin::FailureFilter;
+use outrigger::store::postgres::emit::NewEvent;
 use outrigger::store::postgres::mapping::Field;
 use outrigger::store::postgres::replay::{ReplayFilter, ReplayMode};
 use outrigger::store::{FailureState, Settle};
@@ -116,7 +117,7 @@ async fn failures_are_selected_by_every_condition() {
         ),
         (
             FailureFilter {
-                event_id: Some(id),
+                events: vec![id],
                 states: vec![FailureState::Suspect],
                 ..Default::default()
             },

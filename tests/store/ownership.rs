@@ -216,6 +216,13 @@ async fn a_living_owner_keeps_its_partitions_and_a_dead_one_does_not() {
         claimed.iter().map(|c| c.unclean).collect::<Vec<_>>(),
         [true, false]
     );
+    // An owner that had been working for a while was not killed by the rows it had just taken.
+    f.sql(
+        "update outrigger.partitions set owned_since = now() - interval '3 minutes' where partition = 2",
+    )
+    .await;
+    let claimed = f.store.claim(other, &[2]).await.unwrap();
+    assert_eq!((numbers(&claimed), claimed[0].unclean), (vec![2], false));
     // An owner whose row is gone is dead at once.
     f.sql(&format!(
         "delete from outrigger.replicas where replica = '{owner}'"

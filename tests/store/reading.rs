@@ -233,9 +233,10 @@ async fn exclusions_bounds_and_partitions() {
     assert_eq!(f.seqs(&skip).await, [3, 4, 5]);
     let catch_up = request(ReadKind::CatchUp {
         after: 1,
+        up_to: 32,
         keys: vec![all[0].hash],
     });
-    assert_eq!(f.seqs(&catch_up).await, [9, 17, 25, 33]);
+    assert_eq!(f.seqs(&catch_up).await, [9, 17, 25]);
 
     let mut seen = HashSet::new();
     for partition in 0..3 {
@@ -360,6 +361,23 @@ async fn failing_rows_leave_the_main_reads_and_come_back_as_retries() {
     assert_eq!(read, [(1, 3, 2)]);
     let due = f.store.tick(me.replica, false).await.unwrap().next_due_in;
     assert_eq!(due, Some(Duration::ZERO));
+
+    // A catch-up read brings failed rows in the order of their key, and says when they may go; dead ones
+    // are over.
+    let catch_up = request(ReadKind::CatchUp {
+        after: 0,
+        up_to: i64::MAX,
+        keys: rows.iter().map(|row| row.hash).collect(),
+    });
+    let caught_up = f.store.read(&catch_up).await.unwrap().rows;
+    let seqs: Vec<i64> = caught_up.iter().map(|row| row.seq).collect();
+    assert_eq!(seqs, [1, 2, 3, 5, 6]);
+    assert_eq!(caught_up[0].retry_in, Some(Duration::ZERO));
+    assert!(caught_up[1].retry_in > Some(Duration::from_secs(3500)));
+    assert!(caught_up[1].retry_in <= Some(Duration::from_secs(3600)));
+    assert_eq!(caught_up[2].retry_in, Some(Duration::MAX));
+    assert_eq!((caught_up[3].retry_in, caught_up[3].crashes), (None, 2));
+    assert_eq!((caught_up[4].retry_in, caught_up[4].attempts), (None, 0));
 
     let failing = f.store.load_failing(&Partitions::All, 100).await.unwrap();
     let states: Vec<_> = failing.iter().map(|x| (x.seq, x.state)).collect();
@@ -534,6 +552,7 @@ async fn reads_walk_the_index_whatever_the_history() {
         },
         ReadKind::CatchUp {
             after: 5,
+            up_to: 200_000,
             keys: vec![1, 2],
         },
     ] {

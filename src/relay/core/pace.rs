@@ -89,6 +89,10 @@ impl Pace {
 
     /// Writers skip notifications for this much longer.
     pub fn awake_for(&mut self, now: Time, left: Duration) {
+        if left.is_zero() {
+            // Over for some time; `awake_until` remembers since when.
+            return;
+        }
         self.awake_until = now + left;
         self.next = self.next.min(now + self.longest(now));
     }
@@ -206,6 +210,18 @@ mod tests {
         }
         pace.read_done(now, 0, false);
         assert_eq!(pace.due() - now, FALLBACK);
+    }
+
+    #[test]
+    fn being_told_again_that_writers_notify_does_not_keep_it_awake() {
+        let mut pace = Pace::new(ms(250));
+        pace.set_listening(ms(1), true);
+        pace.awake_for(ms(10), ms(100));
+        for tick in 0..10 {
+            pace.awake_for(ms(800 * tick + 200), Duration::ZERO);
+        }
+        pace.read_done(ms(9_000), 0, false);
+        assert_eq!(pace.due() - ms(9_000), FALLBACK);
     }
 
     #[test]

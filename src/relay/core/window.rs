@@ -514,7 +514,7 @@ impl Window {
     }
 
     /// Whether nothing is waiting, in flight or unsettled.
-    pub fn is_idle(&self) -> bool {
+    pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 }

@@ -175,6 +175,11 @@ impl Probe {
         verdicts.into_iter().next().unwrap_or(Verdict::Unavailable)
     }
 
+    /// Whether the broker asked publishers to wait. It says so only to those who have published.
+    pub fn is_blocked(&self) -> bool {
+        self.link.is_blocked()
+    }
+
     /// Closes the connection, within a few seconds at most.
     pub async fn close(self) {
         self.link.close().await;

@@ -1,4 +1,4 @@
-//! What operators do: look at failures, retry, discard, pause, emit, tail.
+//! What operators do: look at failures, retry, discard, pause, tail.
 
 use std::time::Duration;
 
@@ -6,12 +6,9 @@ use jiff::Timestamp;
 use tokio::time::timeout;
 use tokio_postgres::Row;
 use tokio_postgres::types::{ToSql, Type};
-use uuid::Uuid;
 
 use super::error::StoreError;
-use super::inspect::Kind;
-use super::mapping::{Field, quote};
-use super::sql::Sql;
+use super::sql::{Sql, like};
 use super::{PostgresStore, failures, read, run};
 use crate::event::Record;
 use crate::store::FailureState;
@@ -21,19 +18,21 @@ use crate::store::FailureState;
 pub struct FailureFilter {
     /// In one of these states; empty: in any but `Suspect`, since suspects have not failed.
     pub states: Vec<FailureState>,
-    /// Of this event type.
+    /// Of this event type; `*` stands for anything.
     pub event_type: Option<String>,
     /// Of this key.
     pub key: Option<String>,
-    /// Of this event id.
-    pub event_id: Option<String>,
+    /// With one of these event ids or `seq` numbers; empty: any.
+    pub events: Vec<String>,
     /// With this reason code.
     pub reason: Option<String>,
     /// Last failed longer ago than this.
     pub older_than: Option<Duration>,
     /// Last failed less long ago than this.
     pub newer_than: Option<Duration>,
-    /// Most records, oldest first; `None`: no limit.
+    /// Those that failed last first, instead of in the order of `seq`.
+    pub latest_first: bool,
+    /// Most records; `None`: no limit.
     pub limit: Option<usize>,
 }
 
@@ -66,25 +65,20 @@ pub struct TailRow {
     pub failure: Option<FailureState>,
 }
 
-/// An event to add. Empty fields take the table's defaults.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct NewEvent {
-    /// Field and its text form, cast to the column's type. [`Field::Id`] is drawn unless given.
-    pub fields: Vec<(Field, String)>,
-}
-
 type Params<'a> = Vec<(&'a (dyn ToSql + Sync), Type)>;
 
 /// The filter as SQL over `outrigger.failures f`, with its parameters in a fixed order.
 struct Where {
     states: Vec<&'static str>,
+    event_type: Option<String>,
     older: Option<f64>,
     newer: Option<f64>,
 }
 
 impl Where {
     const TEXT: &'static str = "(f.state = any($1) or cardinality($1) = 0 and f.state <> 'suspect') \
-        and ($2 is null or f.event_type = $2) and ($3 is null or f.key = $3) and ($4 is null or f.event_id = $4) \
+        and ($2 is null or f.event_type like $2) and ($3 is null or f.key = $3) \
+        and (cardinality($4) = 0 or f.event_id = any($4) or f.seq::text = any($4)) \
         and ($5 is null or f.reason = $5) \
         and ($6 is null or f.last_failed_at < clock_timestamp() - $6 * interval '1 microsecond') \
         and ($7 is null or f.last_failed_at > clock_timestamp() - $7 * interval '1 microsecond')";
@@ -93,6 +87,7 @@ impl Where {
         let micros = |d: Duration| d.as_micros() as f64;
         Self {
             states: filter.states.iter().map(|state| state.as_str()).collect(),
+            event_type: filter.event_type.as_deref().map(like),
             older: filter.older_than.map(micros),
             newer: filter.newer_than.map(micros),
         }
@@ -101,9 +96,9 @@ impl Where {
     fn params<'a>(&'a self, filter: &'a FailureFilter) -> Params<'a> {
         vec![
             (&self.states, Type::TEXT_ARRAY),
-            (&filter.event_type, Type::TEXT),
+            (&self.event_type, Type::TEXT),
             (&filter.key, Type::TEXT),
-            (&filter.event_id, Type::TEXT),
+            (&filter.events, Type::TEXT_ARRAY),
             (&filter.reason, Type::TEXT),
             (&self.older, Type::FLOAT8),
             (&self.newer, Type::FLOAT8),
@@ -111,16 +106,26 @@ impl Where {
     }
 }
 
-/// The selected records, oldest first.
+/// How the selected records are ordered.
+fn order(filter: &FailureFilter) -> &'static str {
+    if filter.latest_first {
+        "f.last_failed_at desc, f.seq"
+    } else {
+        "f.seq"
+    }
+}
+
+/// The selected records.
 fn selected(sql: &Sql, filter: &FailureFilter) -> String {
     let limit = filter
         .limit
         .map(|n| format!("limit {n}"))
         .unwrap_or_default();
     format!(
-        "select f.seq from outrigger.failures f where f.outbox = {} and {} order by f.seq {limit}",
+        "select f.seq from outrigger.failures f where f.outbox = {} and {} order by {} {limit}",
         sql.outbox,
-        Where::TEXT
+        Where::TEXT,
+        order(filter)
     )
 }
 
@@ -133,20 +138,33 @@ fn bump(sql: &Sql) -> String {
 }
 
 impl PostgresStore {
-    /// Failure records, oldest first.
+    /// Failure records.
     pub async fn failures(&self, filter: &FailureFilter) -> Result<Vec<FailureRow>, StoreError> {
         let inner = &*self.inner;
         let text = format!(
             "select f.seq, f.event_id, f.event_type, f.key, f.state, f.attempts, f.crashes, f.reason, f.error, \
                f.first_failed_at, f.last_failed_at, f.next_attempt_at \
-             from outrigger.failures f where f.outbox = {} and f.seq in ({}) order by f.seq",
+             from outrigger.failures f where f.outbox = {} and f.seq in ({}) order by {}",
             inner.sql.outbox,
-            selected(&inner.sql, filter)
+            selected(&inner.sql, filter),
+            order(filter)
         );
         let condition = Where::new(filter);
         let params = condition.params(filter);
         let rows: Vec<Row> = run!(self, |client| client.query_typed(&text, &params))?;
         rows.iter().map(failure_row).collect()
+    }
+
+    /// Counts failure records.
+    pub async fn failure_count(&self, filter: &FailureFilter) -> Result<i64, StoreError> {
+        let text = format!(
+            "select count(*) from ({}) s",
+            selected(&self.inner.sql, filter)
+        );
+        let condition = Where::new(filter);
+        let params = condition.params(filter);
+        let row: Row = run!(self, |client| client.query_typed_one(&text, &params))?;
+        Ok(row.try_get(0)?)
     }
 
     /// Lets the selected rows be tried again at once, with all their attempts. Returns how many.
@@ -211,58 +229,12 @@ impl PostgresStore {
         Ok(!rows.is_empty())
     }
 
-    /// Adds an event by a plain INSERT, which works for mapped tables too. Returns its id. Takes the same lock on its key as
-    /// `outrigger.emit`, before the order number is drawn.
-    pub async fn emit(&self, event: &NewEvent) -> Result<String, StoreError> {
-        let table = &self.inner.table;
-        let mut names = Vec::new();
-        let mut values = Vec::new();
-        let drawn = Uuid::new_v4().to_string();
-        let mut texts: Vec<&String> = Vec::new();
-        let given = event.fields.iter().map(|(field, text)| (*field, text));
-        let id = event.fields.iter().find(|(field, _)| *field == Field::Id);
-        let draw = id.is_none().then_some((Field::Id, &drawn));
-        for (field, text) in draw.into_iter().chain(given) {
-            let column = table.column(field).ok_or_else(|| {
-                StoreError::schema(format!(
-                    "table {} has no column for {}",
-                    table.name,
-                    field.setting()
-                ))
-            })?;
-            texts.push(text);
-            names.push(quote(&column.name));
-            values.push(if column.kind == Kind::Timestamp {
-                format!("(${}::timestamptz at time zone 'UTC')", texts.len())
-            } else {
-                format!("${}::{}", texts.len(), column.type_name)
-            });
-        }
-        let lock = match event
-            .fields
-            .iter()
-            .position(|(field, _)| *field == Field::Key)
-        {
-            // The id comes first unless it was given.
-            Some(at) => format!(
-                "pg_advisory_xact_lock(hashtextextended(${}, {}::oid::bigint))",
-                at + 1 + usize::from(id.is_none()),
-                table.regclass()
-            ),
-            None => "1".into(),
-        };
-        let text = format!(
-            "insert into {} ({}) select {} from (select {lock}) locked",
-            table.name,
-            names.join(", "),
-            values.join(", ")
-        );
-        let params: Params<'_> = texts
-            .iter()
-            .map(|text| (text as &(dyn ToSql + Sync), Type::TEXT))
-            .collect();
-        run!(self, |client| client.execute_typed(&text, &params))?;
-        Ok(id.map_or(drawn.clone(), |(_, id)| id.clone()))
+    /// Wakes the relays that listen.
+    pub async fn wake(&self) -> Result<(), StoreError> {
+        let params: Params<'_> = vec![(&self.inner.table.channel, Type::TEXT)];
+        run!(self, |client| client
+            .query_typed("select pg_notify($1, '')", &params))?;
+        Ok(())
     }
 
     /// Rows after `after` in order, whatever their state. Needs an order column.

@@ -4,7 +4,7 @@
 //! * [`mapping`], [`inspect`]: which table and columns; what the catalog says about them.
 //! * [`migrate`]: schema, native table, grants.
 //! * `sql`, `read`, `settle`, `failures`, `ownership`: what the relay does.
-//! * [`listen`]: the wake-up hint. [`status`], [`admin`], [`replay`]: what operators do. [`probe`]: what `check` asks.
+//! * [`listen`]: the wake-up hint. [`status`], [`admin`], [`emit`], [`replay`]: what operators do. [`probe`]: what `check` asks.
 //!
 //! Every statement is unnamed and typed, every wait has a limit, and nothing is kept in a session: no SET, no
 //! session lock, no prepared statement. So it all works through a transaction pooler, LISTEN excepted.
@@ -12,6 +12,7 @@
 pub mod admin;
 pub mod connect;
 mod dsn;
+pub mod emit;
 pub mod error;
 mod failures;
 pub mod inspect;

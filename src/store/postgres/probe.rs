@@ -33,6 +33,8 @@ pub struct ServerFacts {
     /// True when connections were seen to share sessions: a transaction pooler sits in between, and LISTEN cannot work.
     /// A pooler with many idle sessions may go unnoticed.
     pub pooled: bool,
+    /// Age in seconds of the oldest transaction of this database that this role may see, prepared ones included.
+    pub oldest_transaction: Option<i64>,
     /// Seconds the database's clock is ahead of ours.
     pub clock_ahead: i64,
     /// Version of the schema `outrigger`; `None`: not migrated, or hidden from this role.
@@ -42,6 +44,8 @@ pub struct ServerFacts {
 /// Facts about the outbox table.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TableFacts {
+    /// The mapped columns: the setting that names each, its name, and its type.
+    pub columns: Vec<(String, String, String)>,
     /// What the table allows.
     pub capabilities: Capabilities,
     /// Registered with `outrigger.attach`.
@@ -91,7 +95,12 @@ async fn server(client: &Client, other: &mut Client) -> Result<ServerFacts, Stor
                current_setting('default_transaction_read_only')::bool, current_user::text, current_database()::text, \
                (select s.version from pg_stat_ssl s where s.pid = pg_backend_pid() and s.ssl), \
                current_setting('max_connections')::int4, current_setting('max_prepared_transactions')::int4, \
-               clock_timestamp()",
+               clock_timestamp(), \
+               (select extract(epoch from clock_timestamp() - min(t.began))::int8 from ( \
+                  select a.xact_start from pg_stat_activity a where a.datname = current_database() \
+                    and a.backend_type = 'client backend' and a.pid <> pg_backend_pid() \
+                  union all select p.prepared from pg_prepared_xacts p where p.database = current_database() \
+                ) t (began))",
             &[],
         )
         .await?;
@@ -108,6 +117,7 @@ async fn server(client: &Client, other: &mut Client) -> Result<ServerFacts, Stor
         max_prepared_transactions: row.try_get(8)?,
         pooled: shares_sessions(client, other).await?,
         clock_ahead: server_clock.as_second() - jiff::Timestamp::now().as_second(),
+        oldest_transaction: row.try_get(10)?,
         schema_version: migrate::version(client).await?,
     })
 }
@@ -184,6 +194,17 @@ async fn table(client: &Client, database: &Database) -> Result<TableFacts, Store
         pending_index: published.is_none() || row.try_get("pending_index")?,
         sequence_cached: row.try_get("cached")?,
         missing_grants: missing_grants(client, &table).await?,
+        columns: table
+            .columns
+            .iter()
+            .map(|(field, column)| {
+                (
+                    field.setting(),
+                    column.name.clone(),
+                    column.type_name.clone(),
+                )
+            })
+            .collect(),
         capabilities: table.capabilities(),
     })
 }

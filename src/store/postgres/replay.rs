@@ -10,6 +10,7 @@ use tokio_postgres::types::{ToSql, Type};
 use super::error::StoreError;
 use super::inspect::Kind;
 use super::mapping::{Field, quote};
+use super::sql::like;
 use super::{PostgresStore, run};
 
 /// Which published rows to publish again. All conditions must hold.
@@ -19,11 +20,11 @@ pub struct ReplayFilter {
     pub from: Option<Timestamp>,
     /// Written before this time.
     pub to: Option<Timestamp>,
-    /// Of this event type.
+    /// Of this event type; `*` stands for anything.
     pub event_type: Option<String>,
     /// Of this key.
     pub key: Option<String>,
-    /// With one of these event ids; empty: any.
+    /// With one of these event ids or `seq` numbers; empty: any.
     pub ids: Vec<String>,
     /// Lowest `seq`, inclusive.
     pub from_seq: Option<i64>,
@@ -50,7 +51,8 @@ impl PostgresStore {
             "select count(*) from {} o where {condition}",
             self.inner.sql.table
         );
-        let params = params(filter, &0, &i64::MAX);
+        let event_type = filter.event_type.as_deref().map(like);
+        let params = params(filter, &event_type, &i64::MIN, &i64::MAX);
         let row = run!(self, |client| client.query_typed_one(&text, &params))?;
         Ok(row.try_get(0)?)
     }
@@ -86,9 +88,10 @@ impl PostgresStore {
              select (select count(*) from changed), (select max(seq) from chosen)",
             outbox = sql.outbox
         );
+        let event_type = filter.event_type.as_deref().map(like);
         let (mut total, mut after) = (0, i64::MIN);
         loop {
-            let params = params(filter, &after, &end);
+            let params = params(filter, &event_type, &after, &end);
             let row = run!(self, |client| client.query_typed_one(&text, &params))?;
             let changed: i64 = row.try_get(0)?;
             let Some(last) = row.try_get::<_, Option<i64>>(1)? else {
@@ -182,8 +185,8 @@ impl PostgresStore {
         };
         Ok(format!(
             "not ({}) and {seq} > $1 and {seq} <= $2 and ($3 is null or {created} >= $3) and ($4 is null or {created} < $4) \
-             and ($5 is null or {}::text = $5) and ($6 is null or {key} = $6) \
-             and (cardinality($7) = 0 or {}::text = any($7)) \
+             and ($5 is null or {}::text like $5) and ($6 is null or {key} = $6) \
+             and (cardinality($7) = 0 or {}::text = any($7) or {seq}::text = any($7)) \
              and ($8 is null or {seq} >= $8) and ($9 is null or {seq} <= $9)",
             sql.pending,
             table.sql(Field::Type).unwrap_or_default(),
@@ -193,13 +196,18 @@ impl PostgresStore {
     }
 }
 
-fn params<'a>(filter: &'a ReplayFilter, after: &'a i64, end: &'a i64) -> Params<'a> {
+fn params<'a>(
+    filter: &'a ReplayFilter,
+    event_type: &'a Option<String>,
+    after: &'a i64,
+    end: &'a i64,
+) -> Params<'a> {
     vec![
         (after, Type::INT8),
         (end, Type::INT8),
         (&filter.from, Type::TIMESTAMPTZ),
         (&filter.to, Type::TIMESTAMPTZ),
-        (&filter.event_type, Type::TEXT),
+        (event_type, Type::TEXT),
         (&filter.key, Type::TEXT),
         (&filter.ids, Type::TEXT_ARRAY),
         (&filter.from_seq, Type::INT8),

@@ -47,6 +47,19 @@ pub(super) fn now(kind: Kind) -> &'static str {
     }
 }
 
+/// A pattern of people, in which only `*` is special, as a pattern of LIKE.
+pub(super) fn like(pattern: &str) -> String {
+    let mut out = String::with_capacity(pattern.len());
+    for c in pattern.chars() {
+        match c {
+            '*' => out.push('%'),
+            '%' | '_' | '\\' => out.extend(['\\', c]),
+            c => out.push(c),
+        }
+    }
+    out
+}
+
 impl Sql {
     pub(super) fn new(t: &Table) -> Self {
         let outbox = literal(&t.name);

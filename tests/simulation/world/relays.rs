@@ -153,7 +153,7 @@ impl World {
         let same_life = self.replicas[replica].life == life;
         let Some(id) = id
             .filter(|_| same_life)
-            .or_else(|| matches!(op, Op::Register).then(|| uuid::Uuid::nil()))
+            .or_else(|| matches!(op, Op::Register).then(uuid::Uuid::nil))
         else {
             // The process is gone; what it sent may or may not have been executed. Settling is
             // the only statement that changes rows.

@@ -1,0 +1,111 @@
+//! `outrigger check`: what is wrong with settings, database and broker, and how to mend it.
+
+mod broker;
+mod database;
+mod report;
+
+use self::report::Report;
+use super::args::{Check, Output};
+use super::output::{Style, print};
+use super::{CHECK_FAILED, Failure};
+use crate::assemble;
+use crate::settings::{AfterPublish, Loaded, Need, Ordering, Problem, Settings, SinkKind};
+use crate::store::postgres::grants;
+
+/// Checks everything that the settings leave to check. Broken settings are findings like any other.
+pub async fn run(args: &Check, loaded: &Loaded) -> Result<(), Failure> {
+    let settings = loaded.provisional();
+    if let Some([writer, relay]) = args.grants.as_deref() {
+        return print(&grants(&assemble::mapping(settings)?, writer, relay));
+    }
+    let style = Style::stdout(settings.log.color);
+    let mut report = Report::new(match args.read.output {
+        Output::Table => Some(style),
+        Output::Json => None,
+    });
+    let problems = match loaded.settings(Need::Relay) {
+        Ok(_) => Vec::new(),
+        Err(report) => report.problems,
+    };
+    check_settings(&mut report, loaded, settings, &problems)?;
+    if touched(
+        &problems,
+        &["database", "outbox", "pg", "route", "retry_dead"],
+    ) {
+        report.area("database");
+        report.warning("not checked: its settings are wrong", "mend them first");
+    } else {
+        Box::pin(database::check(&mut report, settings)).await;
+    }
+    if settings.sink == SinkKind::RabbitMq {
+        if touched(&problems, &["rabbitmq", "amqp", "sink", "route"]) {
+            report.area("broker");
+            report.warning("not checked: its settings are wrong", "mend them first");
+        } else {
+            Box::pin(broker::check(&mut report, args.probe.as_deref(), settings)).await;
+        }
+    }
+    if report.finish()? {
+        Ok(())
+    } else {
+        Err(Failure::silent(CHECK_FAILED))
+    }
+}
+
+/// Whether a problem lies in one of these sections.
+fn touched(problems: &[Problem], sections: &[&str]) -> bool {
+    problems.iter().any(|problem| {
+        let name = problem.name.to_lowercase().replace('.', "_");
+        let name = name.strip_prefix("outrigger_").unwrap_or(&name);
+        sections.iter().any(|section| name.starts_with(section))
+    })
+}
+
+fn check_settings(
+    report: &mut Report,
+    loaded: &Loaded,
+    settings: &Settings,
+    problems: &[Problem],
+) -> Result<(), Failure> {
+    report.area("settings");
+    for problem in problems {
+        let told = Problem {
+            hint: None,
+            ..problem.clone()
+        };
+        report.failed(
+            told.to_string(),
+            problem.hint.as_deref().unwrap_or_default(),
+        );
+    }
+    for warning in loaded.warnings() {
+        report.warning(warning, "");
+    }
+    if !problems.is_empty() {
+        return Ok(());
+    }
+    if let Err(failure) = assemble::encoder(settings) {
+        let text = failure.error.map(|error| error.to_string());
+        report.failed(text.unwrap_or_default(), "");
+        return Ok(());
+    }
+    let set = loaded
+        .shown()
+        .iter()
+        .filter(|line| line.origin != crate::settings::Origin::Default)
+        .count();
+    let ordering = match settings.relay.ordering {
+        Ordering::Strict => "strict",
+        Ordering::Pipelined => "pipelined",
+        Ordering::None => "none",
+    };
+    let after = match settings.outbox.after_publish {
+        AfterPublish::Mark => "marked",
+        AfterPublish::Delete => "deleted",
+    };
+    report.ok(format!(
+        "{set} settings given; ordering {ordering}, published rows are {after}, to `{}` with key `{}`",
+        settings.route.destination, settings.route.key
+    ));
+    Ok(())
+}

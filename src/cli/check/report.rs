@@ -1,0 +1,154 @@
+//! Findings, printed as they come or all at once as JSON.
+
+use serde_json::{Value, json};
+
+use crate::cli::Failure;
+use crate::cli::output::{Style, plain, print, print_json, print_line};
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Level {
+    Ok,
+    Warning,
+    Failed,
+}
+
+impl Level {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::Warning => "warning",
+            Self::Failed => "failed",
+        }
+    }
+}
+
+struct Line {
+    area: &'static str,
+    level: Level,
+    text: String,
+    remedy: Vec<String>,
+}
+
+/// All findings so far.
+pub(super) struct Report {
+    /// `None`: JSON, at the end.
+    style: Option<Style>,
+    area: &'static str,
+    lines: Vec<Line>,
+    /// Standard output failed; told at the end.
+    broken: Option<Failure>,
+}
+
+impl Report {
+    pub(super) fn new(style: Option<Style>) -> Self {
+        Self {
+            style,
+            area: "",
+            lines: Vec::new(),
+            broken: None,
+        }
+    }
+
+    /// Begins a new part.
+    pub(super) fn area(&mut self, area: &'static str) {
+        self.area = area;
+        if let Some(style) = self.style {
+            self.show(&format!("{}\n", style.title(area)));
+        }
+    }
+
+    pub(super) fn ok(&mut self, text: impl Into<String>) {
+        self.add(Level::Ok, text.into(), Vec::new());
+    }
+
+    /// It works, but not well, or not for long.
+    pub(super) fn warning(&mut self, text: impl Into<String>, remedy: &str) {
+        self.add(Level::Warning, text.into(), lines(remedy));
+    }
+
+    /// The relay cannot work like this.
+    pub(super) fn failed(&mut self, text: impl Into<String>, remedy: &str) {
+        self.add(Level::Failed, text.into(), lines(remedy));
+    }
+
+    /// Whether anything failed.
+    pub(super) fn has_failed(&self) -> bool {
+        self.lines.iter().any(|line| line.level == Level::Failed)
+    }
+
+    fn add(&mut self, level: Level, text: String, remedy: Vec<String>) {
+        if let Some(style) = self.style {
+            let padded = format!("{:<8}", level.as_str());
+            let painted = match level {
+                Level::Ok => style.good(&padded),
+                Level::Warning => style.warning(&padded),
+                Level::Failed => style.bad(&padded),
+            };
+            let mut shown = format!("  {painted} {}\n", plain(&text));
+            for line in &remedy {
+                shown += &format!("           {}\n", plain(line));
+            }
+            self.show(&shown);
+        }
+        self.lines.push(Line {
+            area: self.area,
+            level,
+            text,
+            remedy,
+        });
+    }
+
+    fn show(&mut self, text: &str) {
+        if self.broken.is_none() {
+            self.broken = print(text).err();
+        }
+    }
+
+    /// Prints the summary, or everything as JSON. True if nothing failed.
+    pub(super) fn finish(self) -> Result<bool, Failure> {
+        if let Some(failure) = self.broken {
+            return Err(failure);
+        }
+        let count = |level| self.lines.iter().filter(|line| line.level == level).count();
+        let (ok, warnings, failed) = (
+            count(Level::Ok),
+            count(Level::Warning),
+            count(Level::Failed),
+        );
+        let Some(style) = self.style else {
+            let lines: Vec<Value> = self
+                .lines
+                .iter()
+                .map(|line| {
+                    json!({
+                        "area": line.area,
+                        "result": line.level.as_str(),
+                        "text": line.text,
+                        "remedy": line.remedy,
+                    })
+                })
+                .collect();
+            let all = json!({
+                "ok": failed == 0,
+                "summary": { "ok": ok, "warning": warnings, "failed": failed },
+                "checks": lines,
+            });
+            print_json(&all, true)?;
+            return Ok(failed == 0);
+        };
+        let verdict = match (warnings, failed) {
+            (0, 0) => style.good("everything is fine"),
+            (_, 0) => style.good("ready to run"),
+            _ => style.bad("not ready"),
+        };
+        print_line(&format!(
+            "\n{verdict}: {ok} ok, {warnings} warning{}, {failed} failed",
+            if warnings == 1 { "" } else { "s" }
+        ))?;
+        Ok(failed == 0)
+    }
+}
+
+fn lines(text: &str) -> Vec<String> {
+    text.lines().map(str::to_owned).collect()
+}

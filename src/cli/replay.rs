@@ -1,0 +1,167 @@
+//! `outrigger replay`: publish again what was published before.
+
+use std::io::{self, IsTerminal as _, Write as _};
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+
+use super::Failure;
+use super::args::Replay;
+use super::connect::store;
+use super::dead::parse_duration;
+use super::output::{duration, events, number, print_line};
+use crate::settings::Settings;
+use crate::store::postgres::AfterPublish;
+use crate::store::postgres::replay::{ReplayFilter, ReplayMode};
+
+/// Rows per transaction: short enough to hold nobody up.
+const CHUNK: usize = 1000;
+
+/// Between two lines of progress that nobody can overwrite.
+const SPARSE: Duration = Duration::from_secs(10);
+
+/// Makes the events pending again, or counts them.
+pub(super) async fn run(args: &Replay, settings: &Settings) -> Result<(), Failure> {
+    let now = Timestamp::now();
+    let filter = ReplayFilter {
+        from: args.from.map(|when| when.at(now)),
+        to: args.to.map(|when| when.at(now)),
+        event_type: args.event_type.clone(),
+        key: args.key.clone(),
+        ids: args.events.clone(),
+        ..ReplayFilter::default()
+    };
+    if let (Some(from), Some(to)) = (filter.from, filter.to)
+        && from >= to
+    {
+        let text = format!("--from {from:.0} is not before --to {to:.0}");
+        return Err(Failure::usage(text));
+    }
+    let store = store(settings).await?;
+    if store.capabilities().after_publish == AfterPublish::Delete {
+        return Err(Failure::usage(format!(
+            "nothing can be replayed from {}: OUTRIGGER_OUTBOX_AFTER_PUBLISH=delete removes events once they are published",
+            store.outbox()
+        ))
+        .hint("to be able to replay, keep events with OUTRIGGER_OUTBOX_AFTER_PUBLISH=mark"));
+    }
+    let matching = store.replay_count(&filter).await?;
+    if matching == 0 {
+        eprintln!(
+            "no published event matches; published events are kept for {} (OUTRIGGER_OUTBOX_RETENTION)",
+            duration(settings.outbox.retention)
+        );
+    }
+    if args.write.dry_run {
+        return print_line(&format!("would replay {}", events(matching)));
+    }
+    let mode = if args.new_ids {
+        ReplayMode::NewIds
+    } else {
+        ReplayMode::SameIds
+    };
+    let mut progress = Progress::new(matching);
+    let result = store
+        .replay(&filter, mode, CHUNK, |total| progress.show(total))
+        .await;
+    progress.end();
+    match result {
+        Ok(total) => print_line(&format!("replayed {}", events(i128::from(total)))),
+        Err(error) => Err(Failure::from(error).hint(format!(
+            "{} are pending again; the rest is as it was",
+            events(i128::from(progress.done))
+        ))),
+    }
+}
+
+/// Progress on standard error: a line that is overwritten on a terminal, else a line now and then.
+struct Progress {
+    total: i64,
+    done: u64,
+    terminal: bool,
+    shown: Option<Instant>,
+}
+
+impl Progress {
+    fn new(total: i64) -> Self {
+        Self {
+            total,
+            done: 0,
+            terminal: io::stderr().is_terminal(),
+            shown: None,
+        }
+    }
+
+    fn show(&mut self, done: u64) {
+        self.done = done;
+        let text = format!(
+            "replaying: {} of {}",
+            number(i128::from(done)),
+            number(self.total)
+        );
+        if self.terminal {
+            // Progress that cannot be shown is no reason to stop.
+            let _ = write!(io::stderr(), "\r{text}\x1b[K");
+            self.shown = Some(Instant::now());
+        } else if self.total > CHUNK as i64 && self.shown.is_none_or(|at| at.elapsed() > SPARSE) {
+            eprintln!("{text}");
+            self.shown = Some(Instant::now());
+        }
+    }
+
+    fn end(&self) {
+        if self.terminal && self.shown.is_some() {
+            let _ = write!(io::stderr(), "\r\x1b[K");
+        }
+    }
+}
+
+/// A point in time: given, or so long ago.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum When {
+    /// This very time.
+    At(Timestamp),
+    /// So long before now.
+    Ago(Duration),
+}
+
+impl When {
+    fn at(self, now: Timestamp) -> Timestamp {
+        match self {
+            Self::At(at) => at,
+            Self::Ago(ago) => now.saturating_sub(ago).unwrap_or(Timestamp::MIN),
+        }
+    }
+}
+
+impl std::str::FromStr for When {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if let Ok(at) = text.parse() {
+            return Ok(Self::At(at));
+        }
+        parse_duration(text).map(Self::Ago).map_err(|_| {
+            "write a time such as `2026-11-20T10:00:00Z`, or how long ago, such as `2h`".to_owned()
+        })
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_absolute_or_relative() {
+        let now: Timestamp = "2026-11-20T10:00:00Z".parse().unwrap();
+        for (text, at) in [
+            ("2026-11-20T09:00:00+01:00", "2026-11-20T08:00:00Z"),
+            ("90m", "2026-11-20T08:30:00Z"),
+        ] {
+            let when: When = text.parse().unwrap();
+            assert_eq!(when.at(now), at.parse().unwrap());
+        }
+        assert!("2026-11-20".parse::<When>().unwrap_err().contains("2h"));
+    }
+}
