@@ -91,7 +91,7 @@ async fn a_block_much_longer_than_the_confirm_timeout_repeats_nothing() {
     let consumer = stage.consumer().await;
     let relay = stage
         .settings()
-        .set("RABBITMQ_CONFIRM_TIMEOUT", "500ms")
+        .set("RABBITMQ_CONFIRM_TIMEOUT", "1s")
         .set("RELAY_BATCH_SIZE", WINDOW)
         .set("RELAY_MAX_IN_FLIGHT", WINDOW)
         .start();
@@ -106,7 +106,7 @@ async fn a_block_much_longer_than_the_confirm_timeout_repeats_nothing() {
     consumer.await_different(200).await;
     let rabbitmq = &stage.servers.rabbitmq;
     rabbitmq.ctl_ok(&["set_vm_memory_high_watermark", "0"]);
-    // A dozen confirm timeouts: the length of the block is what is tested.
+    // Many confirm timeouts: the length of the block is what is tested.
     tokio::time::sleep(Duration::from_secs(6)).await;
     rabbitmq.ctl_ok(&["set_vm_memory_high_watermark", "0.6"]);
     writers.stop().await;

@@ -20,7 +20,7 @@ use lapin::protocol::{AMQPError, AMQPErrorKind};
 use lapin::types::ShortString;
 use lapin::{Channel, Confirmation, Error, ErrorKind, PublisherConfirm};
 use tokio::sync::watch;
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, sleep_until, timeout};
 
 use super::exchanges::{Standing, absent, ask, forbidden};
 use super::link::{Link, STEP_TIMEOUT, explain};
@@ -355,14 +355,20 @@ impl RabbitMqLane {
         deadline: &mut Instant,
     ) -> Option<T> {
         let mut landing = std::pin::pin!(landing);
+        let mut state = self.shared.state.subscribe();
         loop {
-            match timeout_at(*deadline, &mut landing).await {
-                Ok(landed) => return Some(landed),
-                Err(_) if link.is_alive() && link.is_blocked() => {
-                    *deadline = Instant::now() + self.shared.settings.confirm_timeout;
+            tokio::select! {
+                biased;
+                landed = &mut landing => return Some(landed),
+                // A block began or ended; a broker that has just woken up gets its full time.
+                Ok(()) = state.changed() => {}
+                () = sleep_until(*deadline) => {
+                    if !link.is_alive() || !link.is_blocked() {
+                        return None;
+                    }
                 }
-                Err(_) => return None,
             }
+            *deadline = Instant::now() + self.shared.settings.confirm_timeout;
         }
     }
 

@@ -26,7 +26,8 @@ impl Settings {
     }
 }
 
-/// A running relay; killed when dropped. Its log is printed if the test fails.
+/// A running relay; killed when dropped. Its log is printed if the test fails while it runs, and
+/// always with `OUTRIGGER_TEST_LOG` set.
 pub struct Relay {
     child: Child,
     name: String,
@@ -142,10 +143,7 @@ impl Drop for Relay {
         // Both fail when it has ended already.
         let _ = self.child.kill();
         let _ = self.child.wait();
-        if std::env::var_os("OUTRIGGER_TEST_LOG").is_some() {
-            eprintln!("{}", self.log());
-        }
-        if std::thread::panicking() {
+        if std::thread::panicking() || std::env::var_os("OUTRIGGER_TEST_LOG").is_some() {
             eprintln!("--- log of relay {} ---\n{}", self.name, self.log());
         }
     }
