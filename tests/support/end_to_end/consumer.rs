@@ -191,16 +191,19 @@ impl Consumer {
         self.deliveries()
     }
 
+    fn find(&self, id: &str) -> Option<Delivery> {
+        let all = self.deliveries.lock().unwrap();
+        all.iter().find(|delivery| delivery.id == id).cloned()
+    }
+
     /// Waits for the delivery of this event.
     pub async fn await_id(&self, id: &str, limit: Duration) -> Delivery {
         let mut counts = self.counts.clone();
         let found = async {
             loop {
-                let found = self.deliveries.lock().unwrap();
-                if let Some(found) = found.iter().find(|delivery| delivery.id == id) {
-                    return found.clone();
+                if let Some(found) = self.find(id) {
+                    return found;
                 }
-                drop(found);
                 counts.changed().await.expect("the consumer runs");
             }
         };
