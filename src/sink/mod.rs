@@ -12,7 +12,8 @@
 //!   `Unavailable` and burn nothing.
 //! * **One bad message never takes its neighbours with it**: what the protocol cannot carry is
 //!   refused before it is sent, with a reason.
-//! * **Bounded**: `publish` returns within the confirm timeout plus the time to write the batch.
+//! * **Bounded**: `publish` returns within the confirm timeout plus the time to write the batch. While a
+//!   broker blocks publishers, a batch already on its way waits: giving it up would only repeat it.
 //! * The sink reconnects by itself, with jittered backoff, and reports through [`SinkState`].
 
 pub mod discard;

@@ -262,7 +262,7 @@ async fn what_amqp_cannot_carry_leaves_its_neighbours_alone() {
 
     let mut batch = batch(&exchange, "k", 12);
     batch[1].routing_key = "k".repeat(256);
-    batch[2].headers = vec![("big".into(), HeaderValue::Text("x".repeat(200_000)))];
+    batch[2].headers = vec![("big".into(), HeaderValue::Text("x".repeat(33_000)))];
     batch[3].body = vec![b'x'; 17 * 1024 * 1024].into();
     batch[4].id = "i".repeat(256);
     batch[5].headers = vec![("CC".into(), HeaderValue::Text("other".into()))];
@@ -273,7 +273,7 @@ async fn what_amqp_cannot_carry_leaves_its_neighbours_alone() {
             "ünï\u{202e}".into(),
             HeaderValue::Text("\u{10ffff}\u{fffe}".into()),
         ),
-        ("long".into(), HeaderValue::Text("y".repeat(100_000))),
+        ("long".into(), HeaderValue::Text("y".repeat(30_000))),
         (String::new(), HeaderValue::Int(i64::MIN)),
     ];
     batch[8].routing_key = "\0\u{1f4a9}".into();

@@ -20,7 +20,7 @@ use lapin::protocol::{AMQPError, AMQPErrorKind};
 use lapin::types::ShortString;
 use lapin::{Channel, Confirmation, Error, ErrorKind, PublisherConfirm};
 use tokio::sync::watch;
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, sleep_until, timeout};
 
 use super::exchanges::{Standing, absent, ask, forbidden};
 use super::link::{Link, STEP_TIMEOUT, explain};
@@ -95,7 +95,7 @@ impl RabbitMqLane {
             let _ = timeout(STATE_LAG, state.wait_for(|state| !state.is_ready())).await;
             return verdicts;
         };
-        let deadline = Instant::now() + self.shared.settings.confirm_timeout;
+        let mut deadline = Instant::now() + self.shared.settings.confirm_timeout;
         let mut ready = self.prepare_all(&link, batch, 0..batch.len(), &mut verdicts);
         if !self.drop_absent(&link, &mut ready, &mut verdicts).await {
             return verdicts;
@@ -104,7 +104,7 @@ impl RabbitMqLane {
         while ready.peek().is_some() {
             let run = self.next_run(&link, batch, &mut ready);
             if !self
-                .settle_run(&link, batch, run, deadline, &mut verdicts)
+                .settle_run(&link, batch, run, &mut deadline, &mut verdicts)
                 .await
             {
                 break;
@@ -221,7 +221,7 @@ impl RabbitMqLane {
         link: &Arc<Link>,
         batch: &[Message],
         run: Vec<Prepared>,
-        deadline: Instant,
+        deadline: &mut Instant,
         verdicts: &mut [Verdict],
     ) -> bool {
         let indices: Vec<usize> = run.iter().map(|prepared| prepared.index).collect();
@@ -264,7 +264,7 @@ impl RabbitMqLane {
         link: &Arc<Link>,
         batch: &[Message],
         indices: Vec<usize>,
-        deadline: Instant,
+        deadline: &mut Instant,
         verdicts: &mut [Verdict],
     ) -> bool {
         for index in indices {
@@ -305,7 +305,7 @@ impl RabbitMqLane {
         link: &Arc<Link>,
         batch: &[Message],
         run: Vec<Prepared>,
-        deadline: Instant,
+        deadline: &mut Instant,
     ) -> Run {
         let channel = match self.take_channel(link).await {
             Ok(channel) => channel,
@@ -319,8 +319,8 @@ impl RabbitMqLane {
             .map(|prepared| batch[prepared.index].id.as_str())
             .collect();
         let mut flight = Flight::new(link);
-        let publishing = issue(&channel, batch, run);
-        let Ok(result) = timeout_at(deadline, flight.land(publishing)).await else {
+        let landing = flight.land(issue(&channel, batch, run));
+        let Some(result) = self.await_landing(link, landing, deadline).await else {
             self.give_up(link, &channel, flight).await;
             return Run::Lost;
         };
@@ -340,6 +340,35 @@ impl RabbitMqLane {
                 Run::Lost
             }
             Err(error) => self.judge(link, &ids, &error),
+        }
+    }
+
+    /// Waits for the confirms of a run; `None` when they do not come in time.
+    ///
+    /// A broker that blocks publishers answers when its alarm ends, so that time does not count. Giving up
+    /// would help nobody: the next connection is blocked as well, after it has taken one more copy of everything.
+    /// Should the broker vanish meanwhile, heartbeats end the connection.
+    async fn await_landing<T>(
+        &self,
+        link: &Link,
+        landing: impl Future<Output = T>,
+        deadline: &mut Instant,
+    ) -> Option<T> {
+        let mut landing = std::pin::pin!(landing);
+        let mut state = self.shared.state.subscribe();
+        loop {
+            tokio::select! {
+                biased;
+                landed = &mut landing => return Some(landed),
+                // A block began or ended; a broker that has just woken up gets its full time.
+                Ok(()) = state.changed() => {}
+                () = sleep_until(*deadline) => {
+                    if !link.is_alive() || !link.is_blocked() {
+                        return None;
+                    }
+                }
+            }
+            *deadline = Instant::now() + self.shared.settings.confirm_timeout;
         }
     }
 

@@ -1,0 +1,150 @@
+//! `outrigger run` as a real process, configured by environment variables alone.
+
+use std::collections::BTreeMap;
+use std::io::{BufRead as _, BufReader};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use super::wait::until;
+
+/// The environment of a relay.
+#[derive(Debug, Clone, Default)]
+pub struct Settings(BTreeMap<String, String>);
+
+impl Settings {
+    /// Sets `OUTRIGGER_` plus `name`.
+    #[must_use]
+    pub fn set(mut self, name: &str, value: impl ToString) -> Self {
+        self.0
+            .insert(format!("OUTRIGGER_{name}"), value.to_string());
+        self
+    }
+
+    pub fn start(&self) -> Relay {
+        Relay::start(self)
+    }
+}
+
+/// A running relay; killed when dropped. Its log is printed if the test fails while it runs, and
+/// always with `OUTRIGGER_TEST_LOG` set.
+pub struct Relay {
+    child: Child,
+    name: String,
+    log: Arc<Mutex<Vec<String>>>,
+}
+
+impl Relay {
+    fn start(settings: &Settings) -> Self {
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        let mut child = Command::new(env!("CARGO_BIN_EXE_outrigger"))
+            .arg("run")
+            .env_clear()
+            .env("PATH", path)
+            .env("NO_COLOR", "1")
+            .env("RUST_BACKTRACE", "1")
+            .envs(&settings.0)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the binary runs");
+        let log = Arc::new(Mutex::new(Vec::new()));
+        let lines = BufReader::new(child.stderr.take().expect("piped")).lines();
+        // Ends with the process.
+        std::thread::spawn({
+            let log = log.clone();
+            move || {
+                for line in lines.map_while(Result::ok) {
+                    log.lock().unwrap().push(line);
+                }
+            }
+        });
+        let name = settings.0.get("OUTRIGGER_RELAY_NAME");
+        Self {
+            name: name.cloned().unwrap_or_else(|| child.id().to_string()),
+            child,
+            log,
+        }
+    }
+
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    pub fn log(&self) -> String {
+        self.log.lock().unwrap().join("\n")
+    }
+
+    /// Waits for a line of the log that contains `part`.
+    pub async fn await_log(&self, part: &str) {
+        until(
+            &format!("the relay logs {part:?}"),
+            Duration::from_secs(20),
+            || async {
+                let log = self.log();
+                if log.contains(part) { Ok(()) } else { Err(log) }
+            },
+        )
+        .await;
+    }
+
+    /// Sends a signal, by name (`TERM`, `STOP`, `CONT`).
+    pub fn signal(&self, name: &str) {
+        let status = Command::new("kill")
+            .args([&format!("-{name}"), &self.child.id().to_string()])
+            .status()
+            .expect("kill runs");
+        assert!(status.success(), "kill -{name}");
+    }
+
+    /// Kills it like a crash.
+    pub fn kill(mut self) {
+        self.child.kill().expect("killed");
+        self.child.wait().expect("waited for");
+    }
+
+    /// Asks it to stop and insists that it does so cleanly.
+    pub async fn stop(mut self) {
+        self.signal("TERM");
+        let status = self.exit(Duration::from_secs(30)).await;
+        assert_eq!(status.code(), Some(0), "{status}; {}", self.log());
+    }
+
+    /// Waits for its end.
+    pub async fn exit(&mut self, limit: Duration) -> ExitStatus {
+        let child = Mutex::new(&mut self.child);
+        until("the relay exits", limit, || async {
+            let status = child.lock().unwrap().try_wait();
+            status.expect("a child").ok_or_else(|| "running".into())
+        })
+        .await
+    }
+
+    /// Insists that it still runs.
+    #[track_caller]
+    pub fn assert_running(&mut self) {
+        let status = self.child.try_wait().expect("a child");
+        assert!(status.is_none(), "exited with {status:?}");
+    }
+
+    /// Resident memory in KiB.
+    pub fn resident_kib(&self) -> u64 {
+        let path = format!("/proc/{}/status", self.child.id());
+        let status = std::fs::read_to_string(path).expect("a running process");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let number = line.and_then(|line| line.split_whitespace().next());
+        number.and_then(|n| n.parse().ok()).expect("VmRSS in KiB")
+    }
+}
+
+impl Drop for Relay {
+    fn drop(&mut self) {
+        // Both fail when it has ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if std::thread::panicking() || std::env::var_os("OUTRIGGER_TEST_LOG").is_some() {
+            eprintln!("--- log of relay {} ---\n{}", self.name, self.log());
+        }
+    }
+}
