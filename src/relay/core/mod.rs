@@ -530,6 +530,10 @@ impl Core {
         touched.dedup();
         if let Some((keys, ended_at)) = arrivals.caught_up {
             self.window.caught_up(&keys, ended_at);
+            if ended_at.is_none() {
+                // Main reads left these keys out; above their coverage, rows may have waited for this.
+                self.pace.wake(now, WakeReason::Change);
+            }
         }
         self.window.bound_keys(touched);
         self.reading.settle_epochs(&mut self.window);

@@ -47,6 +47,8 @@ pub struct Pace {
     /// Whether notifications arrive.
     listening: bool,
     next: Time,
+    /// Woken since the read now out began: what woke us may be too late for its snapshot.
+    woken: bool,
     reason: WakeReason,
     interval: Duration,
     awake_until: Time,
@@ -61,6 +63,7 @@ impl Pace {
             poll_interval,
             listening: false,
             next: Time::ZERO,
+            woken: false,
             reason: WakeReason::Change,
             interval: BUSY_MIN,
             awake_until: Time::ZERO,
@@ -84,7 +87,13 @@ impl Pace {
             self.next = now;
             self.reason = reason;
         }
+        self.woken = true;
         self.interval = BUSY_MIN;
+    }
+
+    /// A main read begins.
+    pub fn read_started(&mut self) {
+        self.woken = false;
     }
 
     /// Writers skip notifications for this much longer.
@@ -134,9 +143,13 @@ impl Pace {
             self.score = (self.score_at(now) + 1.0).min(3.0 * BUSY_SCORE);
             self.scored_at = now;
         }
-        if cut {
+        if cut || self.woken {
             self.next = now;
-            self.reason = WakeReason::More;
+            self.reason = if cut {
+                WakeReason::More
+            } else {
+                WakeReason::Notify
+            };
             self.interval = BUSY_MIN;
             return;
         }
@@ -249,6 +262,19 @@ mod tests {
         assert!(pace.wants_awake(ms(30_100)));
         pace.awake_for(ms(30_100), AWAKE_HORIZON);
         assert!(!pace.wants_awake(ms(30_100)));
+    }
+
+    #[test]
+    fn a_notification_during_a_read_is_not_forgotten() {
+        let mut pace = Pace::new(ms(250));
+        pace.set_listening(ms(1), true);
+        pace.read_started();
+        pace.wake(ms(3), WakeReason::Notify);
+        pace.read_done(ms(5), 0, false);
+        assert_eq!((pace.due(), pace.reason()), (ms(5), WakeReason::Notify));
+        pace.read_started();
+        pace.read_done(ms(7), 1, false);
+        assert_eq!(pace.due(), ms(7) + FALLBACK);
     }
 
     #[test]

@@ -471,6 +471,7 @@ impl Core {
             return Some((ReadKind::CatchUp { after, up_to, keys }, limit));
         }
         if main_due {
+            self.pace.read_started();
             let after = if self.reading.has_order {
                 self.reading.bound.start()
             } else {
