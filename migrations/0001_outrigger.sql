@@ -22,6 +22,8 @@ create table outrigger.outboxes (
     -- Set by the first relay that registers, from its settings; the stored value wins from then on.
     partitions        int check (partitions between 1 and 4096),
     paused_at         timestamptz,
+    -- Until then, every replica gives its partitions back and takes none: their number is being changed.
+    repartition_until timestamptz,
     pause_reason      text,
     -- Raised whenever something changed that the relay's bounded reads may not show: look again.
     failures_version  bigint not null default 0
@@ -99,18 +101,20 @@ $$;
 --
 -- NOTIFY holds a lock on the whole cluster from before commit until after it, so it undoes group commit;
 -- reading one cold row costs next to nothing. SECURITY DEFINER, so that writers need no privilege on the
--- wake-up state. A missing row means "notify": the state never fails the writer's transaction.
+-- wake-up state. All names are qualified, operators too, so the caller's search_path means nothing here; a SET
+-- clause instead would cost as much as the look-up. A missing row means "notify": the state never fails the writer's transaction.
 --
 -- PostgreSQL refuses PREPARE TRANSACTION after a NOTIFY. Services that use two-phase commit attach the outbox
 -- without the trigger, and the relay polls (OUTRIGGER_RELAY_WAKE=poll).
 create function outrigger.wake_up() returns trigger
 language plpgsql security definer
-set search_path = pg_catalog, pg_temp
 as $$
 begin
-    perform from outrigger.wake w where w.outbox = tg_argv[0] and w.awake_until > clock_timestamp();
+    perform from outrigger.wake w
+    where w.outbox operator(pg_catalog.=) tg_argv[0]
+      and w.awake_until operator(pg_catalog.>) pg_catalog.clock_timestamp();
     if not found then
-        perform pg_notify(tg_argv[1], '');
+        perform pg_catalog.pg_notify(tg_argv[1], '');
     end if;
     return null;
 end

@@ -61,6 +61,8 @@ pub enum Command {
     Pause(Pause),
     /// Publish again after `pause`.
     Resume(Write),
+    /// Show or change the number of partitions that replicas share.
+    Partitions(Partitions),
     /// Show every setting, its value and where it comes from; secrets are hidden.
     Config(Config),
     /// Print a completion script.
@@ -196,6 +198,22 @@ pub struct Pause {
     /// Why, for those who look at `status`.
     #[arg(long, value_name = "TEXT")]
     pub reason: Option<String>,
+    /// Dry run.
+    #[command(flatten)]
+    pub write: Write,
+}
+
+/// `partitions`
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  \
+        outrigger partitions\n  \
+        outrigger partitions 32\n\n\
+        Running relays settle what they have in flight, give their partitions back, and go on with the new\n\
+        number. Set OUTRIGGER_RELAY_PARTITIONS to it as well; the stored number wins.")]
+pub struct Partitions {
+    /// The new number; without it, the present one is shown. 1 is total order.
+    #[arg(value_name = "NUMBER", value_parser = clap::value_parser!(i32).range(1..=1024))]
+    pub number: Option<i32>,
     /// Dry run.
     #[command(flatten)]
     pub write: Write,

@@ -9,6 +9,7 @@ mod dead;
 mod emit;
 mod migrate;
 mod output;
+mod partitions;
 mod pause;
 pub mod replay;
 mod run;
@@ -128,6 +129,7 @@ impl Command {
             | Self::Dead(_)
             | Self::Replay(_)
             | Self::Pause(_)
+            | Self::Partitions(_)
             | Self::Resume(_) => Need::Database,
             Self::Config(_) | Self::Completions { .. } => Need::Nothing,
         }
@@ -147,6 +149,7 @@ pub async fn dispatch(command: Command, settings: Settings) -> Result<(), Failur
         Command::Dead(command) => Box::pin(dead::run(&command, settings)).await,
         Command::Replay(args) => Box::pin(replay::run(&args, settings)).await,
         Command::Pause(args) => Box::pin(pause::pause(&args, settings)).await,
+        Command::Partitions(args) => Box::pin(partitions::run(&args, settings)).await,
         Command::Resume(args) => Box::pin(pause::resume(&args, settings)).await,
         // They must work however bad the settings are, so `main` calls them.
         Command::Check(_) | Command::Config(_) | Command::Completions { .. } => Ok(()),

@@ -165,6 +165,8 @@ struct Driver {
     dead_letters: Option<Arc<DeadLetterRouter>>,
     name: String,
     partitions: i32,
+    /// The number of partitions `store` reads for.
+    read_for: i32,
     lease_ttl: Duration,
     tasks: JoinSet<Answer>,
     reopening: bool,
@@ -194,6 +196,7 @@ impl Driver {
             dead_letters: parts.dead_letters.map(Arc::new),
             name: parts.name,
             partitions: parts.partitions,
+            read_for: 0,
             tasks: JoinSet::new(),
             reopening: false,
             report: Report::default(),
@@ -383,12 +386,7 @@ impl Driver {
             StoreError::new(StoreErrorKind::Fatal, format!("a relay task died: {error}"))
         })?;
         match answer {
-            Answer::Input(input) => {
-                if let Input::Registered(Ok((_, partitions))) = &input {
-                    self.store = self.store.for_partitions(*partitions);
-                }
-                self.handle(input);
-            }
+            Answer::Input(input) => self.handle(input),
             Answer::Published(number, lane, input) => {
                 self.lanes[number] = Some(lane);
                 self.handle(input);
@@ -400,6 +398,11 @@ impl Driver {
                     self.report.reopened();
                 }
             }
+        }
+        // Before the core's next command: with one partition, rows are one sequence.
+        if self.core.partitions() != self.read_for {
+            self.read_for = self.core.partitions();
+            self.store = self.store.for_partitions(self.read_for);
         }
         if self.report.wants_reopening() && !self.reopening {
             self.reopen();

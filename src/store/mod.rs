@@ -229,6 +229,8 @@ pub struct Tick {
     pub may_take_over: bool,
     /// Paused by an operator.
     pub paused: bool,
+    /// The number of partitions is being changed: everybody gives theirs back and takes none.
+    pub standing_down: bool,
     /// Changes whenever an operator command touches failure records.
     pub failures_version: i64,
     /// How much longer writers skip the wake-up notification. Zero: they notify.

@@ -19,7 +19,7 @@ async fn an_unroutable_event_among_a_thousand_is_the_only_one_unpublished() {
     let consumer = stage.consumer().await;
     let relay = stage.settings().set("RETRY_MAX_ATTEMPTS", 1).start();
     let mut delivered = 0;
-    for round in 0..20 {
+    for round in 0..100 {
         let bad = random.random_range(1..=EVENTS);
         stage
             .run(&format!(

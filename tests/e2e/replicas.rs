@@ -145,6 +145,52 @@ async fn stops_and_rolling_restarts_repeat_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_number_of_partitions_changes_under_load_and_repeats_nothing() {
+    let _turn = alone().await;
+    let Pair {
+        stage,
+        consumer,
+        a,
+        b,
+        writers,
+    } = Pair::start("partitions").await;
+    let tool = settings(&stage, "tool");
+    let shown = tool.run(&["partitions"]).await;
+    assert!(shown.contains("16 partitions"), "{shown}");
+    // Fewer, more, and one: a total order, read in another way.
+    for number in ["3", "40", "1", "8"] {
+        let said = tool.run(&["partitions", number]).await;
+        assert!(said.contains(&format!("to {number}\n")), "{said}");
+        let unowned = "select count(*) from outrigger.partitions where owner is null";
+        stage
+            .await_count("all partitions are owned", unowned, 0)
+            .await;
+        let number: i64 = number.parse().unwrap();
+        assert_eq!(
+            stage
+                .count("select count(*) from outrigger.partitions")
+                .await,
+            number
+        );
+        writers.await_more(100).await;
+    }
+    let again = tool.run(&["partitions", "8"]).await;
+    assert!(again.contains("already"), "{again}");
+    writers.stop().await;
+    stage.await_settled().await;
+    a.stop().await;
+    b.stop().await;
+    let left = "select count(*) from outrigger.replicas";
+    assert_eq!(
+        stage.count(left).await,
+        0,
+        "the command leaves no registration behind"
+    );
+    let (events, report) = stage.check(&consumer.finish().await).await;
+    report.assert_exact(events);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_lone_relay_that_stops_under_load_leaves_the_rest_for_the_next() {
     let _turn = alone().await;
     let Pair {

@@ -62,6 +62,7 @@ pub struct Database {
     pub failures_version: i64,
     pub awake_until: Time,
     pub paused: bool,
+    pub stand_down_until: Time,
     pub lease_ttl: Duration,
     pub mutation: Mutation,
     next_replica: u128,
@@ -87,6 +88,7 @@ impl Database {
             failures_version: 0,
             awake_until: Time::ZERO,
             paused: false,
+            stand_down_until: Time::ZERO,
             lease_ttl,
             mutation,
             next_replica: 1,
@@ -418,6 +420,7 @@ impl Database {
                 .and_then(|state| state.visible_since)
                 .is_some_and(|since| since + self.lease_ttl < now),
             paused: self.paused,
+            standing_down: self.stand_down_until > now,
             failures_version: self.failures_version,
             awake_for: self.awake_until.saturating_sub(now),
             next_due_in: due.map(|at| at.saturating_sub(now)),
@@ -473,5 +476,22 @@ impl Database {
                 *owner = None;
             }
         }
+    }
+
+    /// What the command does that changes the number of partitions: only when nobody owns any.
+    pub fn repartition(&mut self, partitions: usize, now: Time) -> bool {
+        let owned = self.owners.iter().any(|(owner, _)| {
+            owner.is_some_and(|owner| {
+                self.replicas.get(&owner).is_some_and(|state| {
+                    // Seen by everybody for as long as the mark is set.
+                    state.lease_until.max(self.stand_down_until) >= now
+                })
+            })
+        });
+        if !owned {
+            self.owners = vec![(None, Time::ZERO); partitions];
+            self.stand_down_until = Time::ZERO;
+        }
+        !owned
     }
 }

@@ -109,6 +109,8 @@ enum Event {
     DatabaseDown(Duration),
     DatabaseUp,
     Operator,
+    /// An attempt to change the number of partitions.
+    Repartition(usize),
 }
 
 #[derive(Debug)]
@@ -331,7 +333,7 @@ impl World {
             let replica = self.random.below(self.scenario.replicas as u64) as usize;
             self.at(at, Event::Stop(replica));
         }
-        if self.random.chance(20) {
+        if self.random.chance(30) {
             let at = ms(self.random.below(span));
             self.at(at, Event::Operator);
         }
@@ -436,9 +438,24 @@ impl World {
                 self.at(self.now + wait, Event::DatabaseUp);
             }
             Event::DatabaseUp => self.database_up = true,
-            Event::Operator => {
+            Event::Operator if self.random.chance(50) => {
                 self.log(|| "operator touches the failure records".to_owned());
                 self.database.failures_version += 1;
+            }
+            Event::Operator => {
+                self.log(|| "operator changes the number of partitions".to_owned());
+                self.database.stand_down_until = self.now + ms(5_000);
+                let partitions = self.random.between(1, 6) as usize;
+                self.at(self.now + ms(300), Event::Repartition(partitions));
+            }
+            Event::Repartition(partitions) => {
+                if self.now < self.database.stand_down_until {
+                    let done = self.database.repartition(partitions, self.now);
+                    self.log(|| format!("to {partitions} partitions: {done}"));
+                    if !done {
+                        self.at(self.now + ms(300), Event::Repartition(partitions));
+                    }
+                }
             }
         }
         Ok(())

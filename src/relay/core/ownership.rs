@@ -298,6 +298,13 @@ impl Ownership {
             self.next_tick = now;
             return lost;
         }
+        if tick.partitions.len() != self.count as usize && !tick.partitions.is_empty() {
+            // With another number of partitions, rows belong elsewhere: what was owned means nothing.
+            self.count = tick.partitions.len() as i32;
+            self.owned.clear();
+            self.load.clear();
+            self.leaving = true;
+        }
         let me = self.replica;
         self.others = tick.replicas.iter().any(|row| Some(row.replica) != me);
         if beat {
@@ -344,6 +351,14 @@ impl Ownership {
     /// Claims or releases towards a fair share: everybody gets the same number, give or take one.
     fn balance(&mut self, tick: &Tick) {
         let Some(me) = self.replica else { return };
+        if tick.standing_down {
+            self.leaving = true;
+            self.load.clear();
+            for owned in self.owned.values_mut() {
+                owned.phase = Phase::Draining;
+            }
+            return;
+        }
         let mut alive: Vec<Uuid> = tick
             .replicas
             .iter()

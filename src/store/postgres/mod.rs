@@ -23,6 +23,7 @@ mod options;
 mod ownership;
 pub mod probe;
 mod read;
+mod repartition;
 pub mod replay;
 mod settle;
 mod sql;
@@ -43,6 +44,7 @@ pub use listen::{ListenState, Listener};
 pub use mapping::{AfterPublish, Mapping, OutboxSettings, Preset};
 pub use migrate::{Migrated, grants, print};
 pub use ownership::Registered;
+pub use repartition::Repartition;
 pub use settle::RetentionStep;
 
 use crate::store::{Claimed, Failing, Failure, Partitions, ReadBatch, ReadRequest, Settle, Tick};

@@ -165,6 +165,7 @@ pub(super) async fn tick(
         registered: row.try_get("registered")?,
         may_take_over: row.try_get("may_take_over")?,
         paused: row.try_get("paused")?,
+        standing_down: row.try_get("standing_down")?,
         failures_version: row.try_get("failures_version")?,
         awake_for: micros(row.try_get("awake_for")?).unwrap_or_default(),
         next_due_in: micros(row.try_get("next_due_in")?),
@@ -205,6 +206,7 @@ fn state(table: &Table, sql: &Sql) -> String {
            exists (select from me) as registered, \
            coalesce((select visible_since + lease_ttl < clock_timestamp() from me), false) as may_take_over, \
            b.paused_at is not null as paused, b.failures_version, \
+           coalesce(b.repartition_until > clock_timestamp(), false) as standing_down, \
            (select case when isfinite(w.awake_until) then \
                greatest(0, (extract(epoch from (w.awake_until - clock_timestamp())) * 1000000)::int8) end \
              from outrigger.wake w where w.outbox = {outbox}) as awake_for, \

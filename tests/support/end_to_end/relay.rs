@@ -24,6 +24,23 @@ impl Settings {
     pub fn start(&self) -> Relay {
         Relay::start(self)
     }
+
+    /// Runs another command with the same settings; it must succeed. Returns what it printed.
+    pub async fn run(&self, args: &[&str]) -> String {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_outrigger"));
+        command.args(args).env_clear().envs(&self.0);
+        let output =
+            tokio::task::spawn_blocking(move || command.output().expect("the binary runs"))
+                .await
+                .expect("the command ends");
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        assert!(
+            output.status.success(),
+            "{args:?}: {}",
+            text(&output.stderr)
+        );
+        text(&output.stdout)
+    }
 }
 
 /// A running relay; killed when dropped. Its log is printed if the test fails while it runs, and
