@@ -143,7 +143,8 @@ impl Pace {
             self.score = (self.score_at(now) + 1.0).min(3.0 * BUSY_SCORE);
             self.scored_at = now;
         }
-        if cut || self.woken {
+        let woken = std::mem::take(&mut self.woken);
+        if cut || woken {
             self.next = now;
             self.reason = if cut {
                 WakeReason::More
@@ -204,6 +205,7 @@ mod tests {
     fn quiet_and_listening_it_waits_for_a_notification_or_the_fallback() {
         let mut pace = Pace::new(ms(250));
         pace.set_listening(ms(1), true);
+        pace.read_started();
         pace.read_done(ms(2), 1, false);
         assert_eq!(pace.due(), ms(2) + FALLBACK);
         pace.wake(ms(50), WakeReason::Notify);
@@ -214,6 +216,7 @@ mod tests {
     fn while_writers_do_not_notify_it_polls_fast_and_for_a_grace_period_after() {
         let mut pace = Pace::new(ms(250));
         pace.set_listening(ms(1), true);
+        pace.read_started();
         pace.awake_for(ms(10), ms(1_000));
         let mut now = ms(10);
         while now < ms(1_010) + GRACE {
@@ -229,6 +232,7 @@ mod tests {
     fn being_told_again_that_writers_notify_does_not_keep_it_awake() {
         let mut pace = Pace::new(ms(250));
         pace.set_listening(ms(1), true);
+        pace.read_started();
         pace.awake_for(ms(10), ms(100));
         for tick in 0..10 {
             pace.awake_for(ms(800 * tick + 200), Duration::ZERO);
@@ -241,6 +245,7 @@ mod tests {
     fn an_extension_learned_late_shortens_a_wait_already_begun() {
         let mut pace = Pace::new(ms(250));
         pace.set_listening(ms(1), true);
+        pace.read_started();
         pace.read_done(ms(2), 0, false);
         pace.awake_for(ms(500), ms(30_000));
         assert_eq!(pace.due(), ms(500) + BUSY_MAX);
