@@ -12,6 +12,7 @@ use crate::{alone, servers, shared};
 #[tokio::test(flavor = "multi_thread")]
 async fn an_unroutable_event_among_a_thousand_is_the_only_one_unpublished() {
     const EVENTS: i64 = 1000;
+    const ROUNDS: usize = 100;
     let _turn = alone().await;
     let (_, mut random) = seeded("unroutable");
     let stage = Stage::bare(servers().await, "", &Default::default()).await;
@@ -19,7 +20,7 @@ async fn an_unroutable_event_among_a_thousand_is_the_only_one_unpublished() {
     let consumer = stage.consumer().await;
     let relay = stage.settings().set("RETRY_MAX_ATTEMPTS", 1).start();
     let mut delivered = 0;
-    for round in 0..100 {
+    for round in 0..ROUNDS {
         let bad = random.random_range(1..=EVENTS);
         stage
             .run(&format!(
@@ -49,7 +50,7 @@ async fn an_unroutable_event_among_a_thousand_is_the_only_one_unpublished() {
     );
     assert_eq!(
         stage.count("select count(*) from outrigger.failures").await,
-        20
+        ROUNDS as i64
     );
 }
 
