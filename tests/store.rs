@@ -23,5 +23,7 @@ mod postgres;
 mod reading;
 #[path = "store/schema.rs"]
 mod schema;
+#[path = "store/total_order.rs"]
+mod total_order;
 #[path = "store/waking.rs"]
 mod waking;
