@@ -16,6 +16,8 @@ mod mapping;
 mod network;
 #[path = "store/ownership.rs"]
 mod ownership;
+#[path = "support/pgbouncer.rs"]
+mod pgbouncer;
 #[path = "support/postgres.rs"]
 #[allow(dead_code)]
 mod postgres;

@@ -3,14 +3,15 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use outrigger::store::postgres::{ListenState, OutboxSettings, StoreError, StoreErrorKind};
 use outrigger::store::{ReadKind, ReadRequest, Settle};
 
 use crate::fixture::{Fixture, database, from_start, request, server};
-use crate::postgres::{Postgres, free_port, give_to_server, server_user_shell};
+use crate::pgbouncer::PgBouncer;
+use crate::postgres::{Postgres, give_to_server, server_user_shell};
 
 fn openssl(directory: &Path, arguments: &str) {
     let output = Command::new("openssl")
@@ -239,65 +240,11 @@ async fn servers_without_tls() {
     );
 }
 
-struct Pooler(Child, u16);
-
-impl Pooler {
-    async fn start(server: &Postgres, directory: &Path, pool_size: usize) -> Self {
-        let port = free_port();
-        fs::write(directory.join("users"), "\"postgres\" \"\"\n").unwrap();
-        fs::write(
-            directory.join("pgbouncer.ini"),
-            format!(
-                "[databases]\n* = host=127.0.0.1 port={}\n[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\n\
-                 unix_socket_dir =\nauth_type = trust\nauth_file = {}/users\npool_mode = transaction\n\
-                 default_pool_size = {pool_size}\n",
-                server.port(),
-                directory.display()
-            ),
-        )
-        .unwrap();
-        fs::set_permissions(directory, fs::Permissions::from_mode(0o755)).unwrap();
-        give_to_server(directory);
-        // Ends with its standard input, so also when the test dies.
-        let script = format!(
-            "PATH=$PATH:/usr/sbin; pgbouncer -q {}/pgbouncer.ini </dev/null >/dev/null 2>&1 & p=$!; cat >/dev/null; kill $p",
-            directory.display()
-        );
-        let shell = server_user_shell(&script)
-            .stdin(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let reachable = async {
-            while tokio::net::TcpStream::connect(("127.0.0.1", port))
-                .await
-                .is_err()
-            {
-                tokio::time::sleep(Duration::from_millis(20)).await;
-            }
-        };
-        tokio::time::timeout(Duration::from_secs(20), reachable)
-            .await
-            .expect("pgbouncer listens (is it installed?)");
-        Self(shell, port)
-    }
-}
-
-impl Drop for Pooler {
-    fn drop(&mut self) {
-        drop(self.0.stdin.take());
-        let _ = self.0.wait();
-    }
-}
-
 #[tokio::test]
 async fn everything_but_listen_works_behind_a_transaction_pooler() {
     let f = Fixture::new().await;
-    let files = tempfile::tempdir().unwrap();
-    let pooler = Pooler::start(server().await, files.path(), 3).await;
-    let url = format!(
-        "postgres://postgres@127.0.0.1:{}/{}?sslmode=disable",
-        pooler.1, f.name
-    );
+    let pooler = PgBouncer::start(server().await, 3).await;
+    let url = pooler.url(&f.name);
     let database = database(&url, &OutboxSettings::default());
     assert!(database.server_facts().await.unwrap().pooled);
     database.migrate(true).await.unwrap();
