@@ -206,9 +206,9 @@ sql() {
 # launch_rabbitmq: starts the broker without waiting (it takes seconds); sets RABBITMQ_PORT and
 # RABBITMQ_URL. await_rabbitmq waits.
 launch_rabbitmq() {
-    local bin folder password epmd_port
+    local bin folder password epmd epmd_port
     bin=$(rabbitmq_bin) || die 'RabbitMQ not found; run scripts/setup'
-    type -P epmd >/dev/null || die 'epmd (part of Erlang) not found; run scripts/setup'
+    epmd=$(epmd_program) || die 'epmd (part of Erlang) not found; run scripts/setup'
     server_user rabbitmq
     folder=$(server_folder rabbitmq)
     RABBITMQ_LOG=$WORK/rabbitmq.log
@@ -229,7 +229,7 @@ CONF
     # Erlang would start a port mapper of its own accord and leave it running for ever; one that
     # is already there is used instead, and this one we stop.
     start epmd TERM "$RABBITMQ_LOG" "${AS_USER[@]}" \
-        epmd -port "$epmd_port" -address 127.0.0.1
+        "$epmd" -port "$epmd_port" -address 127.0.0.1
     wait_until 10 port_open "$epmd_port" || die "epmd did not start on port $epmd_port"
 
     # Killed rather than asked to stop: a clean stop takes seconds and saves what we throw away.

@@ -38,7 +38,8 @@ impl PgBouncer {
         fs::set_permissions(directory, fs::Permissions::from_mode(0o755)).unwrap();
         give_to_server(directory);
         let script = format!(
-            "PATH=$PATH:/usr/sbin; pgbouncer -q {}/pgbouncer.ini </dev/null >/dev/null 2>&1 & p=$!; cat >/dev/null; kill $p",
+            "PATH=$PATH:/usr/sbin; '{}' -q {}/pgbouncer.ini </dev/null >/dev/null 2>&1 & p=$!; cat >/dev/null; kill $p",
+            server.program("pgbouncer").display(),
             directory.display()
         );
         let shell = server_user_shell(&script)

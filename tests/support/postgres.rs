@@ -227,13 +227,20 @@ pub fn free_port() -> u16 {
     socket.local_addr().expect("local address").port()
 }
 
-/// The directory with `initdb`, `pg_ctl` and `postgres`: on the PATH, or the newest of Debian's.
+/// The directory with `initdb`, `pg_ctl` and `postgres`: `SERVERS_BIN` if that is set, else on the PATH, else the
+/// newest of Debian's.
 fn find_bin() -> PathBuf {
     let complete = |dir: &Path| {
         ["initdb", "pg_ctl", "postgres"]
             .iter()
             .all(|name| dir.join(name).is_file())
     };
+    if let Some(dir) = std::env::var_os("SERVERS_BIN").filter(|dir| !dir.is_empty()) {
+        let dir = fs::canonicalize(dir).expect("SERVERS_BIN is a folder");
+        // Falling back would test other servers than the ones somebody chose.
+        assert!(complete(&dir), "no PostgreSQL in SERVERS_BIN, {dir:?}");
+        return dir;
+    }
     let path = std::env::var_os("PATH").unwrap_or_default();
     if let Some(dir) = std::env::split_paths(&path).find(|dir| complete(dir)) {
         return dir;

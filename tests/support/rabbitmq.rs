@@ -1,8 +1,8 @@
 //! A private RabbitMQ node for tests: own ports, own folder, own Erlang port mapper, nothing left
 //! behind.
 //!
-//! Needs the package `rabbitmq-server` (as Debian installs it, or its `bin` or `sbin` folder named
-//! in `RABBITMQ_BIN`) and runs as root or as an ordinary user. The node lives under a small shell
+//! Needs the package `rabbitmq-server`, or a folder named in `SERVERS_BIN` that has `rabbitmq-server`,
+//! `rabbitmqctl` and `epmd`, and runs as root or as an ordinary user. The node lives under a small shell
 //! that waits on a pipe from this process: when the process ends, in whatever way, the pipe closes
 //! and the shell stops the node and removes its folder. So a node may be kept in a `static`, which
 //! Rust never drops.
@@ -249,20 +249,31 @@ fn free_ports() -> [u16; 3] {
     listeners.map(|listener| listener.local_addr().unwrap().port())
 }
 
-/// The folder with the real scripts; those in Debian's `/usr/sbin` insist on the user `rabbitmq`.
-fn bin() -> PathBuf {
-    std::env::var_os("RABBITMQ_BIN")
-        .map(PathBuf::from)
-        .into_iter()
-        .chain(["/usr/lib/rabbitmq/bin".into(), "/opt/rabbitmq/sbin".into()])
-        .find(|dir| dir.join("rabbitmq-server").exists() && dir.join("rabbitmqctl").exists())
-        .expect(
-            "RabbitMQ is not installed: install the package rabbitmq-server or set RABBITMQ_BIN",
-        )
+/// The one folder that all servers are to be taken from, if somebody chose one.
+fn chosen() -> Option<PathBuf> {
+    std::env::var_os("SERVERS_BIN")
+        .filter(|dir| !dir.is_empty())
+        .map(|dir| std::fs::canonicalize(dir).expect("SERVERS_BIN is a folder"))
 }
 
-/// Erlang's port mapper, found beside the Erlang that will run the node.
+/// The folder with the real scripts; those in Debian's `/usr/sbin` insist on the user `rabbitmq`.
+fn bin() -> PathBuf {
+    // Never both: falling back would test another broker than the one somebody chose.
+    let candidates = match chosen() {
+        Some(dir) => vec![dir],
+        None => vec!["/usr/lib/rabbitmq/bin".into(), "/opt/rabbitmq/sbin".into()],
+    };
+    candidates
+        .into_iter()
+        .find(|dir| dir.join("rabbitmq-server").exists() && dir.join("rabbitmqctl").exists())
+        .expect("RabbitMQ: install the package rabbitmq-server, or name its folder in SERVERS_BIN")
+}
+
+/// The port mapper of the Erlang that will run the node.
 fn epmd() -> PathBuf {
+    if let Some(dir) = chosen() {
+        return dir.join("epmd");
+    }
     let path = std::env::var_os("PATH").unwrap_or_default();
     std::env::split_paths(&path)
         .map(|dir| dir.join("epmd"))
