@@ -46,6 +46,8 @@ fn run(cli: Cli) -> Result<(), Failure> {
     runtime()?.block_on(cli::dispatch(command, settings))
 }
 
+/// One thread: the relay waits far more than it computes, and handing each event from thread to thread costs more
+/// than all the rest. The broker's client brings its own thread.
 fn runtime() -> std::io::Result<Runtime> {
-    Builder::new_multi_thread().enable_all().build()
+    Builder::new_current_thread().enable_all().build()
 }
