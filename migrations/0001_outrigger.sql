@@ -30,12 +30,6 @@ create table outrigger.outboxes (
 ) with (fillfactor = 50);
 comment on table outrigger.outboxes is 'One row per outbox table served, by its quoted, schema-qualified name';
 
-create table outrigger.wake (
-    outbox       text primary key references outrigger.outboxes on delete cascade,
-    awake_until  timestamptz not null default '-infinity'
-) with (fillfactor = 10, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 100);
-comment on table outrigger.wake is 'Until when the relay promises to poll by itself, so that writers need not notify it';
-
 create table outrigger.replicas (
     outbox         text not null references outrigger.outboxes on delete cascade,
     replica        uuid not null,
@@ -97,25 +91,27 @@ as $$
                 then 'outrigger:' || outbox else 'outrigger:' || md5(outbox) end
 $$;
 
--- Wakes the relay after an insert, unless the relay says that it polls anyway.
---
--- NOTIFY holds a lock on the whole cluster from before commit until after it, so it undoes group commit;
--- reading one cold row costs next to nothing. SECURITY DEFINER, so that writers need no privilege on the
--- wake-up state. All names are qualified, operators too, so the caller's search_path means nothing here; a SET
--- clause instead would cost as much as the look-up. A missing row means "notify": the state never fails the writer's transaction.
+-- The sequence that says until when the relay polls by itself (milliseconds since 1970), so that writers need
+-- not notify it. A sequence and not a row: it is read without a query, by the condition of the trigger below, and
+-- leaves no dead versions behind. Named like the outbox, or by a digest where that is too long.
+create function outrigger.awake_sequence(outbox text) returns text
+language sql immutable
+set search_path = pg_catalog, pg_temp
+as $$
+    select format('outrigger.%I', case when octet_length('awake:' || outbox) <= 63
+                                       then 'awake:' || outbox else 'awake:' || md5(outbox) end)
+$$;
+
+-- Wakes the relay after an insert. NOTIFY holds a lock on the whole cluster from before commit until after it,
+-- so it undoes group commit: the trigger's condition calls this only while the relay does not poll anyway.
 --
 -- PostgreSQL refuses PREPARE TRANSACTION after a NOTIFY. Services that use two-phase commit attach the outbox
 -- without the trigger, and the relay polls (OUTRIGGER_RELAY_WAKE=poll).
 create function outrigger.wake_up() returns trigger
-language plpgsql security definer
+language plpgsql
 as $$
 begin
-    perform from outrigger.wake w
-    where w.outbox operator(pg_catalog.=) tg_argv[0]
-      and w.awake_until operator(pg_catalog.>) pg_catalog.clock_timestamp();
-    if not found then
-        perform pg_catalog.pg_notify(tg_argv[1], '');
-    end if;
+    perform pg_catalog.pg_notify(tg_argv[0], '');
     return null;
 end
 $$;
@@ -127,21 +123,29 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
     outbox_name text := outrigger.outbox_name(attach.outbox);
-    arguments   text := format('%L, %L', outbox_name, outrigger.channel(outbox_name));
+    awake       text := outrigger.awake_sequence(outbox_name);
+    channel     text := outrigger.channel(outbox_name);
     installed   text;
 begin
     insert into outrigger.outboxes (outbox) values (outbox_name) on conflict do nothing;
-    insert into outrigger.wake (outbox) values (outbox_name) on conflict do nothing;
+    execute format('create sequence if not exists %s', awake);
+    -- Read by the trigger with the writer's privileges, whoever that is.
+    execute format('grant select on sequence %s to public', awake);
     select pg_get_triggerdef(t.oid) into installed
     from pg_trigger t
     where t.tgrelid = attach.outbox and t.tgname = 'outrigger_wake_up' and not t.tgisinternal;
-    if installed is not null and (not with_trigger or strpos(installed, arguments) = 0) then
+    if installed is not null and (not with_trigger or strpos(installed, format('wake_up(%L)', channel)) = 0
+                                  or strpos(installed, format('%L', awake)) = 0) then
         execute format('drop trigger outrigger_wake_up on %s', outbox_name);
         installed := null;
     end if;
     if with_trigger and installed is null then
-        execute format('create trigger outrigger_wake_up after insert on %s '
-                       'for each statement execute function outrigger.wake_up(%s)', outbox_name, arguments);
+        -- A sequence that was never set is null, which means "notify". clock_timestamp(), since a transaction
+        -- may have begun long before.
+        execute format(
+            'create trigger outrigger_wake_up after insert on %s for each statement when (clock_timestamp() > '
+            'to_timestamp(coalesce(pg_sequence_last_value(%L::regclass), 0)::float8 / 1000)) '
+            'execute function outrigger.wake_up(%L)', outbox_name, awake, channel);
     end if;
     return outbox_name;
 end

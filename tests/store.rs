@@ -21,6 +21,8 @@ mod pgbouncer;
 #[path = "support/postgres.rs"]
 #[allow(dead_code)]
 mod postgres;
+#[path = "store/prepared.rs"]
+mod prepared;
 #[path = "store/reading.rs"]
 mod reading;
 #[path = "store/schema.rs"]

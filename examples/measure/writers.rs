@@ -39,7 +39,7 @@ const WAYS: [Way; 6] = [
 
 const NO_TRIGGER: &str = "drop trigger if exists outrigger_wake_up on outbox; \
                           drop trigger if exists naive on outbox; \
-                          update outrigger.wake set awake_until = '-infinity'";
+                          select setval('outrigger.\"awake:public.outbox\"', 1)";
 
 impl Way {
     fn setup(self) -> &'static str {
@@ -52,7 +52,8 @@ impl Way {
             }
             Self::Awake => {
                 "select outrigger.attach('outbox'); \
-                 update outrigger.wake set awake_until = now() + interval '1 hour'"
+                 select setval('outrigger.\"awake:public.outbox\"', \
+                   (extract(epoch from now() + interval '1 hour') * 1000)::int8)"
             }
             Self::Relay | Self::NoBroker => "select outrigger.attach('outbox')",
         }

@@ -211,8 +211,15 @@ pub struct ReplicaRow {
     pub replica: Uuid,
     /// Its name, for people (pod name or host and process id).
     pub name: String,
-    /// Whether its lease lasts, by the database's clock.
-    pub alive: bool,
+    /// How long its lease still lasts, by the database's clock. Zero: it is over.
+    pub alive_for: Duration,
+}
+
+impl ReplicaRow {
+    /// Whether its lease lasts.
+    pub fn is_alive(&self) -> bool {
+        !self.alive_for.is_zero()
+    }
 }
 
 /// What one ownership tick brings back. Read in a statement of its own *after* the heartbeat committed.

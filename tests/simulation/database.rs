@@ -412,7 +412,7 @@ impl Database {
                 .map(|(id, state)| ReplicaRow {
                     replica: *id,
                     name: state.name.clone(),
-                    alive: state.lease_until > now,
+                    alive_for: state.lease_until.saturating_sub(now),
                 })
                 .collect(),
             registered: own.is_some(),

@@ -63,7 +63,7 @@ async fn a_tick_shows_everything() {
         0
     );
     assert_eq!(
-        (tick.replicas[0].name.as_str(), tick.replicas[0].alive),
+        (tick.replicas[0].name.as_str(), tick.replicas[0].is_alive()),
         ("pod-a", true)
     );
     age(&f, a, "visible_since", 11).await;
@@ -192,7 +192,7 @@ async fn a_living_owner_keeps_its_partitions_and_a_dead_one_does_not() {
             .unwrap()
             .replicas
             .iter()
-            .all(|r| r.alive)
+            .all(|r| r.is_alive())
     );
     age(&f, other, "visible_since", 9).await;
     assert!(f.store.claim(other, &[0]).await.unwrap().is_empty());
@@ -205,7 +205,7 @@ async fn a_living_owner_keeps_its_partitions_and_a_dead_one_does_not() {
     assert_eq!(
         dead.replicas
             .iter()
-            .filter(|r| !r.alive)
+            .filter(|r| !r.is_alive())
             .map(|r| r.replica)
             .collect::<Vec<_>>(),
         [owner]

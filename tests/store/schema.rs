@@ -19,7 +19,7 @@ async fn shape(client: &tokio_postgres::Client) -> Vec<String> {
                 union all select oid::regclass || ' ' || reloptions::text from pg_class where reloptions is not null \
                 union all select format('%s %s %s', version, name, checksum) from outrigger.migrations \
                 union all select 'outbox ' || outbox from outrigger.outboxes \
-                union all select 'wake ' || outbox from outrigger.wake order by 1";
+                union all select 'sequence ' || sequencename || coalesce(last_value::text, '') from pg_sequences order by 1";
     let rows = client.query(text, &[]).await.unwrap();
     rows.iter().map(|row| row.get(0)).collect()
 }

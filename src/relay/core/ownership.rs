@@ -25,6 +25,8 @@ const MARGIN: f64 = 0.8;
 /// Longest wait between two ticks: bounds hand-over and the reaction to `pause`.
 const TICK_MAX: Duration = Duration::from_millis(800);
 
+/// How long after the end of another replica's lease to look: the end itself still counts as alive.
+const LEASE_OVER: Duration = Duration::from_millis(1);
 /// Shortest wait between two ticks that notifications ask for.
 const TICK_MIN: Duration = Duration::from_millis(150);
 
@@ -306,7 +308,17 @@ impl Ownership {
             self.leaving = true;
         }
         let me = self.replica;
-        self.others = tick.replicas.iter().any(|row| Some(row.replica) != me);
+        let others = || tick.replicas.iter().filter(|row| Some(row.replica) != me);
+        self.others = others().next().is_some();
+        // The living renew long before their lease is over. So this is early only for the dead, whose
+        // partitions are then taken over the moment they may be.
+        let over = others()
+            .map(|row| row.alive_for)
+            .filter(|left| !left.is_zero())
+            .min();
+        if let Some(left) = over {
+            self.next_tick = self.next_tick.min(now + left + LEASE_OVER);
+        }
         if beat {
             self.last_beat = Some(sent_at);
         }
@@ -362,7 +374,7 @@ impl Ownership {
         let mut alive: Vec<Uuid> = tick
             .replicas
             .iter()
-            .filter(|row| row.alive || row.replica == me)
+            .filter(|row| row.is_alive() || row.replica == me)
             .map(|row| row.replica)
             .collect();
         alive.sort_unstable();
@@ -398,7 +410,7 @@ impl Ownership {
                     && !tick
                         .replicas
                         .iter()
-                        .any(|row| row.replica == owner && row.alive)
+                        .any(|row| row.replica == owner && row.is_alive())
             }
         };
         // Replicas start at different places, so that they seldom ask for the same partition.

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use deadpool_postgres::{
@@ -53,6 +55,8 @@ pub(super) struct Connector {
     config: Config,
     tls: MakeRustlsConnect,
     usage: Use,
+    /// Connections are known to lead to a session of their own. Shared by all clones.
+    direct: Arc<AtomicBool>,
 }
 
 impl fmt::Debug for Connector {
@@ -103,7 +107,22 @@ impl Connector {
             ));
         }
         let tls = MakeRustlsConnect::new(tls::config(&params, verify, direct)?);
-        Ok(Self { config, tls, usage })
+        Ok(Self {
+            config,
+            tls,
+            usage,
+            direct: Arc::default(),
+        })
+    }
+
+    /// Whether each connection is known to have a session of its own, with no transaction pooler in between.
+    pub(super) fn is_direct(&self) -> bool {
+        self.direct.load(Ordering::Relaxed)
+    }
+
+    /// Says whether it is known.
+    pub(super) fn set_direct(&self, direct: bool) {
+        self.direct.store(direct, Ordering::Relaxed);
     }
 
     /// Host, port and database, for people. Never the password.

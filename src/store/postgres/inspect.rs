@@ -55,6 +55,8 @@ pub(super) struct Table {
     pub(super) name: String,
     /// The channel of its wake-up notifications.
     pub(super) channel: String,
+    /// The sequence that holds the promise to poll, quoted and schema-qualified.
+    pub(super) awake: String,
     pub(super) columns: BTreeMap<Field, Column>,
     /// Further columns for route templates.
     pub(super) extra: Vec<Arc<str>>,
@@ -120,6 +122,9 @@ select format('%I.%I', n.nspname, c.relname) as name,
        case when octet_length(format('outrigger:%I.%I', n.nspname, c.relname)) <= 63
             then format('outrigger:%I.%I', n.nspname, c.relname)
             else 'outrigger:' || md5(format('%I.%I', n.nspname, c.relname)) end as channel,
+       format('outrigger.%I', case when octet_length(format('awake:%I.%I', n.nspname, c.relname)) <= 63
+            then format('awake:%I.%I', n.nspname, c.relname)
+            else 'awake:' || md5(format('%I.%I', n.nspname, c.relname)) end) as awake,
        c.relkind::text as kind,
        (c.relkind = 'p' or exists (select from pg_inherits i where i.inhparent = c.oid)) as has_children,
        c.oid as oid
@@ -161,6 +166,7 @@ pub(super) async fn find(client: &Client, mapping: &Mapping) -> Result<Option<Ta
     Ok(Some(Table {
         name: table,
         channel: row.try_get("channel")?,
+        awake: row.try_get("awake")?,
         columns,
         extra,
         has_children: row.try_get("has_children")?,

@@ -2,8 +2,8 @@
 //!
 //! The pool discards notifications, and a listener that stops reading its socket holds back vacuum for the whole
 //! cluster. So this connection has a task that does nothing but read it, and notifications collapse into a counter
-//! that can never be full. Nothing depends on a notification: after each (re)connect one is faked, because
-//! any number may have been missed.
+//! that can never be full. Nothing depends on a notification. After each (re)connect it sends itself one: any number
+//! may have been missed, and its arrival proves that this works.
 
 use std::future::poll_fn;
 use std::time::Duration;
@@ -12,7 +12,9 @@ use rand::Rng as _;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
+use tokio_postgres::types::Type;
 use tokio_postgres::{AsyncMessage, Client};
+use tokio_util::task::AbortOnDropHandle;
 
 use super::connect::Connector;
 use super::error::{StoreError, StoreErrorKind};
@@ -76,6 +78,7 @@ async fn run(
 ) {
     let mut backoff = BACKOFF_FIRST;
     loop {
+        connector.set_direct(false);
         let error = match session(&connector, &channel, &wake, &report).await {
             End::Refused(error) => {
                 tracing::warn!(%error, "LISTEN is refused; polling alone finds new events");
@@ -127,25 +130,21 @@ async fn session(
             ));
         }
     };
-    let statement = format!("listen {}", quote(channel));
+    let proof = format!("proof {:016x}", rand::random::<u64>());
+    let mut asked = false;
     let mut listening = false;
     // The request is answered only while the connection is polled, so both run side by side.
-    let mut request = Box::pin(timeout(deadline, async {
-        if is_pooled(connector, &client).await? {
-            return Err(StoreError::schema(
-                "a transaction pooler sits in between, which accepts LISTEN but delivers nothing: connect directly or in \
-                 session mode, or set OUTRIGGER_RELAY_WAKE=poll",
-            ));
-        }
-        Ok(client.batch_execute(&statement).await?)
-    }));
+    let mut request = Box::pin(timeout(
+        deadline,
+        listen(connector, &client, channel, &proof),
+    ));
+    let mut late = Box::pin(sleep(Duration::MAX));
     loop {
         tokio::select! {
-            answer = &mut request, if !listening => match answer {
+            answer = &mut request, if !asked => match answer {
                 Ok(Ok(())) => {
-                    listening = true;
-                    report.send_replace(ListenState::Listening);
-                    wake.send_modify(|count| *count += 1);
+                    asked = true;
+                    late = Box::pin(sleep(deadline));
                 }
                 Ok(Err(error)) => {
                     return match error.kind() {
@@ -155,8 +154,21 @@ async fn session(
                 }
                 Err(_) => return End::Failed(StoreError::unavailable("LISTEN timed out")),
             },
+            () = &mut late, if !listening => {
+                return End::Failed(StoreError::unavailable(
+                    "a notification to ourselves did not arrive: if a pooler sits in between, connect directly or in \
+                     session mode, or set OUTRIGGER_RELAY_WAKE=poll",
+                ));
+            }
             message = poll_fn(|cx| connection.poll_message(cx)) => match message {
-                Some(Ok(AsyncMessage::Notification(_))) => wake.send_modify(|count| *count += 1),
+                Some(Ok(AsyncMessage::Notification(note))) => {
+                    if !listening && note.payload() == proof {
+                        listening = true;
+                        connector.set_direct(true);
+                        report.send_replace(ListenState::Listening);
+                    }
+                    wake.send_modify(|count| *count += 1);
+                }
                 Some(Ok(_)) => {}
                 Some(Err(error)) if listening => return End::Lost(error.into()),
                 Some(Err(error)) => return End::Failed(error.into()),
@@ -166,12 +178,31 @@ async fn session(
     }
 }
 
-/// Looks for a transaction pooler with the help of a second, short-lived connection.
-async fn is_pooled(connector: &Connector, client: &Client) -> Result<bool, StoreError> {
+/// Listens, and sends itself a notification from a second, short-lived connection. Its arrival proves that
+/// notifications arrive, and that a session is ours alone: a transaction pooler drops what comes for an idle client.
+async fn listen(
+    connector: &Connector,
+    client: &Client,
+    channel: &str,
+    proof: &str,
+) -> Result<(), StoreError> {
     let (mut other, connection) = connector.open().await?;
-    let driver = tokio::spawn(connection);
-    let pooled = probe::shares_sessions(client, &mut other).await;
-    drop(other);
-    driver.abort();
-    pooled
+    let driver = AbortOnDropHandle::new(tokio::spawn(connection));
+    if probe::shares_sessions(client, &mut other).await? {
+        return Err(StoreError::schema(
+            "a transaction pooler sits in between, which accepts LISTEN but delivers nothing: connect directly or in \
+             session mode, or set OUTRIGGER_RELAY_WAKE=poll",
+        ));
+    }
+    client
+        .batch_execute(&format!("listen {}", quote(channel)))
+        .await?;
+    other
+        .query_typed(
+            "select pg_notify($1, $2)",
+            &[(&channel, Type::TEXT), (&proof, Type::TEXT)],
+        )
+        .await?;
+    drop(driver);
+    Ok(())
 }

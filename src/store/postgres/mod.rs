@@ -6,8 +6,9 @@
 //! * `sql`, `read`, `settle`, `failures`, `ownership`: what the relay does.
 //! * [`listen`]: the wake-up hint. [`status`], [`admin`], [`emit`], [`replay`]: what operators do. [`probe`]: what `check` asks.
 //!
-//! Every statement is unnamed and typed, every wait has a limit, and nothing is kept in a session: no SET, no
-//! session lock, no prepared statement. So it all works through a transaction pooler, LISTEN excepted.
+//! Every wait has a limit, and nothing depends on what a session keeps: no SET, no session lock. Statements are unnamed
+//! and typed; the frequent ones are prepared where [`session`] allows it. So it all works through a transaction
+//! pooler, LISTEN excepted.
 
 pub mod admin;
 pub mod connect;
@@ -25,6 +26,7 @@ pub mod probe;
 mod read;
 mod repartition;
 pub mod replay;
+mod session;
 mod settle;
 mod sql;
 pub mod status;
@@ -50,6 +52,7 @@ pub use settle::RetentionStep;
 use crate::store::{Claimed, Failing, Failure, Partitions, ReadBatch, ReadRequest, Settle, Tick};
 use connect::Connector;
 use inspect::Table;
+use session::Session;
 use sql::Sql;
 
 /// Connections to the database, before anything is known about the outbox table.
@@ -157,13 +160,26 @@ impl Lease<'_> {
         &mut *object
     }
 
+    #[allow(
+        clippy::expect_used,
+        reason = "only `finish` and `drop` take the connection, and both end the lease"
+    )]
+    fn session(&self) -> Session<'_> {
+        let object = self.object.as_ref().expect("the lease holds a connection");
+        Session::new(object, self.connector.is_direct())
+    }
+
     fn finish<T, E: Into<StoreError>>(
         mut self,
         result: Result<Result<T, E>, tokio::time::error::Elapsed>,
     ) -> Result<T, StoreError> {
         match result {
             Ok(result) => {
-                drop(self.object.take());
+                if let Some(object) = self.object.take()
+                    && result.is_err()
+                {
+                    object.statement_cache.clear();
+                }
                 result.map_err(Into::into)
             }
             Err(_) => Err(StoreError::unavailable(
@@ -198,9 +214,14 @@ struct Inner {
 
 /// Runs `$body` with a leased connection within the time limit.
 macro_rules! run {
-    ($self:ident, |$client:ident| $body:expr) => {{
+    ($self:ident, |$client:ident| $body:expr) => {
+        run!($self, client, |$client| $body)
+    };
+    // `$as`: how the connection is used, `client` or `session`.
+    ($self:ident, $as:ident, |$client:ident| $body:expr) => {{
+        #[allow(unused_mut, reason = "a client is borrowed mutably, a session is not")]
         let mut lease = $self.inner.database.lease().await?;
-        let $client = lease.client();
+        let $client = lease.$as();
         let result = timeout($self.inner.database.timeout, $body).await;
         lease
             .finish(result)
@@ -250,8 +271,8 @@ impl PostgresStore {
     /// rows come in no particular order. Rows recorded as suspects are read in their place, with their counts.
     pub async fn read(&self, request: &ReadRequest) -> Result<ReadBatch, StoreError> {
         let inner = &*self.inner;
-        run!(self, |client| read::read(
-            client,
+        run!(self, session, |session| read::read(
+            &session,
             &inner.table,
             &inner.sql,
             request
@@ -264,7 +285,9 @@ impl PostgresStore {
     /// `hashtextextended(id::text, 0)`.
     pub async fn settle(&self, settle: &Settle) -> Result<u64, StoreError> {
         let inner = &*self.inner;
-        run!(self, |client| settle::settle(client, &inner.sql, settle))
+        run!(self, session, |session| settle::settle(
+            &session, &inner.sql, settle
+        ))
     }
 
     /// Stores failures of rows in partitions that `replica` owns; returns the `seq` of those stored.
@@ -307,8 +330,8 @@ impl PostgresStore {
     /// Reads who is there and who owns what; with `beat`, renews the lease before.
     pub async fn tick(&self, replica: Uuid, beat: bool) -> Result<Tick, StoreError> {
         let inner = &*self.inner;
-        run!(self, |client| ownership::tick(
-            client,
+        run!(self, session, |session| ownership::tick(
+            &session,
             &inner.table,
             &inner.sql,
             replica,

@@ -18,7 +18,8 @@ use uuid::Uuid;
 use super::error::StoreError;
 use super::inspect::Table;
 use super::mapping::Field;
-use super::sql::Sql;
+use super::session::Session;
+use super::sql::{NOW_MS, Sql};
 use crate::store::{Claimed, PartitionRow, ReplicaRow, Tick};
 
 /// The answer to a registration.
@@ -110,7 +111,7 @@ pub(super) async fn register(
 }
 
 pub(super) async fn tick(
-    client: &Client,
+    session: &Session<'_>,
     table: &Table,
     sql: &Sql,
     replica: Uuid,
@@ -120,32 +121,32 @@ pub(super) async fn tick(
         // A transaction of its own, finished before the read below takes its snapshot. So a claim that got hold of
         // our row before this heartbeat has committed by then and is visible in the read; and any claim after it
         // sees the new lease. With both in one statement, the read could miss a claim that the heartbeat waited for.
-        client
-            .execute_typed(
+        session
+            .execute(
                 &format!(
                     "update outrigger.replicas set lease_until = clock_timestamp() + lease_ttl, \
                      visible_since = coalesce(visible_since, clock_timestamp()) \
                      where outbox = {} and replica = $1",
                     sql.outbox
                 ),
-                &[(&replica, Type::UUID)],
+                vec![(&replica, Type::UUID)],
             )
             .await?;
     }
-    let row = client
-        .query_typed_opt(&state(table, sql), &[(&replica, Type::UUID)])
-        .await?
-        .ok_or_else(|| {
-            StoreError::schema(format!(
-                "outbox {} is not registered: run `outrigger migrate`",
-                sql.table
-            ))
-        })?;
+    let rows = session
+        .query(&state(table, sql), vec![(&replica, Type::UUID)])
+        .await?;
+    let row = rows.first().ok_or_else(|| {
+        StoreError::schema(format!(
+            "outbox {} is not registered: run `outrigger migrate`",
+            sql.table
+        ))
+    })?;
     let numbers: Vec<i32> = row.try_get("partitions")?;
     let owners: Vec<Option<Uuid>> = row.try_get("owners")?;
     let ids: Vec<Uuid> = row.try_get("replicas")?;
     let names: Vec<String> = row.try_get("names")?;
-    let alive: Vec<bool> = row.try_get("alive")?;
+    let alive_for: Vec<i64> = row.try_get("alive_for")?;
     Ok(Tick {
         partitions: numbers
             .into_iter()
@@ -155,11 +156,11 @@ pub(super) async fn tick(
         replicas: ids
             .into_iter()
             .zip(names)
-            .zip(alive)
-            .map(|((replica, name), alive)| ReplicaRow {
+            .zip(alive_for)
+            .map(|((replica, name), alive_for)| ReplicaRow {
                 replica,
                 name,
-                alive,
+                alive_for: micros(Some(alive_for)).unwrap_or_default(),
             })
             .collect(),
         registered: row.try_get("registered")?,
@@ -194,24 +195,23 @@ fn state(table: &Table, sql: &Sql) -> String {
     };
     format!(
         "with me as (select * from outrigger.replicas where outbox = {outbox} and replica = $1), \
-         rs as (select r.replica, r.name, r.replica = $1 or greatest(r.lease_until, \
-             coalesce((select visible_since from me) + r.lease_ttl, 'infinity')) > clock_timestamp() as alive \
+         rs as (select r.replica, r.name, case when r.replica = $1 then r.lease_ttl else greatest(r.lease_until, \
+             coalesce((select visible_since from me), clock_timestamp()) + r.lease_ttl) - clock_timestamp() end as remaining \
            from outrigger.replicas r where r.outbox = {outbox}), \
          ps as (select partition, owner from outrigger.partitions where outbox = {outbox}) \
          select coalesce((select array_agg(partition order by partition) from ps), '{{}}'::int4[]) as partitions, \
            coalesce((select array_agg(owner order by partition) from ps), '{{}}'::uuid[]) as owners, \
            coalesce((select array_agg(replica order by replica) from rs), '{{}}'::uuid[]) as replicas, \
            coalesce((select array_agg(name order by replica) from rs), '{{}}'::text[]) as names, \
-           coalesce((select array_agg(alive order by replica) from rs), '{{}}'::bool[]) as alive, \
+           coalesce((select array_agg(ceil(extract(epoch from rs.remaining) * 1000000)::int8 order by replica) from rs), \
+             '{{}}'::int8[]) as alive_for, \
            exists (select from me) as registered, \
            coalesce((select visible_since + lease_ttl < clock_timestamp() from me), false) as may_take_over, \
            b.paused_at is not null as paused, b.failures_version, \
            coalesce(b.repartition_until > clock_timestamp(), false) as standing_down, \
-           (select case when isfinite(w.awake_until) then \
-               greatest(0, (extract(epoch from (w.awake_until - clock_timestamp())) * 1000000)::int8) end \
-             from outrigger.wake w where w.outbox = {outbox}) as awake_for, \
-           {due} as next_due_in \
-         from outrigger.outboxes b where b.outbox = {outbox}"
+           {awake_for} as awake_for, {due} as next_due_in \
+         from outrigger.outboxes b where b.outbox = {outbox}",
+        awake_for = sql.awake_for,
     )
 }
 
@@ -362,7 +362,8 @@ pub(super) async fn unregister(
 }
 
 /// Extends the promise to poll, if less than half of it is left. When it had lapsed, other quiet replicas are told, since
-/// writers will now be silent.
+/// writers are silent from now on. Setting a sequence takes effect at once, so a little before they hear of it; they
+/// also look with each tick.
 pub(super) async fn extend_awake(
     client: &Client,
     table: &Table,
@@ -370,17 +371,16 @@ pub(super) async fn extend_awake(
     horizon: Duration,
 ) -> Result<(), StoreError> {
     let text = format!(
-        "with old as (select awake_until from outrigger.wake where outbox = {0}), \
-         new as (update outrigger.wake set awake_until = clock_timestamp() + $1 * interval '1 microsecond' \
-           where outbox = {0} and awake_until < clock_timestamp() + $1 / 2 * interval '1 microsecond' returning 1) \
-         select pg_notify($2, '') from old, new where old.awake_until <= clock_timestamp()",
-        sql.outbox
+        "with a as materialized (select coalesce(pg_sequence_last_value({0}), 0) as until, {NOW_MS} as now), \
+         b as materialized (select a.*, setval({0}, a.now + $1) from a where a.until < a.now + $1 / 2) \
+         select pg_notify($2, '') from b where b.until <= b.now",
+        sql.awake
     );
-    let micros = horizon.as_micros() as f64;
+    let horizon = i64::try_from(horizon.as_millis()).unwrap_or(i64::MAX / 2);
     client
         .query_typed(
             &text,
-            &[(&micros, Type::FLOAT8), (&table.channel, Type::TEXT)],
+            &[(&horizon, Type::INT8), (&table.channel, Type::TEXT)],
         )
         .await?;
     Ok(())

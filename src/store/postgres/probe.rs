@@ -256,7 +256,7 @@ async fn missing_grants(
     if exists && usage {
         for (tables, privileges) in [
             (&["migrations"][..], &["select"][..]),
-            (&["outboxes", "wake"], &["select", "update"]),
+            (&["outboxes"], &["select", "update"]),
             (
                 &["replicas", "partitions", "failures"],
                 &["select", "insert", "update", "delete"],
@@ -271,6 +271,15 @@ async fn missing_grants(
                     format!("grant {privilege} on outrigger.{name}"),
                 ));
             }
+        }
+    }
+    if exists && usage {
+        for privilege in ["select", "update"] {
+            let sequence = format!("to_regclass({})", literal(&table.awake));
+            wanted.push((
+                format!("coalesce(has_sequence_privilege({sequence}, '{privilege}'), true)"),
+                format!("grant {privilege} on sequence {}", table.awake),
+            ));
         }
     }
     let role: String = client

@@ -6,18 +6,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::{StreamExt, future};
+use futures_util::{StreamExt, TryStreamExt, future};
 use jiff::Timestamp;
+use tokio_postgres::Row;
 use tokio_postgres::types::{FromSql, ToSql, Type};
-use tokio_postgres::{Client, Row};
 
 use super::error::StoreError;
 use super::inspect::Table;
+use super::session::{Params, Prepared, Session};
 use super::sql::{Sql, TEXTS};
 use crate::event::{Data, Record};
 use crate::store::{Holder, Holders, Partitions, ReadBatch, ReadKind, ReadRequest};
-
-type Params<'a> = Vec<(&'a (dyn ToSql + Sync), Type)>;
 
 /// A statement with its parameters.
 pub(super) struct Statement<'a> {
@@ -25,11 +24,13 @@ pub(super) struct Statement<'a> {
     pub(super) params: Params<'a>,
 }
 
-/// Builds the statement of a request. `owned` holds the owned partitions in the parameter's type.
+/// Builds the statement of a request. `owned` holds the owned partitions in the parameter's type. What varies from
+/// read to read is a parameter, so that few different statements are kept.
 pub(super) fn statement<'a>(
     sql: &Sql,
     request: &'a ReadRequest,
     owned: &'a Vec<i64>,
+    limit: &'a i64,
 ) -> Statement<'a> {
     let mut params: Params<'a> = Vec::new();
     let mut filters = vec![sql.pending.clone()];
@@ -80,6 +81,7 @@ pub(super) fn statement<'a>(
         let list = bind(&request.skip_keys, Type::INT8_ARRAY);
         filters.push(format!("{} not in (select unnest({list}))", sql.hash));
     }
+    let limit = bind(limit, Type::INT8);
     let retries = request.kind == ReadKind::Retries;
     const PACKED: &str = "(f.attempts::int8 << 32) | f.crashes as counts";
     let (counts, retry, join) = match request.kind {
@@ -128,10 +130,9 @@ pub(super) fn statement<'a>(
         _ => {}
     }
     let rows = format!(
-        "select {}, {counts}, {retry} as retry from {join} where {} {order}limit {}",
+        "select {}, {counts}, {retry} as retry from {join} where {} {order}limit {limit}",
         sql.columns,
         filters.join(" and "),
-        request.limit.max(1)
     );
     let text = if matches!(request.kind, ReadKind::Main { .. }) {
         // The snapshot must be that of the very statement that reads the rows, and must come back even when there
@@ -153,7 +154,7 @@ const RETRY_IN: &str = "case f.state when 'blocked' then -1::int8 when 'retrying
 
 /// Runs a read.
 pub(super) async fn read(
-    client: &Client,
+    session: &Session<'_>,
     table: &Table,
     sql: &Sql,
     request: &ReadRequest,
@@ -162,14 +163,26 @@ pub(super) async fn read(
         Partitions::All => Vec::new(),
         Partitions::Some { owned, .. } => owned.iter().map(|p| i64::from(*p)).collect(),
     };
-    let statement = statement(sql, request, &owned);
-    let rows = rows(client, table, request, statement);
+    let limit = i64::try_from(request.limit.max(1)).unwrap_or(i64::MAX);
+    let statement = statement(sql, request, &owned, &limit);
+    // Both are made ready first: from here on, what is sent first is run first.
+    let main = session.prepare(&statement.text, &statement.params).await?;
+    let holders = session.prepare(&sql.holders, &Vec::new()).await?;
+    let rows = rows(session, table, request, &main, statement.params);
     if !matches!(request.kind, ReadKind::Main { .. }) {
         return Ok(rows.await?.0);
     }
     // Pipelined right behind, on the same connection: the server starts the second statement after the first, so
     // the locks are seen after the rows' snapshot was taken, without a second round trip.
-    let (rows, holders) = future::join(rows, client.query_typed(&sql.holders, &[])).await;
+    let holders = async {
+        session
+            .rows(&holders, Vec::new())
+            .await?
+            .try_collect()
+            .await
+    };
+    let (rows, holders): (_, Result<Vec<Row>, tokio_postgres::Error>) =
+        future::join(rows, holders).await;
     let (mut batch, snapshot) = rows?;
     let mut answer =
         parse_snapshot(&snapshot.ok_or_else(|| StoreError::fatal("a read returned no snapshot"))?)?;
@@ -184,21 +197,18 @@ pub(super) async fn read(
 }
 
 async fn rows(
-    client: &Client,
+    session: &Session<'_>,
     table: &Table,
     request: &ReadRequest,
-    statement: Statement<'_>,
+    statement: &Prepared<'_>,
+    params: Params<'_>,
 ) -> Result<(ReadBatch, Option<String>), StoreError> {
     let layout = Layout::new(table);
     let main = matches!(request.kind, ReadKind::Main { .. });
     let mut batch = ReadBatch::default();
     let mut snapshot = None;
     let mut bytes = 0;
-    let mut stream = pin!(
-        client
-            .query_typed_raw(&statement.text, statement.params)
-            .await?
-    );
+    let mut stream = pin!(session.rows(statement, params).await?);
     while let Some(row) = stream.next().await {
         let row = row?;
         if main && snapshot.is_none() {

@@ -8,24 +8,29 @@ use tokio_postgres::types::Type;
 use super::error::StoreError;
 use super::inspect::{Kind, Table};
 use super::mapping::{Field, quote};
+use super::session::Session;
 use super::sql::{Sql, now};
 use crate::store::Settle;
 
 /// Marks or deletes rows and removes their failure records: one statement, so one transaction. Not fenced: a confirmed
 /// event is a fact, whoever reports it.
-pub(super) async fn settle(client: &Client, sql: &Sql, settle: &Settle) -> Result<u64, StoreError> {
+pub(super) async fn settle(
+    session: &Session<'_>,
+    sql: &Sql,
+    settle: &Settle,
+) -> Result<u64, StoreError> {
     if settle.seqs.is_empty() && settle.failed_before.is_empty() {
         return Ok(0);
     }
     let settled = if settle.failed_before.is_empty() {
-        client
-            .execute_typed(&sql.settle, &[(&settle.seqs, Type::INT8_ARRAY)])
+        session
+            .execute(&sql.settle, vec![(&settle.seqs, Type::INT8_ARRAY)])
             .await
     } else {
-        client
-            .execute_typed(
+        session
+            .execute(
                 &sql.settle_with_failures(),
-                &[
+                vec![
                     (&settle.seqs, Type::INT8_ARRAY),
                     (&settle.failed_before, Type::INT8_ARRAY),
                 ],

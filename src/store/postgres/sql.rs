@@ -1,7 +1,6 @@
 //! The statements whose text depends on the mapping, built once per connect.
 //!
-//! All of them run as unnamed, typed statements: one round trip each, planned with the actual values, and fit for
-//! a transaction pooler. Our own tables are addressed by the outbox's name as a constant.
+//! Their texts vary little, so that sessions can keep them; what varies is a parameter. Our own tables are addressed by the outbox's name as a constant.
 
 use super::inspect::{Kind, Table};
 use super::mapping::{AfterPublish, Field, literal, quote};
@@ -35,6 +34,10 @@ pub(super) struct Sql {
     pub(super) not_dead: String,
     /// Joins `outrigger.failures f` to its row `o`.
     pub(super) failure_join: String,
+    /// The sequence that holds the promise to poll, as a constant.
+    pub(super) awake: String,
+    /// For how many microseconds more polling is promised; never negative.
+    pub(super) awake_for: String,
     /// Who may still insert.
     pub(super) holders: String,
     /// Marks or deletes.
@@ -48,6 +51,9 @@ pub(super) fn now(kind: Kind) -> &'static str {
         _ => "now()",
     }
 }
+
+/// Milliseconds since 1970, the unit of the promise to poll.
+pub(super) const NOW_MS: &str = "(extract(epoch from clock_timestamp()) * 1000)::int8";
 
 /// A pattern of people, in which only `*` is special, as a pattern of LIKE.
 pub(super) fn like(pattern: &str) -> String {
@@ -109,7 +115,12 @@ impl Sql {
             (None, Some(column)) if column.type_name == "text" => format!("{id} = f.event_id"),
             _ => format!("{seq} = f.seq"),
         };
+        let awake = format!("{}::regclass", literal(&t.awake));
         Self {
+            awake_for: format!(
+                "1000 * greatest(0, coalesce(pg_sequence_last_value({awake}), 0) - {NOW_MS})"
+            ),
+            awake,
             holders: holders(t),
             settle: settle(t, &seq, &pending),
             table: t.name.clone(),

@@ -88,14 +88,13 @@ async fn status(client: &Client, table: &Table, sql: &Sql) -> Result<Status, Sto
            (select count(*) from outrigger.failures where outbox = b.outbox and state = 'blocked') as blocked, \
            (select count(*) from outrigger.failures where outbox = b.outbox and state = 'dead') as dead, \
            (select count(*) from outrigger.partitions where outbox = b.outbox and owner is null) as unowned, \
-           (select case when isfinite(awake_until) then \
-               (extract(epoch from (awake_until - clock_timestamp())) * 1000000)::int8 end \
-             from outrigger.wake where outbox = b.outbox) as awake_for \
+           {} as awake_for \
          from outrigger.outboxes b where b.outbox = {}",
         sql.table,
         sql.pending,
         sql.not_dead,
         PENDING_COUNT_MAX + 1,
+        sql.awake_for,
         sql.outbox
     );
     let row = client.query_typed_opt(&text, &[]).await?.ok_or_else(|| {

@@ -1,0 +1,153 @@
+//! Statements that a session keeps.
+
+use std::time::Duration;
+
+use outrigger::store::postgres::{ListenState, OutboxSettings, StoreErrorKind};
+use outrigger::store::{ReadKind, ReadRequest, Settle};
+use tokio::time::timeout;
+
+use crate::fixture::{Fixture, database, from_start, request, server};
+use crate::pgbouncer::PgBouncer;
+use crate::waking::listening;
+
+/// A database whose server logs every statement, with or without its name.
+async fn logged() -> Fixture {
+    let mut f = Fixture::new().await;
+    f.sql(&format!(
+        "alter database {0} set log_statement = 'all'; alter database {0} set log_min_messages = 'log'",
+        f.name
+    ))
+    .await;
+    // The settings are those of new sessions.
+    f.store = database(&server().await.url(&f.name), &OutboxSettings::default())
+        .open()
+        .await
+        .unwrap();
+    f
+}
+
+/// How often a statement with `text` in it ran, by name and without one.
+async fn runs(f: &Fixture, text: &str) -> (usize, usize) {
+    let log = server().await.log();
+    let mine = format!("{}:", f.name);
+    let lines = || {
+        log.lines()
+            .filter(|line| line.starts_with(&mine) && line.contains(text))
+    };
+    let unnamed = lines()
+        .filter(|line| line.contains("execute <unnamed>: "))
+        .count();
+    let named = lines().filter(|line| line.contains("execute s")).count();
+    (named, unnamed)
+}
+
+#[tokio::test]
+async fn only_a_session_that_is_proven_to_be_ours_keeps_statements() {
+    let f = logged().await;
+    f.insert(10, 3).await;
+    f.store.read(&from_start()).await.unwrap();
+    let before = runs(&f, "pg_current_snapshot()").await;
+    assert_eq!(before, (0, 1), "nothing is proven yet");
+    let listening = listening(&f).await;
+    for _ in 0..3 {
+        f.store.read(&from_start()).await.unwrap();
+    }
+    assert_eq!(runs(&f, "pg_current_snapshot()").await, (3, 1));
+    assert_eq!(runs(&f, "pg_locks").await, (3, 1));
+    drop(listening);
+
+    // The same database through a pooler: as long as one asks, nothing gets a name.
+    let pooler = PgBouncer::start(server().await, 3).await;
+    let store = database(&pooler.url(&f.name), &OutboxSettings::default())
+        .open()
+        .await
+        .unwrap();
+    let listener = store.listen();
+    let mut state = listener.state();
+    timeout(
+        Duration::from_secs(20),
+        state.wait_for(|state| matches!(state, ListenState::Refused(_))),
+    )
+    .await
+    .unwrap()
+    .unwrap();
+    for _ in 0..3 {
+        store.read(&from_start()).await.unwrap();
+    }
+    assert_eq!(runs(&f, "pg_current_snapshot()").await, (3, 4));
+}
+
+#[tokio::test]
+async fn a_plan_made_for_a_tiny_table_does_not_scan_the_full_one() {
+    let f = Fixture::new().await;
+    let _listening = listening(&f).await;
+    // One page: reading it is cheaper than any index.
+    f.insert(2, 1).await;
+    f.sql("vacuum analyze outbox").await;
+    let one = |seq| Settle {
+        seqs: vec![seq],
+        failed_before: vec![],
+    };
+    let reads = |after| {
+        [
+            from_start(),
+            request(ReadKind::Main { after: Some(after) }),
+            ReadRequest {
+                known: vec![after],
+                ..request(ReadKind::Main { after: Some(after) })
+            },
+        ]
+    };
+    for _ in 0..12 {
+        for read in reads(0) {
+            f.store.read(&read).await.unwrap();
+        }
+        f.store.settle(&one(0)).await.unwrap();
+    }
+    f.insert(50_000, 1_000).await;
+    let scans = "select sum(seq_tup_read)::int8 from pg_stat_user_tables where relname = 'outbox'";
+    for seq in 1..=50 {
+        for read in reads(seq) {
+            assert_eq!(f.store.read(&read).await.unwrap().rows.len(), 1_000);
+        }
+        assert_eq!(f.store.settle(&one(seq)).await.unwrap(), 1);
+    }
+    // A session reports what it did when it ends.
+    f.store.close();
+    timeout(Duration::from_secs(20), async {
+        let reported =
+            "select sum(idx_scan)::int8 from pg_stat_user_tables where relname = 'outbox'";
+        while f.count(reported).await < 200 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    })
+    .await
+    .expect("200 index scans");
+    assert_eq!(f.count(scans).await, 0);
+}
+
+#[tokio::test]
+async fn a_table_that_changes_is_read_again_after_one_error() {
+    let f = Fixture::new().await;
+    let _listening = listening(&f).await;
+    f.insert(3, 1).await;
+    for _ in 0..7 {
+        assert_eq!(f.seqs(&from_start()).await, [1, 2, 3]);
+    }
+    f.sql("alter table outbox alter column data type json using data::json")
+        .await;
+    // The kept statement would answer with another type than it promised.
+    let error = f
+        .store
+        .read(&from_start())
+        .await
+        .map(|batch| batch.rows.len())
+        .unwrap_err();
+    assert_eq!(error.kind(), StoreErrorKind::Schema, "{error}");
+    let store = f.store.clone();
+    let rows = store.read(&from_start()).await;
+    // Looked at before the change, the columns are asked for by their old types; the relay opens the table anew.
+    if let Err(error) = rows {
+        assert_eq!(error.kind(), StoreErrorKind::Schema, "{error}");
+    }
+}
