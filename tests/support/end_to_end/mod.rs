@@ -12,6 +12,7 @@
 
 pub mod checker;
 pub mod consumer;
+pub mod poison;
 pub mod relay;
 pub mod stage;
 pub mod wait;
@@ -19,6 +20,8 @@ pub mod writers;
 
 #[path = "../pgbouncer.rs"]
 pub mod pgbouncer;
+#[path = "../proxy/mod.rs"]
+pub mod proxy;
 #[path = "../postgres.rs"]
 pub mod postgres;
 #[path = "../rabbitmq.rs"]
