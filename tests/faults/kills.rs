@@ -15,6 +15,7 @@ macro_rules! killed_at {
             fault: concat!("kill -9 ", $fault),
             replicas: 2,
             place: Place::Shared,
+            short: true,
             run: |run| Box::pin(killed_at(run, $label, $nth)),
         }
     };
@@ -63,6 +64,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         fault: "kill -9 while it records that events were refused, before and after the commit",
         replicas: 2,
         place: Place::Shared,
+        short: true,
         run: |run| Box::pin(killed_recording(run)),
     },
     Scenario {
@@ -71,6 +73,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         fault: "kill -9 while it takes partitions over",
         replicas: 2,
         place: Place::Shared,
+        short: true,
         run: |run| Box::pin(killed_claiming(run)),
     },
     Scenario {
@@ -79,6 +82,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         fault: "kill -9 three times at random moments, each relay in turn",
         replicas: 2,
         place: Place::Shared,
+        short: true,
         run: |run| Box::pin(killed_repeatedly(run)),
     },
 ];

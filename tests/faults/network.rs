@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use crate::play::{Counts, Play, Replica, Run, WINDOW};
 use crate::scenario::{Place, Scenario};
+use crate::support::Settings;
 use crate::support::proxy::frames::Direction::{self, ToClient, ToServer};
 use crate::support::proxy::frames::{Label, Statement};
 use crate::support::proxy::{Act, Flow, Proxy};
-use crate::support::Settings;
 
 macro_rules! scenario {
     ($name:literal, $row:literal, $fault:literal, $run:expr) => {
@@ -17,6 +17,7 @@ macro_rules! scenario {
             fault: $fault,
             replicas: 2,
             place: Place::Shared,
+            short: true,
             run: |run| Box::pin($run(run)),
         }
     };
@@ -153,7 +154,7 @@ async fn single_bytes(run: Run) -> Counts {
 }
 
 async fn slow_broker(run: Run) -> Counts {
-    let delay = if run.full { 5_000 } else { 500 };
+    let delay = run.rounds(500, 5_000) as u64;
     let mut play = Play::under_load(run).await;
     for replica in &play.replicas {
         replica

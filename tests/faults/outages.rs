@@ -10,9 +10,10 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
     Scenario {
         name: "broker-crash",
         row: "4",
-        fault: "the broker is killed and started again, twice",
+        fault: "the broker is killed and started again, several times",
         replicas: 2,
         place: Place::Turn,
+        short: true,
         run: |run| Box::pin(broker_crash(run)),
     },
     Scenario {
@@ -21,6 +22,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         fault: "the broker is away for much longer than all retries of an event would take",
         replicas: 2,
         place: Place::Turn,
+        short: false,
         run: |run| Box::pin(broker_outage(run)),
     },
     Scenario {
@@ -29,6 +31,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         fault: "an operator closes all connections of the broker, three times",
         replicas: 2,
         place: Place::Turn,
+        short: true,
         run: |run| Box::pin(connections_closed(run)),
     },
     Scenario {
@@ -37,28 +40,31 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         fault: "relays start before the broker runs and before the database is migrated",
         replicas: 2,
         place: Place::Turn,
+        short: true,
         run: |run| Box::pin(first_to_start(run)),
     },
     Scenario {
         name: "postgres-crash",
         row: "13",
-        fault: "PostgreSQL is stopped like a crash and started again, twice",
+        fault: "PostgreSQL is stopped like a crash and started again, several times",
         replicas: 2,
         place: Place::Turn,
+        short: true,
         run: |run| Box::pin(postgres_crash(run)),
     },
 ];
 
 async fn broker_crash(run: Run) -> Counts {
+    let rounds = run.rounds(1, 3);
     let mut play = Play::under_load(run).await;
-    for _ in 0..2 {
+    for _ in 0..rounds {
         play.pause_ms(0..=300).await;
         play.stage.servers.rabbitmq.kill();
         play.writers().await_more(100).await;
         play.stage.servers.rabbitmq.revive().await;
         play.recovered().await;
     }
-    play.finish(4 * WINDOW).await
+    play.finish(rounds * 2 * WINDOW).await
 }
 
 async fn broker_outage(run: Run) -> Counts {
@@ -110,8 +116,9 @@ async fn first_to_start(run: Run) -> Counts {
 }
 
 async fn postgres_crash(run: Run) -> Counts {
+    let rounds = run.rounds(2, 4);
     let mut play = Play::under_load(run).await;
-    for _ in 0..2 {
+    for _ in 0..rounds {
         play.pause_ms(0..=300).await;
         let servers = play.stage.servers.clone();
         let restart = tokio::task::spawn_blocking(move || servers.postgres.restart());
@@ -121,5 +128,5 @@ async fn postgres_crash(run: Run) -> Counts {
         play.stage.await_owned(2).await;
     }
     play.published(200).await;
-    play.finish(4 * WINDOW).await
+    play.finish(rounds * 2 * WINDOW).await
 }

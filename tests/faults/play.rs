@@ -1,7 +1,6 @@
 //! What every scenario plays on: replicas of the relay, each behind fault proxies of its own, seeded writers that
 //! keep a ledger, a queue that keeps everything, and the comparison in the end.
 
-use std::fmt::Write as _;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -42,6 +41,11 @@ impl Run {
     pub(crate) fn last(&self, short: u64, full: u64) -> Duration {
         Duration::from_secs(if self.full { full } else { short })
     }
+
+    /// One of two numbers.
+    pub(crate) fn rounds(&self, short: usize, full: usize) -> usize {
+        if self.full { full } else { short }
+    }
 }
 
 /// What came out of a run.
@@ -51,6 +55,8 @@ pub(crate) struct Counts {
     pub(crate) report: Report,
     /// Copies that the faults allow.
     pub(crate) bound: usize,
+    /// Whether order is promised under this fault.
+    pub(crate) order: bool,
     /// From the end of a fault until all that was committed before is published; the longest.
     pub(crate) recovery: Duration,
     /// Whatever else is wrong.
@@ -60,7 +66,11 @@ pub(crate) struct Counts {
 impl Counts {
     /// Everything that is wrong.
     pub(crate) fn problems(&self) -> Vec<String> {
-        let mut problems = self.report.problems(self.committed, self.bound);
+        let mut report = self.report.clone();
+        if !self.order {
+            report.out_of_order.clear();
+        }
+        let mut problems = report.problems(self.committed, self.bound);
         problems.extend(self.problems.iter().cloned());
         problems
     }
@@ -122,6 +132,8 @@ pub(crate) struct Play {
     pub(crate) consumer: Option<Consumer>,
     /// Whether the broker refuses events in this scenario. Otherwise an attempt that was counted is a defect.
     pub(crate) refusals: bool,
+    /// Whether order is promised under the scenario's faults.
+    pub(crate) order: bool,
     /// The relays' role, and where they find the database.
     pub(crate) role: String,
     pub(crate) database_port: u16,
@@ -140,6 +152,7 @@ impl Play {
             replicas: Vec::new(),
             consumer: None,
             refusals: false,
+            order: true,
             role: "postgres".to_owned(),
             database_port: run.servers.postgres.port(),
             writers: None,
@@ -227,7 +240,7 @@ impl Play {
             writers: self.random(3..=5) as u64,
             keys: self.random(30..=120) as u32,
             events: None,
-            pause: Duration::from_millis(self.random(3..=8) as u64),
+            pause: Duration::from_millis(self.random(5..=15) as u64),
             seed: self.run.seed,
         };
         self.writers = Some(Writers::start(&self.stage, load).await);
@@ -358,15 +371,11 @@ impl Play {
                 problems.push(format!("an outage was counted as an attempt: {burned:?}"));
             }
         }
-        let mut examples = report.examples();
-        if !report.problems(committed, bound).is_empty() {
-            let _ = write!(examples, "  seed {}", self.run.seed);
-            eprintln!("{examples}");
-        }
         Counts {
             committed,
             report,
             bound,
+            order: self.order,
             recovery: self.recovery,
             problems,
         }

@@ -15,6 +15,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         fault: "SIGSTOP in the middle of a batch, SIGCONT after the other has taken over",
         replicas: 2,
         place: Place::Shared,
+        short: true,
         run: |run| Box::pin(frozen(run)),
     },
     Scenario {
@@ -23,6 +24,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         fault: "the same, and what it had sent reaches the broker only after the takeover",
         replicas: 2,
         place: Place::Shared,
+        short: true,
         run: |run| Box::pin(frozen_with_late_bytes(run)),
     },
     Scenario {
@@ -31,6 +33,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         fault: "SIGTERM under load, each replica in turn, and again",
         replicas: 2,
         place: Place::Shared,
+        short: true,
         run: |run| Box::pin(rolling_restart(run)),
     },
     Scenario {
@@ -39,6 +42,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         fault: "one replica runs 5 ms of every 100 ms",
         replicas: 2,
         place: Place::Shared,
+        short: true,
         run: |run| Box::pin(starved(run)),
     },
     Scenario {
@@ -47,6 +51,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         fault: "one replica gets no more memory from the system, and dies of it",
         replicas: 2,
         place: Place::Shared,
+        short: true,
         run: |run| Box::pin(out_of_memory(run)),
     },
 ];
@@ -125,10 +130,10 @@ async fn out_of_memory(run: Run) -> Counts {
     let mut play = Play::under_load(run).await;
     let pid = play.replicas[0].relay().id().to_string();
     let limited = Command::new("prlimit")
-        .args(["--pid", &pid, "--as=1048576"])
+        .args(["--pid", &pid, "--data=1048576"])
         .status()
         .expect("prlimit runs");
-    assert!(limited.success(), "prlimit --as");
+    assert!(limited.success(), "prlimit --data");
     // Rows far larger than what lies free in its heap.
     let big = "with event as (insert into outbox (type, key, data) \
         select 'big', 'big' || g, jsonb_build_object('p', repeat('x', 1000000)) \
@@ -136,7 +141,10 @@ async fn out_of_memory(run: Run) -> Counts {
         insert into ledger select id, key, seq, seq, data::text from event";
     play.stage.run(big).await;
     let relay = play.replicas[0].ended(Duration::from_secs(30)).await;
-    println!("the end of its log: {}", relay.log().lines().last().unwrap_or(""));
+    println!(
+        "the end of its log: {}",
+        relay.log().lines().last().unwrap_or("")
+    );
     play.recovered().await;
     play.replicas[0].start();
     play.stage.await_owned(2).await;

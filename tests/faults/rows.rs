@@ -11,6 +11,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         fault: "single unroutable rows at random places among many good ones, under the same keys",
         replicas: 2,
         place: Place::Shared,
+        short: true,
         run: |run| Box::pin(unroutable_rows(run)),
     },
     Scenario {
@@ -19,6 +20,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         fault: "rows of every kind that can never be published, each followed by a good one of its key",
         replicas: 2,
         place: Place::Shared,
+        short: true,
         run: |run| Box::pin(poison_rows(run)),
     },
     Scenario {
@@ -27,6 +29,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         fault: "payloads from nothing to 8 MB, and one key that gets half of all events",
         replicas: 2,
         place: Place::Shared,
+        short: true,
         run: |run| Box::pin(payload_sizes(run)),
     },
 ];
@@ -56,7 +59,7 @@ async fn assert_dead(play: &mut Play, rows: usize) {
 }
 
 async fn unroutable_rows(run: Run) -> Counts {
-    let rounds = if run.full { 300 } else { 40 };
+    let rounds = run.rounds(40, 300);
     let mut play = Play::open(run).await;
     narrow(&play).await;
     play.refusals = true;
@@ -104,16 +107,16 @@ async fn poison_rows(run: Run) -> Counts {
 }
 
 async fn payload_sizes(run: Run) -> Counts {
-    let largest = if run.full { 8_000_000 } else { 2_000_000 };
+    let largest = run.rounds(2_000_000, 8_000_000);
     let mut play = Play::under_load(run).await;
     for _ in 0..6 {
-        let rows = play.random(50..=200);
-        // Small ones mostly: the cube of a number below one is small.
+        let rows = play.random(20..=60);
+        // Small ones mostly: a high power of a number below one is small.
         play.stage
             .run(&format!(
                 "with event as (insert into outbox (type, key, data) \
                    select 'sized', case when g % 2 = 0 then 'hot' else 's' || g end, \
-                     to_jsonb(repeat('x', (random() ^ 12 * {largest})::int)) \
+                     to_jsonb(repeat('x', (random() ^ 15 * {largest})::int)) \
                    from generate_series(1, {rows}) g returning id, key, seq, data) \
                  insert into ledger select id, key, seq, seq, data::text from event"
             ))

@@ -13,7 +13,7 @@ use crate::scenario::{Place, Scenario};
 use crate::support::Servers;
 
 /// Scenarios at a time on the shared servers.
-const SIDE_BY_SIDE: usize = 2;
+const SIDE_BY_SIDE: usize = 3;
 
 /// Far more than any scenario takes; reached only when one hangs.
 const LIMIT: Duration = Duration::from_secs(900);
@@ -63,7 +63,9 @@ type Queue = Mutex<VecDeque<(&'static Scenario, u64)>>;
 
 /// Runs every scenario with every seed.
 pub(crate) fn run(scenarios: &[&'static Scenario], options: &Options) -> Results {
-    let first = options.seed.unwrap_or_else(|| rand::random_range(0..1_000_000));
+    let first = options
+        .seed
+        .unwrap_or_else(|| rand::random_range(0..1_000_000));
     let seeds: Vec<u64> = (0..options.seeds).map(|n| first.wrapping_add(n)).collect();
     println!("\nrunning {} scenarios, seeds {seeds:?}", scenarios.len());
     let queue = |place| -> Queue {

@@ -15,6 +15,8 @@ pub(crate) struct Scenario {
     pub(crate) fault: &'static str,
     pub(crate) replicas: usize,
     pub(crate) place: Place,
+    /// Whether the short form has it too.
+    pub(crate) short: bool,
     pub(crate) run: fn(Run) -> Pin<Box<dyn Future<Output = Counts>>>,
 }
 

@@ -34,7 +34,7 @@ pub struct FinalRow {
 }
 
 /// Every broken promise, by event id.
-#[derive(Debug, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Report {
     /// Committed, neither delivered nor visibly waiting or failed.
     pub lost: Vec<String>,

@@ -20,10 +20,10 @@ pub mod writers;
 
 #[path = "../pgbouncer.rs"]
 pub mod pgbouncer;
-#[path = "../proxy/mod.rs"]
-pub mod proxy;
 #[path = "../postgres.rs"]
 pub mod postgres;
+#[path = "../proxy/mod.rs"]
+pub mod proxy;
 #[path = "../rabbitmq.rs"]
 pub mod rabbitmq;
 
