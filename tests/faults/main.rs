@@ -16,6 +16,7 @@ mod support;
 mod broker;
 mod command;
 mod database;
+mod failover;
 mod kills;
 mod network;
 mod outages;

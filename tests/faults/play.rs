@@ -347,8 +347,11 @@ impl Play {
                 0,
             )
             .await;
+        let mut logs = String::new();
         for replica in &mut self.replicas {
-            if replica.relay.is_some() {
+            if let Some(relay) = &replica.relay {
+                let name = &replica.name;
+                logs += &format!("--- log of relay {name} ---\n{}\n", relay.log());
                 replica.stop().await;
             }
         }
@@ -357,7 +360,11 @@ impl Play {
         }
         let consumer = self.consumer.as_ref().expect("just set");
         let deliveries = [before, consumer.finish().await].concat();
-        self.compare(&deliveries, bound).await
+        let counts = self.compare(&deliveries, bound).await;
+        if !counts.problems().is_empty() {
+            eprint!("{logs}");
+        }
+        counts
     }
 
     async fn compare(&self, deliveries: &[Delivery], bound: usize) -> Counts {

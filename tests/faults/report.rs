@@ -24,7 +24,9 @@ const NOT_RUN: &[(&str, &str)] = &[
     ),
     (
         "14: failover to an asynchronous standby",
-        "it loses committed transactions, and what was published of them cannot be taken back; see \
+        "**known defect**. `failover` is played in the long form and fails: rows are settled by `seq` alone, so rows that \
+         were published and not yet marked when the old primary died mark those that get the same numbers on the new one, \
+         which are then never published. Until that is solved, stop all relays before a standby is promoted; see \
          [what is outside the contract](delivery.md#what-is-outside-the-contract)",
     ),
     (

@@ -4,7 +4,7 @@ use std::future::Future;
 use std::pin::Pin;
 
 use crate::play::{Counts, Run};
-use crate::{broker, database, kills, network, outages, processes, replicas, rows};
+use crate::{broker, database, failover, kills, network, outages, processes, replicas, rows};
 
 /// One fault, and how it is played.
 pub(crate) struct Scenario {
@@ -38,6 +38,7 @@ pub(crate) fn all() -> Vec<&'static Scenario> {
         network::SCENARIOS,
         outages::SCENARIOS,
         database::SCENARIOS,
+        failover::SCENARIOS,
         replicas::SCENARIOS,
         rows::SCENARIOS,
     ];
