@@ -38,6 +38,8 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
 async fn clock_jumps(run: Run) -> Counts {
     let rounds = run.rounds(2, 6);
     let mut play = Play::under_load(run).await;
+    // An hour ahead ends every lease at once, so two replicas may own a partition until their next ticks.
+    play.order = false;
     for _ in 0..rounds {
         for direction in ["-", "+"] {
             let jump = format!("{direction} interval '1 hour'");

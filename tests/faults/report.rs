@@ -178,7 +178,7 @@ outbox), what arrived (every message of the queue), and what the outbox says.
 - *duplicated*: further copies, beside how many the faults allow: the {WINDOW} events a replica may have in flight
   here, for each failure. 0 allowed means that nothing failed, and nothing may come twice.
 - *out of order*: first delivered after a later event of its key. Must be 0, except where two relays are made owners
-  of one partition by force.
+  of one partition, by force or by a database clock that jumps ahead.
 - *altered*: payload not that of the row, or a copy that differs from the first in any byte. Must be 0.
 - *recovery*: from the end of the fault until everything committed before is published; the longest of all seeds.
   Where a replica is killed or falls silent, this is the lease ({lease} s here, 10 s by default) and what has piled up.
