@@ -127,6 +127,7 @@ fn versions_of(servers: &Servers) -> Versions {
 
 /// Takes scenarios from the queue until it is empty.
 fn work(queue: &Queue, servers: &Arc<Servers>, full: bool, outcomes: &Mutex<Vec<Outcome>>) {
+    let mut servers = servers.clone();
     loop {
         let next = queue.lock().unwrap().pop_front();
         let Some((scenario, seed)) = next else { return };
@@ -151,6 +152,10 @@ fn work(queue: &Queue, servers: &Arc<Servers>, full: bool, outcomes: &Mutex<Vec<
             counts: played.map_err(|panic| message(&*panic)),
         };
         crate::report::line(&outcome, full);
+        if scenario.place == Place::Turn && outcome.counts.is_err() {
+            // Whoever broke them did not come to mend them.
+            servers = runtime().block_on(Servers::start());
+        }
         outcomes.lock().unwrap().push(outcome);
     }
 }

@@ -210,7 +210,7 @@ impl Postgres {
             .trim()
             .split_once(' ')
             .expect("a program and options");
-        self.control(&format!("-o '{}' start", options.replace('"', "\"")));
+        self.control(&format!("-o '{options}' start"));
     }
 
     /// Makes a standby the primary.
