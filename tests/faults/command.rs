@@ -45,8 +45,8 @@ impl Options {
         };
         let meant = |scenario: &&Scenario| {
             let name = scenario.name;
-            // One that is asked for by name is meant, however long it takes.
-            let length = scenario.short || self.full || !self.names.is_empty();
+            // One that is asked for by its whole name is meant, however long it takes.
+            let length = scenario.short || self.full || self.exact;
             !self.ignored_only
                 && length
                 && (self.names.is_empty() || self.names.iter().any(|wanted| matches(name, wanted)))

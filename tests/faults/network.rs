@@ -63,7 +63,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
     scenario!(
         "slow-broker",
         "10",
-        "every frame to and from the broker takes half a second (5 s in the full form)",
+        "every frame to and from the broker takes half a second (long form: 5 s)",
         slow_broker
     ),
     scenario!(

@@ -19,7 +19,7 @@ const NOT_RUN: &[(&str, &str)] = &[
     ),
     (
         "12: a user deleted, a password changed, a certificate expired",
-        "connections in use survive all of these; new ones are refused, which is `connection-limit` and \
+        "a relay sees that connections end and that new ones are refused: `connections-closed`, `connection-limit` and \
          `tests/rabbitmq_sink/connection.rs`",
     ),
     (
@@ -203,6 +203,14 @@ Produced by `scripts/faults --write` ({length} forms), which ends with an error 
         seeds = seeds.join(", "),
     );
     page.push_str(&table(results));
+    let played = |name| results.outcomes.iter().any(|o| o.scenario.name == name);
+    let missing = crate::scenario::all()
+        .into_iter()
+        .filter(|s| !played(s.name));
+    let missing: Vec<_> = missing.map(|s| format!("`{}`", s.name)).collect();
+    if !missing.is_empty() {
+        let _ = writeln!(page, "\nOnly in the long form: {}.", missing.join(", "));
+    }
     page.push_str("\n## Not played\n\n| row | why |\n|---|---|\n");
     for (row, why) in NOT_RUN {
         let _ = writeln!(page, "| {row} | {why} |");
@@ -229,7 +237,7 @@ fn table(results: &Results) -> String {
     }
     let mut text =
         "| row | scenario | fault | replicas | seeds | committed | delivered | lost | phantom \
-        | duplicated / allowed | out of names | altered | recovery |\n\
+        | duplicated / allowed | out of order | altered | recovery |\n\
         |---|---|---|---|---|---|---|---|---|---|---|---|---|\n"
             .to_owned();
     for (outcome, sum, failed) in sums.into_values() {

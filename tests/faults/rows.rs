@@ -26,7 +26,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
     Scenario {
         name: "payload-sizes",
         row: "25",
-        fault: "payloads from nothing to 8 MB, and one key that gets half of all events",
+        fault: "payloads of up to 2 MB (long form: 8 MB), and one key that gets half of all events",
         replicas: 2,
         place: Place::Shared,
         short: true,
