@@ -71,6 +71,8 @@ impl Postgres {
             }
         }
         let log = fs::read_to_string(directory.join("log")).unwrap_or_default();
+        // Nobody else would remove it: no server lives there.
+        let _ = fs::remove_dir_all(&directory);
         panic!("PostgreSQL did not start:\n{log}");
     }
 
