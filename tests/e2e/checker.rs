@@ -183,6 +183,72 @@ fn a_copy_that_differs() {
 }
 
 #[test]
+fn an_envelope_that_differs_between_copies() {
+    // The payload is the same; a header, a property or the routing key is not.
+    let mut arrivals = arrivals(&["a", "b", "c", "d", "a", "a"]);
+    arrivals[5].bytes = b"another envelope".to_vec();
+    let report = check(&ledger(), &arrivals, &rows());
+    assert_eq!(report.altered, list(&["a"]));
+    assert_eq!(report.problems(4, 2), ["altered 1 (allowed 0)"]);
+}
+
+#[test]
+fn order_is_judged_by_first_occurrences_and_per_key() {
+    let three = |ids: &[&str]| {
+        let mut ledger = ledger();
+        ledger.push(entry("e", Some("k"), 3));
+        check(&ledger, &arrivals(ids), &[]).out_of_order
+    };
+    // Copies of earlier events may come at any time after their first.
+    assert_eq!(three(&["a", "b", "a", "e", "b", "c", "d"]), list(&[]));
+    // Another key, or none, is no order at all.
+    assert_eq!(three(&["d", "c", "a", "b", "e"]), list(&[]));
+    // An event that came too early is in order; those it overtook are not, each of them.
+    assert_eq!(three(&["e", "a", "b", "c", "d"]), list(&["a", "b"]));
+    assert_eq!(three(&["a", "e", "b", "c", "d"]), list(&["b"]));
+    // A copy that comes in time does not make good for a first that came late.
+    assert_eq!(three(&["b", "a", "a", "b", "e", "c", "d"]), list(&["a"]));
+}
+
+#[test]
+fn an_unmarked_row_that_arrived_is_work_left_and_not_a_loss() {
+    let mut rows = rows();
+    rows[0].published = false;
+    let report = check(&ledger(), &arrivals(&["a", "b", "c", "d"]), &rows);
+    assert_eq!(report.problems(4, 0), ["pending 1 (allowed 0)"]);
+}
+
+#[test]
+fn a_phantom_is_never_counted_as_delivered() {
+    let report = check(&ledger(), &arrivals(&["a", "b", "c", "z"]), &rows());
+    assert_eq!(report.arrived, 3);
+    assert_eq!(
+        report.problems(4, 0),
+        [
+            "of 4 events 3 arrived",
+            "lost 1 (allowed 0)",
+            "phantom 1 (allowed 0)"
+        ]
+    );
+}
+
+#[test]
+fn the_bound_on_copies_is_exact_and_forgives_nothing_else() {
+    let arrivals = arrivals(&["b", "a", "a", "b", "c", "d", "d"]);
+    let report = check(&ledger(), &arrivals, &rows());
+    assert_eq!(
+        report.problems(4, 3),
+        ["out of order 1 (allowed 0)"],
+        "three copies are within a bound of three"
+    );
+    assert_eq!(
+        report.problems(4, 2),
+        ["duplicated 3 (allowed 2)", "out of order 1 (allowed 0)"]
+    );
+    assert!(report.examples().contains("out of order: [\"a\"]"));
+}
+
+#[test]
 fn nothing_at_all_proves_nothing() {
     let report = check(&[], &[], &[]);
     assert!(std::panic::catch_unwind(|| report.assert_exact(0)).is_err());

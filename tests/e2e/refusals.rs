@@ -6,6 +6,7 @@ use lapin::ExchangeKind;
 use lapin::types::AMQPValue;
 use rand::Rng as _;
 
+use crate::support::poison::POISON;
 use crate::support::{Load, PATIENCE, Stage, Writers, seeded};
 use crate::{alone, servers, shared};
 
@@ -143,32 +144,8 @@ async fn rows_that_cannot_be_published_end_with_their_reason_and_harm_nobody() {
         .await;
     stage.route("good.#").await;
     let consumer = stage.consumer().await;
-    let poison = [
-        ("routing_key", "repeat('x', 256)", "invalid_route"),
-        ("routing_key", "E'a\\nb'", "invalid_route"),
-        ("routing_key", "'nowhere'", "unroutable"),
-        ("destination", "repeat('x', 256)", "invalid_route"),
-        ("destination", "'no-such-exchange'", "unknown_destination"),
-        (
-            "headers",
-            "jsonb_build_object('h', repeat('x', 140000))",
-            "invalid_header",
-        ),
-        ("headers", "'{\"CC\":\"other\"}'", "invalid_header"),
-        ("headers", "'{\"a\":[1]}'", "invalid_header"),
-        ("headers", "'[1]'", "invalid_header"),
-        ("data", "'\"' || repeat('x', 65536) || '\"'", "too_large"),
-        ("data", "'{not json'", "invalid_event"),
-        ("subject", "''", "invalid_event"),
-        ("subject", "E'a\\u0001b'", "invalid_event"),
-        ("source", "'not a uri'", "invalid_event"),
-        ("schema", "'/relative'", "invalid_event"),
-        ("content_type", "'json'", "invalid_event"),
-        ("extensions", "'{\"Bad-Name\":1}'", "invalid_event"),
-        ("extensions", "'{\"half\":0.5}'", "invalid_event"),
-    ];
     // Before and behind each, also under the same key.
-    for (number, (column, value, _)) in poison.iter().enumerate() {
+    for (number, (column, value, _)) in POISON.iter().enumerate() {
         stage
             .run(&format!(
                 "insert into outbox (type, key) select 'good.n', 'k' || g from generate_series(1, 10) g; \
@@ -187,10 +164,10 @@ async fn rows_that_cannot_be_published_end_with_their_reason_and_harm_nobody() {
         .await_count(
             "every poisonous row is dead",
             "select count(*) from outrigger.failures where state = 'dead'",
-            poison.len() as i64,
+            POISON.len() as i64,
         )
         .await;
-    let good = poison.len() * 11;
+    let good = POISON.len() * 11;
     consumer.await_different(good).await;
     stage
         .await_count(
@@ -199,7 +176,7 @@ async fn rows_that_cannot_be_published_end_with_their_reason_and_harm_nobody() {
             good as i64,
         )
         .await;
-    for (number, (column, value, reason)) in poison.iter().enumerate() {
+    for (number, (column, value, reason)) in POISON.iter().enumerate() {
         let found = stage
             .texts(&format!(
                 "select reason || ': ' || error from outrigger.failures where key = 'p{number}'"

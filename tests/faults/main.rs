@@ -1,23 +1,58 @@
-//! Servers that break under the relay. They are this binary's own, and the tests take turns.
+//! Faults, injected one by one between real relays and real servers, and what came of them: committed, delivered,
+//! lost, phantom, duplicated, out of order, altered, and how long the recovery took.
+//!
+//! A test binary with a small harness of its own, since its scenarios take parameters (seeds, length), share servers
+//! and end in a table. `cargo test` runs the short form of each, once; `scripts/faults` runs the long form with
+//! three seeds and writes `docs/reliability.md`.
+//!
+//! A scenario is a function that plays on a [`play::Play`]. What is broken is between the relay and its servers
+//! (`support/proxy`), in the servers or in the processes; the relay itself knows nothing of it.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 #[path = "../support/end_to_end/mod.rs"]
 mod support;
 
-mod blocked;
+mod broker;
+mod command;
+mod database;
+mod failover;
+mod kills;
+mod network;
 mod outages;
+mod play;
+mod processes;
+mod replicas;
+mod report;
+mod rows;
+mod runner;
+mod scenario;
 
-use std::sync::Arc;
+use std::process::ExitCode;
 
-use tokio::sync::{Mutex, MutexGuard, OnceCell};
-
-use support::Servers;
-
-/// The servers, for one test at a time.
-async fn servers() -> (MutexGuard<'static, ()>, Arc<Servers>) {
-    static TURN: Mutex<()> = Mutex::const_new(());
-    static SERVERS: OnceCell<Arc<Servers>> = OnceCell::const_new();
-    let turn = TURN.lock().await;
-    (turn, SERVERS.get_or_init(Servers::start).await.clone())
+fn main() -> ExitCode {
+    let options = match command::parse(std::env::args().skip(1)) {
+        Ok(options) => options,
+        Err(problem) => {
+            eprintln!("error: {problem}\n\n{}", command::USAGE);
+            return ExitCode::from(2);
+        }
+    };
+    let scenarios = options.select(&scenario::all());
+    if options.list {
+        command::list(&scenarios, options.terse);
+        return ExitCode::SUCCESS;
+    }
+    let results = runner::run(&scenarios, &options);
+    if let Some(path) = &options.report {
+        let text = report::render(&results);
+        std::fs::write(path, text).expect("the report can be written");
+    }
+    report::summary(&results);
+    if results.all_good() {
+        ExitCode::SUCCESS
+    } else {
+        // The exit code of a failed test binary.
+        ExitCode::from(101)
+    }
 }

@@ -1,166 +1,132 @@
-//! A server that goes away costs time, and nothing else: no event, no attempt, no order.
-
-use std::time::Duration;
+//! Servers that crash and come back. An outage costs time, and nothing else: no event, no attempt, no order.
 
 use outrigger::store::postgres::OutboxSettings;
 
-use crate::servers;
+use crate::play::{Counts, Play, Run, WINDOW};
+use crate::scenario::{Place, Scenario};
 use crate::support::stage::migrated;
-use crate::support::{Load, PATIENCE, Settings, Stage, Writers, seeded};
 
-const IN_FLIGHT: usize = 400;
+pub(crate) const SCENARIOS: &[Scenario] = &[
+    Scenario {
+        name: "broker-crash",
+        row: "4",
+        fault: "the broker is killed and started again, several times",
+        replicas: 2,
+        place: Place::Turn,
+        short: true,
+        run: |run| Box::pin(broker_crash(run)),
+    },
+    Scenario {
+        name: "broker-outage",
+        row: "4",
+        fault: "the broker is away for much longer than all retries of an event would take",
+        replicas: 2,
+        place: Place::Turn,
+        short: false,
+        run: |run| Box::pin(broker_outage(run)),
+    },
+    Scenario {
+        name: "connections-closed",
+        row: "4",
+        fault: "an operator closes all connections of the broker, three times",
+        replicas: 2,
+        place: Place::Turn,
+        short: true,
+        run: |run| Box::pin(connections_closed(run)),
+    },
+    Scenario {
+        name: "first-to-start",
+        row: "4, 13",
+        fault: "relays start before the broker runs and before the database is migrated",
+        replicas: 2,
+        place: Place::Turn,
+        short: true,
+        run: |run| Box::pin(first_to_start(run)),
+    },
+    Scenario {
+        name: "postgres-crash",
+        row: "13",
+        fault: "PostgreSQL is stopped like a crash and started again, several times",
+        replicas: 2,
+        place: Place::Turn,
+        short: true,
+        run: |run| Box::pin(postgres_crash(run)),
+    },
+];
 
-/// Keeps every failure record that ever was, also those that are gone in the end.
-const AUDIT: &str = "create table audit (seq bigint, state text, attempts int, reason text);
-    create function audit() returns trigger language plpgsql as $$
-    begin insert into audit values (new.seq, new.state, new.attempts, new.reason); return null; end $$;
-    create trigger audit after insert or update on outrigger.failures for each row execute function audit()";
-
-fn settings(stage: &Stage, name: &str) -> Settings {
-    stage
-        .settings()
-        .set("RELAY_NAME", name)
-        .set("RELAY_LEASE_TTL", "3s")
-        .set("RELAY_BATCH_SIZE", IN_FLIGHT)
-        .set("RELAY_MAX_IN_FLIGHT", IN_FLIGHT)
-        .set("RETRY_MAX_ATTEMPTS", 2)
-        .set("RETRY_BACKOFF_INITIAL", "50ms")
-}
-
-fn load(test: &str) -> Load {
-    Load {
-        writers: 8,
-        keys: 100,
-        events: None,
-        pause: Duration::from_millis(5),
-        seed: seeded(test).0,
+async fn broker_crash(run: Run) -> Counts {
+    let rounds = run.rounds(1, 3);
+    let mut play = Play::under_load(run).await;
+    for _ in 0..rounds {
+        play.pause_ms(0..=300).await;
+        play.stage.servers.rabbitmq.kill();
+        play.writers().await_more(100).await;
+        play.stage.servers.rabbitmq.revive().await;
+        play.recovered().await;
     }
+    play.finish(rounds * 2 * WINDOW).await
 }
 
-/// Waits until the relays have published `more` further events.
-async fn await_published(stage: &Stage, more: i64) {
-    let published = "select count(*) from outbox where published_at is not null";
-    let wanted = stage.count(published).await + more;
-    stage
-        .await_that(
-            &format!("{more} more events are published"),
-            published,
-            Duration::from_secs(60),
-            move |count| count >= wanted,
-        )
-        .await;
+async fn broker_outage(run: Run) -> Counts {
+    let length = run.last(3, 45);
+    let mut play = Play::under_load(run).await;
+    play.stage.servers.rabbitmq.kill();
+    // Two attempts 50 ms apart would be over long before; its length is the fault.
+    tokio::time::sleep(length).await;
+    play.writers().await_more(100).await;
+    play.stage.servers.rabbitmq.revive().await;
+    play.recovered().await;
+    play.published(200).await;
+    play.finish(2 * WINDOW).await
 }
 
-async fn assert_no_attempt_was_burned(stage: &Stage) {
-    let burned = stage
-        .texts("select format('%s %s %s %s', seq, state, attempts, reason) from audit limit 5")
-        .await;
-    assert_eq!(burned, Vec::<String>::new(), "failures were recorded");
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_broker_that_crashes_and_comes_back() {
-    let (_turn, servers) = servers().await;
-    let stage = Stage::new(servers).await;
-    stage.run(AUDIT).await;
-    let relays = ["a", "b"].map(|name| settings(&stage, name).start());
-    stage.await_owned(2).await;
-    let writers = Writers::start(&stage, load("broker crash")).await;
-    for _ in 0..2 {
-        await_published(&stage, 500).await;
-        stage.servers.rabbitmq.kill();
-        writers.await_more(300).await;
-        stage.servers.rabbitmq.revive().await;
+async fn connections_closed(run: Run) -> Counts {
+    let mut play = Play::under_load(run).await;
+    for _ in 0..3 {
+        let close = ["close_all_connections", "closed by the operator"];
+        play.stage.servers.rabbitmq.ctl_ok(&close);
+        play.recovered().await;
+        play.published(200).await;
     }
-    await_published(&stage, 500).await;
-    writers.stop().await;
-    stage.await_settled().await;
-    for relay in relays {
-        relay.stop().await;
-    }
-    assert_no_attempt_was_burned(&stage).await;
-    // Consumed only now, so every copy in the queue is the relay's own and none the broker's redelivery.
-    let deliveries = stage.consumer().await.finish().await;
-    let (events, report) = stage.check(&deliveries).await;
-    // Two crashes, two relays, one window each.
-    report.assert_delivered(events, 4 * IN_FLIGHT);
+    play.finish(6 * WINDOW).await
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_database_that_crashes_and_comes_back() {
-    let (_turn, servers) = servers().await;
-    let mut stage = Stage::new(servers).await;
-    stage.run(AUDIT).await;
-    let consumer = stage.consumer().await;
-    // Longer than a restart takes on a busy machine. A lease that lapses meanwhile looks like a crash of its owner,
-    // whose events are then recorded as suspects: another test's concern.
-    let relays = ["a", "b"].map(|name| {
-        let settings = settings(&stage, name).set("RELAY_LEASE_TTL", "30s");
-        settings.start()
-    });
-    stage.await_owned(2).await;
-    let writers = Writers::start(&stage, load("database crash")).await;
-    for _ in 0..2 {
-        await_published(&stage, 500).await;
-        let crashing = stage.servers.clone();
-        tokio::task::spawn_blocking(move || crashing.postgres.restart())
-            .await
-            .unwrap();
-        stage.sql = stage.servers.postgres.client(&stage.database).await;
+async fn first_to_start(run: Run) -> Counts {
+    let mut play = Play::open(run).await;
+    let servers = play.stage.servers.clone();
+    let schema = "drop schema outrigger cascade; drop table outbox";
+    play.stage.run(schema).await;
+    servers.rabbitmq.kill();
+    for name in ["a", "b"] {
+        play.add(name, |settings| settings).await.start();
     }
-    await_published(&stage, 500).await;
-    writers.stop().await;
-    stage.await_settled().await;
-    for relay in relays {
-        relay.stop().await;
+    for replica in &play.replicas {
+        replica.relay().await_log("waiting for it").await;
     }
-    assert_no_attempt_was_burned(&stage).await;
-    let (events, report) = stage.check(&consumer.finish().await).await;
-    report.assert_delivered(events, 4 * IN_FLIGHT);
+    let url = servers.postgres.url(&play.stage.database);
+    migrated(&url, &OutboxSettings::default()).await;
+    play.audit().await;
+    play.write().await;
+    play.writers().await_more(200).await;
+    servers.rabbitmq.revive().await;
+    play.recovered().await;
+    play.stage.await_owned(2).await;
+    play.published(200).await;
+    play.finish(0).await
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn an_outage_longer_than_the_retry_budget_burns_no_attempt() {
-    let (_turn, servers) = servers().await;
-    let stage = Stage::new(servers).await;
-    stage.run(AUDIT).await;
-    let relay = settings(&stage, "a").start();
-    stage.await_owned(1).await;
-    let writers = Writers::start(&stage, load("long outage")).await;
-    await_published(&stage, 200).await;
-    stage.servers.rabbitmq.kill();
-    // Two attempts 50 ms apart would be over long before.
-    tokio::time::sleep(Duration::from_secs(3)).await;
-    writers.await_more(100).await;
-    stage.servers.rabbitmq.revive().await;
-    writers.stop().await;
-    stage.await_settled().await;
-    relay.stop().await;
-    assert_no_attempt_was_burned(&stage).await;
-    let deliveries = stage.consumer().await.finish().await;
-    let (events, report) = stage.check(&deliveries).await;
-    report.assert_delivered(events, IN_FLIGHT);
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_relay_that_starts_before_its_servers_are_ready_waits_for_them() {
-    let (_turn, servers) = servers().await;
-    let stage = Stage::new(servers).await;
-    let postgres = &stage.servers.postgres;
-    let database = postgres.create_database().await;
-    stage.servers.rabbitmq.kill();
-    let mut relay = settings(&stage, "early")
-        .set("DATABASE_URL", postgres.url(&database))
-        .start();
-    relay.await_log("waiting for it").await;
-    migrated(&postgres.url(&database), &OutboxSettings::default()).await;
-    let service = postgres.client(&database).await;
-    let insert = "insert into outbox (type) values ('t') returning id::text";
-    let id: String = service.query_one(insert, &[]).await.unwrap().get(0);
-    stage.servers.rabbitmq.revive().await;
-    let consumer = stage.consumer().await;
-    consumer.await_id(&id, PATIENCE).await;
-    relay.assert_running();
-    relay.stop().await;
-    assert_eq!(consumer.finish().await.len(), 1);
+async fn postgres_crash(run: Run) -> Counts {
+    let rounds = run.rounds(2, 4);
+    let mut play = Play::under_load(run).await;
+    for _ in 0..rounds {
+        play.pause_ms(0..=300).await;
+        let servers = play.stage.servers.clone();
+        let restart = tokio::task::spawn_blocking(move || servers.postgres.restart());
+        restart.await.expect("the restart");
+        play.reconnect().await;
+        play.recovered().await;
+        play.stage.await_owned(2).await;
+    }
+    play.published(200).await;
+    play.finish(rounds * 2 * WINDOW).await
 }

@@ -64,6 +64,11 @@ impl PgBouncer {
         }
     }
 
+    /// The port.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
     /// Connection URL through the pooler.
     pub fn url(&self, database: &str) -> String {
         format!(

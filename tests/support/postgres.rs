@@ -32,8 +32,29 @@ impl Postgres {
             .expect("starting PostgreSQL panicked")
     }
 
-    /// The same without a runtime.
+    /// Starts an asynchronous standby of this server, which it reaches at `port`.
+    pub async fn standby(&self, port: u16) -> Self {
+        let copy = format!(
+            "'{}' -D data -h 127.0.0.1 -p {port} -U postgres -X stream -c fast -R",
+            self.program("pg_basebackup").display()
+        );
+        tokio::task::spawn_blocking(move || Self::start_filled(&copy, &[]))
+            .await
+            .expect("starting a standby panicked")
+    }
+
+    /// The same as [`Self::start_with`], without a runtime.
     pub fn start_blocking(settings: &[String]) -> Self {
+        let initdb = find_bin().join("initdb");
+        let fresh = format!(
+            "'{}' -D data -U postgres --auth=trust --encoding=UTF8 --locale=C --no-sync",
+            initdb.display()
+        );
+        Self::start_filled(&fresh, settings)
+    }
+
+    /// Starts a server whose data directory is made by the command `fill`.
+    fn start_filled(fill: &str, settings: &[String]) -> Self {
         let bin = find_bin();
         let directory = tempfile::Builder::new()
             .prefix("outrigger-pg-")
@@ -45,17 +66,25 @@ impl Postgres {
         give_to_server(&directory);
         // Another process may take the port between choosing and binding it.
         for _ in 0..5 {
-            if let Some(server) = Self::try_start(&bin, &directory, free_port(), settings) {
+            if let Some(server) = Self::try_start(&bin, &directory, fill, free_port(), settings) {
                 return server;
             }
         }
         let log = fs::read_to_string(directory.join("log")).unwrap_or_default();
+        // Nobody else would remove it: no server lives there.
+        let _ = fs::remove_dir_all(&directory);
         panic!("PostgreSQL did not start:\n{log}");
     }
 
     /// The server lives under a shell that waits for its standard input to close. So it stops and vanishes when this
     /// value is dropped, and also when the test process exits, panics or is killed.
-    fn try_start(bin: &Path, directory: &Path, port: u16, settings: &[String]) -> Option<Self> {
+    fn try_start(
+        bin: &Path,
+        directory: &Path,
+        fill: &str,
+        port: u16,
+        settings: &[String],
+    ) -> Option<Self> {
         let mut options = format!(
             "-c port={port} -c listen_addresses=127.0.0.1 -c unix_socket_directories={} -c fsync=off \
              -c full_page_writes=off -c max_connections=120 -c max_prepared_transactions=10 \
@@ -67,7 +96,7 @@ impl Postgres {
         }
         let script = format!(
             "trap '' INT; cd '{dir}' || exit 1; \
-             test -d data || '{bin}/initdb' -D data -U postgres --auth=trust --encoding=UTF8 --locale=C --no-sync >log 2>&1 || exit 1; \
+             test -d data || {fill} >log 2>&1 || exit 1; \
              '{bin}/pg_ctl' -D data -l log -w -t 60 -o '{options}' start >/dev/null 2>&1 || exit 1; \
              echo ready; cat >/dev/null; \
              '{bin}/pg_ctl' -D data -m immediate -w -t 30 stop >/dev/null 2>&1; cd /; rm -rf '{dir}'",
@@ -148,7 +177,10 @@ impl Postgres {
 
     /// A program such as `psql`: of the server's installation, or else on the PATH.
     pub fn program(&self, name: &str) -> PathBuf {
-        let own = self.bin.join(name);
+        let server = self.bin.join("postgres");
+        // The server may be a link into the folder where the rest of its installation is.
+        let real = fs::canonicalize(&server).unwrap_or(server);
+        let own = real.with_file_name(name);
         if own.is_file() {
             own
         } else {
@@ -163,16 +195,39 @@ impl Postgres {
 
     /// Kills the server and starts it again on the same port with the same settings.
     pub fn restart(&self) {
+        self.control("-m immediate restart");
+    }
+
+    /// Stops the server like a crash. [`Self::revive`] starts it again.
+    pub fn crash(&self) {
+        self.control("-m immediate stop");
+    }
+
+    /// Starts a crashed server again, on the same port with the same settings.
+    pub fn revive(&self) {
+        // What `restart` does by itself: the last options are in a file.
+        let options = self.directory.join("data/postmaster.opts");
+        let options = fs::read_to_string(options).expect("the options of the last start");
+        let (_, options) = options
+            .trim()
+            .split_once(' ')
+            .expect("a program and options");
+        self.control(&format!("-o '{options}' start"));
+    }
+
+    /// Makes a standby the primary.
+    pub fn promote(&self) {
+        self.control("promote");
+    }
+
+    fn control(&self, action: &str) {
         let script = format!(
-            "cd '{1}' && '{0}' -D data -l log -m immediate -w -t 60 restart >/dev/null 2>&1",
+            "cd '{1}' && '{0}' -D data -l log -w -t 60 {action} >/dev/null 2>&1",
             self.bin.join("pg_ctl").display(),
             self.directory.display(),
         );
         let status = as_server_user(&script).stdin(Stdio::null()).status();
-        assert!(
-            status.expect("a shell runs").success(),
-            "restart PostgreSQL"
-        );
+        assert!(status.expect("a shell runs").success(), "pg_ctl {action}");
     }
 }
 

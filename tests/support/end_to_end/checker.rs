@@ -34,7 +34,7 @@ pub struct FinalRow {
 }
 
 /// Every broken promise, by event id.
-#[derive(Debug, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Report {
     /// Committed, neither delivered nor visibly waiting or failed.
     pub lost: Vec<String>,
@@ -122,35 +122,35 @@ impl Report {
     /// The promises of a run with faults: the same, but up to `duplicates` further copies.
     #[track_caller]
     pub fn assert_delivered(&self, events: usize, duplicates: usize) {
-        assert!(events > 0, "a test without events proves nothing");
-        let clean = [
-            &self.lost,
-            &self.phantom,
-            &self.out_of_order,
-            &self.altered,
-            &self.pending,
-            &self.failed,
-        ];
+        let problems = self.problems(events, duplicates);
         assert!(
-            clean.iter().all(|list| list.is_empty())
-                && self.duplicated.len() <= duplicates
-                && self.arrived == events,
-            "of {events} events {} arrived: lost {}, phantom {}, duplicated {} (allowed {duplicates}), out of order {}, \
-             altered {}, pending {}, failed {}\n{}",
-            self.arrived,
-            self.lost.len(),
-            self.phantom.len(),
-            self.duplicated.len(),
-            self.out_of_order.len(),
-            self.altered.len(),
-            self.pending.len(),
-            self.failed.len(),
-            self.examples(),
+            problems.is_empty(),
+            "{}\n{}",
+            problems.join("; "),
+            self.examples()
         );
     }
 
-    fn examples(&self) -> String {
-        let lists = [
+    /// What is wrong with a run that committed so many events and may have delivered so many copies.
+    pub fn problems(&self, events: usize, duplicates: usize) -> Vec<String> {
+        let mut problems = Vec::new();
+        if events == 0 {
+            problems.push("a run without events proves nothing".to_owned());
+        }
+        if self.arrived != events {
+            problems.push(format!("of {events} events {} arrived", self.arrived));
+        }
+        for (name, list) in self.lists() {
+            let allowed = if name == "duplicated" { duplicates } else { 0 };
+            if list.len() > allowed {
+                problems.push(format!("{name} {} (allowed {allowed})", list.len()));
+            }
+        }
+        problems
+    }
+
+    fn lists(&self) -> [(&'static str, &Vec<String>); 7] {
+        [
             ("lost", &self.lost),
             ("phantom", &self.phantom),
             ("duplicated", &self.duplicated),
@@ -158,8 +158,12 @@ impl Report {
             ("altered", &self.altered),
             ("pending", &self.pending),
             ("failed", &self.failed),
-        ];
-        lists
+        ]
+    }
+
+    /// The first ids of each kind of violation.
+    pub fn examples(&self) -> String {
+        self.lists()
             .iter()
             .filter(|(_, list)| !list.is_empty())
             .map(|(name, list)| format!("  {name}: {:?}\n", &list[..list.len().min(5)]))

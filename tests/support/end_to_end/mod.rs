@@ -12,6 +12,7 @@
 
 pub mod checker;
 pub mod consumer;
+pub mod poison;
 pub mod relay;
 pub mod stage;
 pub mod wait;
@@ -21,6 +22,8 @@ pub mod writers;
 pub mod pgbouncer;
 #[path = "../postgres.rs"]
 pub mod postgres;
+#[path = "../proxy/mod.rs"]
+pub mod proxy;
 #[path = "../rabbitmq.rs"]
 pub mod rabbitmq;
 

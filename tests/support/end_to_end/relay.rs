@@ -54,7 +54,9 @@ pub struct Relay {
 impl Relay {
     fn start(settings: &Settings) -> Self {
         let path = std::env::var_os("PATH").unwrap_or_default();
-        let mut child = Command::new(env!("CARGO_BIN_EXE_outrigger"))
+        // The kernel ends it with the thread that runs the test, however that ends.
+        let mut child = Command::new("setpriv")
+            .args(["--pdeathsig", "KILL", env!("CARGO_BIN_EXE_outrigger")])
             .arg("run")
             .env_clear()
             .env("PATH", path)
@@ -87,6 +89,11 @@ impl Relay {
 
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// Its process.
+    pub fn id(&self) -> u32 {
+        self.child.id()
     }
 
     pub fn log(&self) -> String {

@@ -101,6 +101,14 @@ impl Admin {
             .await
             .unwrap();
     }
+
+    pub async fn unbind(&self, queue: &str, exchange: &str, key: &str) {
+        let table = FieldTable::default();
+        self.channel
+            .queue_unbind(queue.into(), exchange.into(), key.into(), table)
+            .await
+            .unwrap();
+    }
 }
 
 fn table(arguments: &[(&str, AMQPValue)]) -> FieldTable {

@@ -1,0 +1,206 @@
+//! Rows 10 and 15: the network between a relay and its servers.
+
+use std::time::Duration;
+
+use crate::play::{Counts, Play, Replica, Run, WINDOW};
+use crate::scenario::{Place, Scenario};
+use crate::support::Settings;
+use crate::support::proxy::frames::Direction::{self, ToClient, ToServer};
+use crate::support::proxy::frames::{Label, Statement};
+use crate::support::proxy::{Act, Flow, Proxy};
+
+macro_rules! scenario {
+    ($name:literal, $row:literal, $fault:literal, $run:expr) => {
+        Scenario {
+            name: $name,
+            row: $row,
+            fault: $fault,
+            replicas: 2,
+            place: Place::Shared,
+            short: true,
+            run: |run| Box::pin($run(run)),
+        }
+    };
+}
+
+pub(crate) const SCENARIOS: &[Scenario] = &[
+    scenario!(
+        "confirms-swallowed",
+        "10",
+        "the broker's confirms vanish, everything else arrives",
+        confirms_swallowed
+    ),
+    scenario!(
+        "broker-half-open-in",
+        "10",
+        "nothing the broker says arrives, and no connection ends",
+        |run| broker_half_open(run, ToClient)
+    ),
+    scenario!(
+        "broker-half-open-out",
+        "10",
+        "nothing arrives at the broker, and no connection ends",
+        |run| broker_half_open(run, ToServer)
+    ),
+    scenario!(
+        "broker-reset",
+        "10",
+        "the connection to the broker is reset in the middle of a batch, three times",
+        |run| interrupted(run, Label::Publish, Act::Reset)
+    ),
+    scenario!(
+        "broker-cut",
+        "10",
+        "the connection to the broker ends just before a confirm, three times",
+        |run| interrupted(run, Label::Confirm, Act::Cut)
+    ),
+    scenario!(
+        "single-bytes",
+        "10",
+        "both servers' connections pass byte by byte",
+        single_bytes
+    ),
+    scenario!(
+        "slow-broker",
+        "10",
+        "every frame to and from the broker takes half a second (long form: 5 s)",
+        slow_broker
+    ),
+    scenario!(
+        "slow-postgres",
+        "10",
+        "every frame to and from PostgreSQL takes 100 ms",
+        slow_postgres
+    ),
+    scenario!(
+        "postgres-reset-settling",
+        "13",
+        "the connection to PostgreSQL is reset before rows are marked, three times",
+        |run| interrupted(run, Label::Asked(Statement::Settle), Act::Reset)
+    ),
+    scenario!(
+        "postgres-reset-settled",
+        "13",
+        "the connection to PostgreSQL is reset when rows are marked and the relay does not know yet, three times",
+        |run| interrupted(run, Label::Answered(Statement::Settle), Act::Reset)
+    ),
+    scenario!(
+        "postgres-half-open",
+        "15",
+        "PostgreSQL's connections fall silent; the relay must stop publishing before the other takes over",
+        postgres_half_open
+    ),
+];
+
+async fn confirms_swallowed(run: Run) -> Counts {
+    let length = run.last(3, 20);
+    let timeout = |settings: Settings| settings.set("RABBITMQ_CONFIRM_TIMEOUT", "1s");
+    let mut play = Play::under_load_with(run, timeout).await;
+    let broker = &play.replicas[0].broker;
+    broker.line(ToClient, |line| line.swallow = Some(Label::Confirm));
+    // Many confirm timeouts: their number is what is tested.
+    tokio::time::sleep(length).await;
+    broker.heal();
+    play.recovered().await;
+    play.published(200).await;
+    // One window at each timeout, and one for what was under way at the end.
+    play.finish((length.as_secs() as usize + 1) * WINDOW).await
+}
+
+async fn broker_half_open(run: Run, direction: Direction) -> Counts {
+    let length = run.last(4, 40);
+    let timeout = |settings: Settings| settings.set("RABBITMQ_CONFIRM_TIMEOUT", "1s");
+    let mut play = Play::under_load_with(run, timeout).await;
+    let broker = &play.replicas[0].broker;
+    broker.line(direction, |line| line.flow = Flow::Blackhole);
+    tokio::time::sleep(length).await;
+    broker.heal();
+    play.recovered().await;
+    play.published(200).await;
+    play.finish(WINDOW).await
+}
+
+/// Three interruptions of one replica, each at a random frame of a kind.
+async fn interrupted(run: Run, label: Label, act: Act) -> Counts {
+    const TIMES: usize = 3;
+    let mut play = Play::under_load(run).await;
+    for _ in 0..TIMES {
+        let nth = play.random(1..=20);
+        let trap = play.replicas[0].at(label, nth, act);
+        trap.sprung().await;
+        play.recovered().await;
+    }
+    play.published(200).await;
+    play.finish(TIMES * WINDOW).await
+}
+
+fn both(replica: &Replica) -> [&Proxy; 2] {
+    [&replica.database, &replica.broker]
+}
+
+async fn single_bytes(run: Run) -> Counts {
+    let mut play = Play::under_load(run).await;
+    for proxy in play.replicas.iter().flat_map(both) {
+        proxy.lines(|line| line.slice = true);
+        // New connections, so that the handshakes are sliced, too.
+        proxy.cut();
+    }
+    play.recovered().await;
+    play.published(500).await;
+    for proxy in play.replicas.iter().flat_map(both) {
+        proxy.heal();
+    }
+    play.finish(2 * WINDOW).await
+}
+
+async fn slow_broker(run: Run) -> Counts {
+    let delay = run.rounds(500, 5_000) as u64;
+    let mut play = Play::under_load(run).await;
+    for replica in &play.replicas {
+        replica
+            .broker
+            .lines(|line| line.delay = Duration::from_millis(delay));
+    }
+    play.published(400).await;
+    for replica in &play.replicas {
+        replica.broker.heal();
+    }
+    play.recovered().await;
+    play.published(200).await;
+    play.finish(0).await
+}
+
+async fn slow_postgres(run: Run) -> Counts {
+    let mut play = Play::under_load(run).await;
+    for replica in &play.replicas {
+        replica
+            .database
+            .lines(|line| line.delay = Duration::from_millis(100));
+    }
+    play.published(1_000).await;
+    for replica in &play.replicas {
+        replica.database.heal();
+    }
+    play.recovered().await;
+    play.finish(0).await
+}
+
+async fn postgres_half_open(run: Run) -> Counts {
+    let mut play = Play::under_load(run).await;
+    let silent = &play.replicas[0].database;
+    silent.lines(|line| line.flow = Flow::Blackhole);
+    play.sole_owner("b").await;
+    play.recovered().await;
+    play.published(300).await;
+    play.replicas[0].database.heal();
+    play.stage
+        .await_that(
+            "the silent relay works again",
+            "select count(distinct owner) from outrigger.partitions",
+            Duration::from_secs(60),
+            |owners| owners == 2,
+        )
+        .await;
+    play.published(200).await;
+    play.finish(WINDOW).await
+}

@@ -1,0 +1,128 @@
+//! Rows 8, 9, 23 and 25: rows that cannot be published, and rows of every size.
+
+use crate::play::{Counts, Play, Run};
+use crate::scenario::{Place, Scenario};
+use crate::support::poison::POISON;
+
+pub(crate) const SCENARIOS: &[Scenario] = &[
+    Scenario {
+        name: "unroutable-rows",
+        row: "8",
+        fault: "single unroutable rows at random places among many good ones, under the same keys",
+        replicas: 2,
+        place: Place::Shared,
+        short: true,
+        run: |run| Box::pin(unroutable_rows(run)),
+    },
+    Scenario {
+        name: "poison-rows",
+        row: "9, 23",
+        fault: "rows of every kind that can never be published, each followed by a good one of its key",
+        replicas: 2,
+        place: Place::Shared,
+        short: true,
+        run: |run| Box::pin(poison_rows(run)),
+    },
+    Scenario {
+        name: "payload-sizes",
+        row: "25",
+        fault: "payloads of up to 2 MB (long form: 8 MB), and one key that gets half of all events",
+        replicas: 2,
+        place: Place::Shared,
+        short: true,
+        run: |run| Box::pin(payload_sizes(run)),
+    },
+];
+
+/// Only the writers' own events find a queue.
+async fn narrow(play: &Play) {
+    let (admin, name) = (&play.stage.admin, &play.stage.name);
+    admin.unbind(name, name, "#").await;
+    for routing_key in ["changed", "backlog"] {
+        admin.bind(name, name, routing_key, &[]).await;
+    }
+}
+
+/// Insists that so many rows are dead, each after as many attempts as it deserves.
+async fn assert_dead(play: &mut Play, rows: usize) {
+    play.stage
+        .await_count(
+            "every bad row is dead",
+            "select count(*) from outrigger.failures where state = 'dead'",
+            rows as i64,
+        )
+        .await;
+    let attempts = "select count(*) from outrigger.failures \
+        where attempts <> case when reason in ('unroutable', 'unknown_destination') then 2 else 1 end";
+    let wrong = play.stage.count(attempts).await;
+    assert_eq!(wrong, 0, "rows with the wrong number of attempts");
+}
+
+async fn unroutable_rows(run: Run) -> Counts {
+    let rounds = run.rounds(40, 300);
+    let mut play = Play::open(run).await;
+    narrow(&play).await;
+    play.refusals = true;
+    play.begin(|settings| settings).await;
+    for _ in 0..rounds {
+        let key = play.random(0..=60);
+        let bad = format!(
+            "insert into outbox (type, key, routing_key) values ('changed', 'k{key}', 'nowhere')"
+        );
+        play.stage.run(&bad).await;
+        play.pause_ms(0..=60).await;
+    }
+    assert_dead(&mut play, rounds).await;
+    play.published(100).await;
+    play.finish(0).await
+}
+
+async fn poison_rows(run: Run) -> Counts {
+    let mut play = Play::open(run).await;
+    let text = "alter table outbox alter column data type text";
+    play.stage.run(text).await;
+    narrow(&play).await;
+    play.refusals = true;
+    play.begin(|settings| settings.set("RABBITMQ_MAX_MESSAGE_SIZE", "64KiB"))
+        .await;
+    for (number, (column, value, _)) in POISON.iter().enumerate() {
+        play.stage
+            .run(&format!(
+                "insert into outbox (type, key, {column}) values ('changed', 'p{number}', {value}); \
+                 with event as (insert into outbox (type, key, data) values ('backlog', 'p{number}', '{{}}') \
+                   returning id, key, seq, data) \
+                 insert into ledger select id, key, seq, seq, data from event"
+            ))
+            .await;
+        play.pause_ms(0..=50).await;
+    }
+    assert_dead(&mut play, POISON.len()).await;
+    for (number, (column, value, reason)) in POISON.iter().enumerate() {
+        let found = format!("select reason from outrigger.failures where key = 'p{number}'");
+        let found = play.stage.texts(&found).await;
+        assert_eq!(found, [*reason], "{column} {value:.40}");
+    }
+    play.published(100).await;
+    play.finish(0).await
+}
+
+async fn payload_sizes(run: Run) -> Counts {
+    let largest = run.rounds(2_000_000, 8_000_000);
+    let mut play = Play::under_load(run).await;
+    for _ in 0..6 {
+        let rows = play.random(20..=60);
+        // Small ones mostly: a high power of a number below one is small.
+        play.stage
+            .run(&format!(
+                "with event as (insert into outbox (type, key, data) \
+                   select 'sized', case when g % 2 = 0 then 'hot' else 's' || g end, \
+                     to_jsonb(repeat('x', (random() ^ 15 * {largest})::int)) \
+                   from generate_series(1, {rows}) g returning id, key, seq, data) \
+                 insert into ledger select id, key, seq, seq, data::text from event"
+            ))
+            .await;
+        play.pause_ms(0..=200).await;
+    }
+    play.recovered().await;
+    play.finish(0).await
+}

@@ -1,0 +1,51 @@
+//! The list of scenarios.
+
+use std::future::Future;
+use std::pin::Pin;
+
+use crate::play::{Counts, Run};
+use crate::{broker, database, failover, kills, network, outages, processes, replicas, rows};
+
+/// One fault, and how it is played.
+pub(crate) struct Scenario {
+    pub(crate) name: &'static str,
+    /// Its rows in the fault list.
+    pub(crate) row: &'static str,
+    /// What is done, in words.
+    pub(crate) fault: &'static str,
+    pub(crate) replicas: usize,
+    pub(crate) place: Place,
+    /// Whether the short form has it too.
+    pub(crate) short: bool,
+    pub(crate) run: fn(Run) -> Pin<Box<dyn Future<Output = Counts>>>,
+}
+
+/// Which servers it needs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// Servers that others use at the same time.
+    Shared,
+    /// Servers that break, so one scenario at a time.
+    Turn,
+}
+
+/// All of them, in the order of the fault list.
+pub(crate) fn all() -> Vec<&'static Scenario> {
+    let parts = [
+        kills::SCENARIOS,
+        processes::SCENARIOS,
+        broker::SCENARIOS,
+        network::SCENARIOS,
+        outages::SCENARIOS,
+        database::SCENARIOS,
+        failover::SCENARIOS,
+        replicas::SCENARIOS,
+        rows::SCENARIOS,
+    ];
+    let mut all: Vec<&Scenario> = parts.into_iter().flatten().collect();
+    all.sort_by_key(|scenario| {
+        let digits = scenario.row.split(|c: char| !c.is_ascii_digit()).next();
+        digits.and_then(|row| row.parse::<u32>().ok())
+    });
+    all
+}

@@ -1,0 +1,28 @@
+//! Rows that can never be published.
+
+/// A column, its value as SQL, and the reason that is recorded. The column `data` must be a text, bodies must be
+/// limited to 64 KiB, and the routing key `nowhere` must lead to no queue.
+pub const POISON: [(&str, &str, &str); 18] = [
+    ("routing_key", "repeat('x', 256)", "invalid_route"),
+    ("routing_key", "E'a\\nb'", "invalid_route"),
+    ("routing_key", "'nowhere'", "unroutable"),
+    ("destination", "repeat('x', 256)", "invalid_route"),
+    ("destination", "'no-such-exchange'", "unknown_destination"),
+    (
+        "headers",
+        "jsonb_build_object('h', repeat('x', 140000))",
+        "invalid_header",
+    ),
+    ("headers", "'{\"CC\":\"other\"}'", "invalid_header"),
+    ("headers", "'{\"a\":[1]}'", "invalid_header"),
+    ("headers", "'[1]'", "invalid_header"),
+    ("data", "'\"' || repeat('x', 65536) || '\"'", "too_large"),
+    ("data", "'{not json'", "invalid_event"),
+    ("subject", "''", "invalid_event"),
+    ("subject", "E'a\\u0001b'", "invalid_event"),
+    ("source", "'not a uri'", "invalid_event"),
+    ("schema", "'/relative'", "invalid_event"),
+    ("content_type", "'json'", "invalid_event"),
+    ("extensions", "'{\"Bad-Name\":1}'", "invalid_event"),
+    ("extensions", "'{\"half\":0.5}'", "invalid_event"),
+];

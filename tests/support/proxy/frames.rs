@@ -1,0 +1,239 @@
+//! Bytes of a connection, cut into the frames of its protocol, and what each frame means to a test. No I/O.
+
+use std::collections::{HashMap, VecDeque};
+
+use bytes::{Bytes, BytesMut};
+
+/// What is spoken on a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Protocol {
+    /// PostgreSQL's version 3, without TLS.
+    Postgres,
+    /// AMQP 0-9-1, without TLS.
+    Amqp,
+}
+
+/// Which way bytes go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Direction {
+    ToServer,
+    ToClient,
+}
+
+/// The relay's statements, told apart by their text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Statement {
+    /// Reads rows to publish.
+    Read,
+    /// Marks or deletes published rows.
+    Settle,
+    /// Records failures.
+    Record,
+    /// Renews the lease.
+    Heartbeat,
+    /// Takes partitions.
+    Claim,
+    Other,
+}
+
+/// What a frame means to a test.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Label {
+    /// This statement is executed now.
+    Asked(Statement),
+    /// One row of its answer.
+    Row(Statement),
+    /// The end of its answer. Outside a transaction that was begun before, it is committed.
+    Answered(Statement),
+    /// The beginning of a message.
+    Publish,
+    /// The broker takes responsibility for one message or several, or refuses to.
+    Confirm,
+    /// An unroutable message comes back.
+    Return,
+    Other,
+}
+
+impl Label {
+    /// Where such frames pass. `Other` has no place.
+    pub fn home(self) -> (Protocol, Direction) {
+        match self {
+            Self::Asked(_) => (Protocol::Postgres, Direction::ToServer),
+            Self::Row(_) | Self::Answered(_) => (Protocol::Postgres, Direction::ToClient),
+            Self::Publish => (Protocol::Amqp, Direction::ToServer),
+            Self::Confirm | Self::Return => (Protocol::Amqp, Direction::ToClient),
+            Self::Other => unreachable!("no test waits for a frame without a meaning"),
+        }
+    }
+}
+
+impl Statement {
+    /// The statement with this text.
+    pub fn of(sql: &str) -> Self {
+        let settles = sql.starts_with("with cleared as")
+            || (sql.contains(" o set ") && sql.starts_with("update "))
+            || (sql.contains(" = any($1)") && sql.starts_with("delete from "));
+        if sql.contains("insert into outrigger.failures as f") {
+            Self::Record
+        } else if sql.starts_with("update outrigger.replicas set lease_until")
+            && sql.contains("visible_since")
+        {
+            Self::Heartbeat
+        } else if sql.contains("update outrigger.partitions p set owner = $2") {
+            Self::Claim
+        } else if settles && !sql.contains("outrigger.replicas") {
+            Self::Settle
+        } else if sql.contains(" as retry") {
+            Self::Read
+        } else {
+            Self::Other
+        }
+    }
+}
+
+/// One connection: what was said so far, as far as it decides what the next frame means.
+#[derive(Debug)]
+pub struct Conversation {
+    protocol: Protocol,
+    begun: bool,
+    /// Encrypted or unknown: passed on as it comes.
+    opaque: bool,
+    prepared: HashMap<String, Statement>,
+    bound: Statement,
+    /// Statements whose answers are due, one for each time the server will be ready again.
+    due: VecDeque<Statement>,
+}
+
+impl Conversation {
+    pub fn new(protocol: Protocol) -> Self {
+        Self {
+            protocol,
+            begun: false,
+            opaque: false,
+            prepared: HashMap::new(),
+            bound: Statement::Other,
+            due: VecDeque::new(),
+        }
+    }
+
+    /// Takes the first frame out of `buffer`, if it is complete.
+    pub fn next(&mut self, direction: Direction, buffer: &mut BytesMut) -> Option<(Bytes, Label)> {
+        if buffer.is_empty() {
+            return None;
+        }
+        if self.opaque {
+            return Some((buffer.split().freeze(), Label::Other));
+        }
+        let length = match self.protocol {
+            Protocol::Postgres => self.postgres_length(direction, buffer),
+            Protocol::Amqp => self.amqp_length(direction, buffer),
+        }?;
+        if buffer.len() < length {
+            return None;
+        }
+        let frame = buffer.split_to(length).freeze();
+        let label = match (self.protocol, direction) {
+            (Protocol::Postgres, Direction::ToServer) => self.postgres_to_server(&frame),
+            (Protocol::Postgres, Direction::ToClient) => self.postgres_to_client(&frame),
+            (Protocol::Amqp, _) => self.amqp(direction, &frame),
+        };
+        Some((frame, label))
+    }
+
+    fn postgres_length(&self, direction: Direction, buffer: &[u8]) -> Option<usize> {
+        // The very first packet has no type.
+        if direction == Direction::ToServer && !self.begun {
+            return number(buffer, 0);
+        }
+        Some(1 + number(buffer, 1)?)
+    }
+
+    fn postgres_to_server(&mut self, frame: &[u8]) -> Label {
+        const TLS: usize = 80_877_103;
+        if !self.begun {
+            self.begun = true;
+            self.opaque = number(frame, 4) == Some(TLS);
+            return Label::Other;
+        }
+        let body = &frame[5..];
+        match frame[0] {
+            b'P' => {
+                let mut texts = body.split(|byte| *byte == 0);
+                let name = text(texts.next());
+                self.prepared
+                    .insert(name, Statement::of(&text(texts.next())));
+                Label::Other
+            }
+            b'B' => {
+                let name = text(body.split(|byte| *byte == 0).nth(1));
+                let found = self.prepared.get(&name);
+                self.bound = found.copied().unwrap_or(Statement::Other);
+                Label::Asked(self.bound)
+            }
+            b'S' => {
+                let bound = std::mem::replace(&mut self.bound, Statement::Other);
+                self.due.push_back(bound);
+                Label::Other
+            }
+            b'Q' => {
+                let statement = Statement::of(&text(body.split(|byte| *byte == 0).next()));
+                self.due.push_back(statement);
+                Label::Asked(statement)
+            }
+            _ => Label::Other,
+        }
+    }
+
+    fn postgres_to_client(&mut self, frame: &[u8]) -> Label {
+        let statement = self.due.front().copied().unwrap_or(Statement::Other);
+        match frame[0] {
+            b'D' => Label::Row(statement),
+            b'C' => Label::Answered(statement),
+            b'Z' => {
+                self.due.pop_front();
+                Label::Other
+            }
+            _ => Label::Other,
+        }
+    }
+
+    fn amqp_length(&self, direction: Direction, buffer: &[u8]) -> Option<usize> {
+        const HEADER: usize = 8;
+        const AROUND: usize = 8;
+        if direction == Direction::ToServer && !self.begun {
+            return Some(HEADER);
+        }
+        Some(number(buffer, 3)? + AROUND)
+    }
+
+    fn amqp(&mut self, direction: Direction, frame: &[u8]) -> Label {
+        if direction == Direction::ToServer && !self.begun {
+            self.begun = true;
+            return Label::Other;
+        }
+        const METHOD: u8 = 1;
+        let (Some([class, method]), METHOD) = (frame.get(7..11).map(numbers), frame[0]) else {
+            return Label::Other;
+        };
+        match (direction, class, method) {
+            (Direction::ToServer, 60, 40) => Label::Publish,
+            (Direction::ToClient, 60, 80 | 120) => Label::Confirm,
+            (Direction::ToClient, 60, 50) => Label::Return,
+            _ => Label::Other,
+        }
+    }
+}
+
+/// The 32-bit number at this place.
+fn number(bytes: &[u8], at: usize) -> Option<usize> {
+    let four = bytes.get(at..at + 4)?.try_into().ok()?;
+    Some(u32::from_be_bytes(four) as usize)
+}
+
+fn numbers(four: &[u8]) -> [u16; 2] {
+    [[four[0], four[1]], [four[2], four[3]]].map(u16::from_be_bytes)
+}
+
+fn text(bytes: Option<&[u8]>) -> String {
+    String::from_utf8_lossy(bytes.unwrap_or_default()).into_owned()
+}
