@@ -10,19 +10,42 @@ use lapin::options::{
     BasicConsumeOptions, BasicGetOptions, BasicPublishOptions, ConfirmSelectOptions,
     ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions, QueueDeleteOptions,
 };
-use lapin::types::FieldTable;
+use lapin::types::{AMQPValue, FieldTable};
 use lapin::{
     BasicProperties, Channel, Confirmation, Connection, ConnectionProperties, ExchangeKind,
 };
 
 use crate::Result;
+use crate::outbox::{TEXT, message_size};
 
 const EXCHANGE: &str = "events";
-const QUEUE: &str = "measure";
-const BODY: usize = 1024;
+const QUEUE: &str = "bench";
 const CHANNELS: usize = 8;
 const PER_CONFIRM: usize = 200;
+/// Bytes in flight at most: the default of the relay's OUTRIGGER_RELAY_MAX_IN_FLIGHT_BYTES.
+const IN_FLIGHT_BYTES: usize = 16 << 20;
 const PERSISTENT: u8 = 2;
+
+/// The kinds of queues RabbitMQ offers, by their `x-queue-type`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) enum QueueKind {
+    #[default]
+    Classic,
+    Quorum,
+    Stream,
+}
+
+impl QueueKind {
+    pub(crate) const ALL: [Self; 3] = [Self::Classic, Self::Quorum, Self::Stream];
+
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Classic => "classic",
+            Self::Quorum => "quorum",
+            Self::Stream => "stream",
+        }
+    }
+}
 
 pub(crate) struct Broker {
     connection: Connection,
@@ -52,7 +75,7 @@ impl Broker {
     }
 
     /// A new, empty queue for all events: the messages of the measurement before cost the broker nothing more.
-    pub(crate) async fn new_queue(&self) -> Result<()> {
+    pub(crate) async fn new_queue(&self, kind: QueueKind) -> Result<()> {
         let channel = &self.channel;
         channel
             .queue_delete(QUEUE.into(), QueueDeleteOptions::default())
@@ -61,8 +84,11 @@ impl Broker {
             durable: true,
             ..Default::default()
         };
+        let mut arguments = FieldTable::default();
+        let name = AMQPValue::LongString(kind.name().into());
+        arguments.insert("x-queue-type".into(), name);
         channel
-            .queue_declare(QUEUE.into(), durable, FieldTable::default())
+            .queue_declare(QUEUE.into(), durable, arguments)
             .await?;
         channel
             .queue_bind(
@@ -76,17 +102,28 @@ impl Broker {
         Ok(())
     }
 
-    /// Messages waiting in the queue.
-    pub(crate) async fn waiting(&self) -> Result<u32> {
+    /// Waits until the queue holds a message for each of so many rows (or any, if several rows may share one), and
+    /// tells how many it holds. Quorum queues count a moment later than they confirm.
+    pub(crate) async fn await_waiting(&self, rows: i64, each: bool) -> Result<i64> {
         let only_look = QueueDeclareOptions {
             passive: true,
             ..Default::default()
         };
-        let queue = self
-            .channel
-            .queue_declare(QUEUE.into(), only_look, FieldTable::default())
-            .await?;
-        Ok(queue.message_count())
+        let began = Instant::now();
+        loop {
+            let queue = self
+                .channel
+                .queue_declare(QUEUE.into(), only_look, FieldTable::default())
+                .await?;
+            let waiting = i64::from(queue.message_count());
+            if waiting == rows || (!each && waiting > 0) {
+                return Ok(waiting);
+            }
+            if waiting > rows || began.elapsed() > Duration::from_secs(10) {
+                return Err(format!("{waiting} messages for {rows} rows").into());
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
     }
 
     /// Takes one message from the queue and tells the size of its body.
@@ -97,9 +134,15 @@ impl Broker {
     }
 
     /// The bare publisher: messages per second, confirmed, over several channels.
-    pub(crate) async fn publish_many(&self, messages: usize) -> Result<f64> {
-        self.new_queue().await?;
-        let batches = messages / (CHANNELS * PER_CONFIRM);
+    pub(crate) async fn publish_many(
+        &self,
+        messages: i64,
+        size: usize,
+        kind: QueueKind,
+    ) -> Result<f64> {
+        self.new_queue(kind).await?;
+        let per_channel = usize::try_from(messages)?.div_ceil(CHANNELS);
+        let per_confirm = (IN_FLIGHT_BYTES / CHANNELS / size).clamp(1, PER_CONFIRM);
         let mut channels = Vec::new();
         for _ in 0..CHANNELS {
             channels.push(self.confirming().await?);
@@ -107,9 +150,12 @@ impl Broker {
         let began = Instant::now();
         let tasks = channels.into_iter().map(|channel| {
             tokio::spawn(async move {
-                let body = [b'x'; BODY];
-                for _ in 0..batches {
-                    let publishes = (0..PER_CONFIRM).map(|_| send(&channel, &body, None));
+                let body = vec![b'x'; size];
+                let mut left = per_channel;
+                while left > 0 {
+                    let batch = left.min(per_confirm);
+                    left -= batch;
+                    let publishes = (0..batch).map(|_| send(&channel, &body, None));
                     let confirms = try_join_all(publishes).await?;
                     for confirm in join_all(confirms).await {
                         routed(confirm?)?;
@@ -122,7 +168,7 @@ impl Broker {
         for task in join_all(tasks).await {
             done.push(task??);
         }
-        let rate = (batches * CHANNELS * PER_CONFIRM) as f64 / began.elapsed().as_secs_f64();
+        let rate = (per_channel * CHANNELS) as f64 / began.elapsed().as_secs_f64();
         for channel in done {
             channel.close(200, "done".into()).await?;
         }
@@ -130,12 +176,13 @@ impl Broker {
     }
 
     /// The publisher that waits for each confirm before the next message.
-    pub(crate) async fn publish_one_by_one(&self, messages: usize) -> Result<f64> {
-        self.new_queue().await?;
+    pub(crate) async fn publish_one_by_one(&self, messages: i64) -> Result<f64> {
+        self.new_queue(QueueKind::Classic).await?;
         let channel = self.confirming().await?;
+        let body = vec![b'x'; message_size(TEXT)];
         let began = Instant::now();
         for _ in 0..messages {
-            routed(send(&channel, &[b'x'; BODY], None).await?.await?)?;
+            routed(send(&channel, &body, None).await?.await?)?;
         }
         let rate = messages as f64 / began.elapsed().as_secs_f64();
         channel.close(200, "done".into()).await?;
@@ -153,7 +200,7 @@ impl Broker {
         let mut deliveries = channel
             .basic_consume(
                 QUEUE.into(),
-                "measure".into(),
+                "bench".into(),
                 BasicConsumeOptions {
                     no_ack: true,
                     ..Default::default()
@@ -228,7 +275,8 @@ pub(crate) struct Direct(Channel);
 
 impl Direct {
     pub(crate) async fn publish(&self, id: uuid::Uuid) -> Result<()> {
-        routed(send(&self.0, &[b'x'; BODY], Some(id)).await?.await?)
+        let body = vec![b'x'; message_size(TEXT)];
+        routed(send(&self.0, &body, Some(id)).await?.await?)
     }
 }
 

@@ -1,0 +1,157 @@
+//! What a relay costs that has nothing to do.
+
+use std::time::{Duration, Instant};
+
+use crate::Result;
+use crate::broker::QueueKind;
+use crate::counting_proxy::{CountingProxy, Counts, Protocol};
+use crate::outbox::{Outbox, Seed};
+use crate::process::Relay;
+use crate::report::{Figure, Measured, Sample, Target, Unit};
+use crate::world::World;
+
+/// After its last work the server notes what is running, within this time. It would look like work of the relay.
+const LAST_NOTE: Duration = Duration::from_secs(16);
+
+struct Idle {
+    wal_bytes: f64,
+    connections: f64,
+    cpu: f64,
+    counts: Counts,
+    seconds: f64,
+}
+
+pub(crate) async fn measure(world: &mut World) -> Result<Measured> {
+    let outbox = world.outbox().await?;
+    world.broker.new_queue(QueueKind::Classic).await?;
+    let host = outbox.url.host_str().unwrap_or("127.0.0.1").to_owned();
+    let server = format!("{host}:{}", outbox.url.port().unwrap_or(5432));
+    let proxy = CountingProxy::start(Protocol::Postgres, server).await?;
+    let mut url = outbox.url.clone();
+    // What is encrypted could not be counted.
+    url.set_query(Some("sslmode=disable"));
+    url.set_host(Some("127.0.0.1"))?;
+    url.set_port(Some(proxy.port()))
+        .map_err(|()| "the database's URL takes no port")?;
+
+    let one = Seed {
+        rows: 1,
+        keys: 1,
+        text: 100,
+    };
+    outbox.seed(one).await?;
+    // Our own connection would count.
+    let Outbox { name, client, .. } = outbox;
+    drop(client);
+    let without = look(world, &name, None, &proxy).await?;
+
+    let mut relay = world.relay_at(&url, &[])?;
+    await_published(&proxy, &mut relay).await?;
+    let with = look(world, &name, Some(&mut relay), &proxy).await?;
+    let usage = relay.usage()?;
+    relay.stop().await?;
+    world.drop_database(&name).await?;
+
+    let one = Sample::one;
+    let queries = with.counts.all_statements() as f64 / with.seconds;
+    let seconds = format!("in {:.0} s", with.seconds);
+    let figures = vec![
+        Figure::new(
+            "memory of an idle relay",
+            one(Unit::Mebibytes, usage.resident_mib),
+        )
+        .target(Target::AtMost(14.0))
+        .with(format!(
+            "{:.1} MiB without the program file",
+            usage.anonymous_mib
+        )),
+        Figure::new(
+            "WAL of an idle relay",
+            one(Unit::Bytes, (with.wal_bytes - without.wal_bytes).max(0.0)),
+        )
+        .target(Target::AtMost(0.0))
+        .with(format!(
+            "{seconds}; the server with it {}, without it {}",
+            Unit::Bytes.write(with.wal_bytes),
+            Unit::Bytes.write(without.wal_bytes)
+        )),
+        Figure::new("queries of an idle relay", one(Unit::PerSecond, queries))
+            .target(Target::AtMost(2.0))
+            .with(format!("{} {seconds}", with.counts.all_statements())),
+        Figure::new(
+            "connections of an idle relay",
+            one(Unit::Count, with.connections),
+        )
+        .target(Target::AtMost(3.0)),
+        Figure::new(
+            "CPU of an idle relay per second",
+            one(Unit::Microseconds, with.cpu * 1e6 / with.seconds),
+        ),
+    ];
+    Ok(Measured {
+        figures,
+        ..Measured::default()
+    })
+}
+
+/// Waits until the row is settled, as seen on the wire: a connection to look for it would count.
+async fn await_published(proxy: &CountingProxy, relay: &mut Relay) -> Result<()> {
+    let began = Instant::now();
+    let mut settled_at = None;
+    loop {
+        let counts = proxy.counts();
+        let ticks = counts.statements_with("with me as");
+        if settled_at.is_none() && counts.statements_with("set \"published_at\"") > 0 {
+            settled_at = Some(ticks);
+        }
+        // That it was sent does not say that it is done. Two looks at the leases later, it is.
+        if settled_at.is_some_and(|at| ticks >= at + 2) {
+            return Ok(());
+        }
+        relay.check()?;
+        if began.elapsed() > Duration::from_secs(20) {
+            return Err("the relay settled nothing in 20 s".into());
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+/// Looks at the server for a while, once it has noted the work before.
+async fn look(
+    world: &World,
+    database: &str,
+    relay: Option<&mut Relay>,
+    proxy: &CountingProxy,
+) -> Result<Idle> {
+    world.admin.batch_execute("checkpoint").await?;
+    let noted = world.wal().await?;
+    let began = Instant::now();
+    while world.wal().await? == noted && began.elapsed() < LAST_NOTE {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+
+    let connections = "select count(*) from pg_stat_activity where datname = $1 and backend_type = 'client backend'";
+    let wal = world.wal().await?;
+    let counts = proxy.counts();
+    let cpu_before = relay.as_ref().map(|relay| relay.usage()).transpose()?;
+    let began = Instant::now();
+    tokio::time::sleep(world.sizes.idle).await;
+    let seconds = began.elapsed().as_secs_f64();
+    let cpu_after = relay.as_ref().map(|relay| relay.usage()).transpose()?;
+    let counts = proxy.counts().since(&counts);
+    let wal_bytes = world.wal().await? - wal;
+    let row = world.admin.query_one(connections, &[&database]).await?;
+    if let Some(relay) = relay {
+        relay.check()?;
+    }
+    let cpu = cpu_before.zip(cpu_after);
+    Ok(Idle {
+        wal_bytes,
+        connections: row.try_get::<_, i64>(0)? as f64,
+        cpu: cpu.map_or(0.0, |(before, after)| {
+            (after.cpu - before.cpu).as_secs_f64()
+        }),
+        counts,
+        seconds,
+    })
+}
