@@ -10,8 +10,9 @@ use crate::process::Relay;
 use crate::report::{Figure, Measured, Sample, Target, Unit};
 use crate::world::World;
 
-/// After its last work the server notes what is running, within this time. It would look like work of the relay.
-const LAST_NOTE: Duration = Duration::from_secs(16);
+/// After the last change, the server notes once more what is running: 15 s after it did so before, and up to 10 s
+/// later if its background writer sleeps. It would look like work of the relay.
+const LAST_NOTE: Duration = Duration::from_secs(26);
 
 struct Idle {
     wal_bytes: f64,

@@ -214,8 +214,8 @@ fn facts(world: &World, args: &Args) -> Vec<Fact> {
         fact(
             "rounds",
             format!(
-                "{} of each drain, sweep and writer, {} takeovers, {} starts, {} events for latency",
-                sizes.rounds, sizes.takeovers, sizes.starts, sizes.latency_rows
+                "{} of each drain, sweep and writer, {} of the held snapshot, {} takeovers, {} starts, {} events for latency",
+                sizes.rounds, sizes.snapshot_rounds, sizes.takeovers, sizes.starts, sizes.latency_rows
             ),
         ),
     ]

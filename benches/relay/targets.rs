@@ -68,8 +68,7 @@ pub(crate) async fn many_keys(world: &mut World) -> Result<Measured> {
     );
     let body = strict.iter().find_map(|drained| drained.body).unwrap_or(0);
 
-    let mut measured = Measured::default();
-    measured.figures = vec![
+    let mut figures = vec![
         Figure::new("drain to RabbitMQ, strict order", rate)
             .beside(B, &bare)
             .target(Target::ShareAtLeast(0.8))
@@ -91,12 +90,14 @@ pub(crate) async fn many_keys(world: &mut World) -> Result<Measured> {
             each(Unit::Count, strict, |drained| drained.per_settle),
         ),
     ];
-    measured.sweeps.push(modes(&configuration, &bare, &drained));
-    measured.curves.push(memory(&configuration, &drained));
-    measured
-        .figures
-        .extend(discarded(world, strict, &drained[3]).await?);
-    Ok(measured)
+    let curves = memory(&configuration, &drained);
+    let sweep = modes(&configuration, &bare, &drained);
+    figures.extend(discarded(world, strict, &drained[3]).await?);
+    Ok(Measured {
+        figures,
+        sweeps: vec![sweep],
+        curves: vec![curves],
+    })
 }
 
 fn modes(configuration: &str, bare: &Sample, drained: &[Vec<Drained>]) -> Sweep {
@@ -214,7 +215,7 @@ async fn discarded(
 
 /// One key: nothing can be published side by side in strict order.
 pub(crate) async fn hot_key(world: &mut World) -> Result<Measured> {
-    let (rows, many) = (world.sizes.hot_key, world.sizes.backlog);
+    let (rows, many) = (world.sizes.hot_key, world.sizes.sweep);
     let mut windows = Vec::new();
     let [mut strict, mut spread, mut pipelined] = [vec![], vec![], vec![]];
     for _ in 0..world.sizes.rounds {
@@ -246,7 +247,7 @@ pub(crate) async fn hot_key(world: &mut World) -> Result<Measured> {
 /// grows and slows down too, and whose share of the time would hide what reading costs.
 pub(crate) async fn held_snapshot(world: &mut World) -> Result<Measured> {
     let [mut free, mut held] = [vec![], vec![]];
-    for _ in 0..world.sizes.rounds {
+    for _ in 0..world.sizes.snapshot_rounds {
         for held_snapshot in [false, true] {
             let mut what = Drain::new(world.sizes.snapshot, world.sizes.keys, &[STDOUT]);
             what.seed.text = 100;

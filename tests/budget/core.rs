@@ -25,7 +25,7 @@ const BROKER: Duration = Duration::from_millis(10);
 /// Reads are full as long as rows are left: BATCH_SIZE is 1,000.
 const READS: u64 = ROWS / 1000;
 /// Reads that find nothing new while the last rows are on their way, and looks for late ones.
-const SPARE_READS: u64 = 20;
+const SPARE_READS: u64 = 3;
 
 #[derive(Debug, Default)]
 struct Counted {
@@ -221,22 +221,18 @@ fn a_backlog_of_many_keys_takes_few_commands() {
             counted.reads,
             READS + SPARE_READS,
         );
-        // 200 rows are worth a statement, and rows that are confirmed meanwhile join the next one.
-        at_most(&format!("{context}: settles"), counted.settles, ROWS / 200);
+        // What is confirmed while a settle is out goes with the next one: eight lanes' batches of 200 in two.
+        at_most(&format!("{context}: settles"), counted.settles, ROWS / 750);
         at_least(
             &format!("{context}: rows of the largest settle"),
             counted.largest_settle,
-            400,
+            1_000,
         );
-        // A lane takes 200 events, unless fewer are ready.
-        at_most(
-            &format!("{context}: batches"),
-            counted.batches,
-            ROWS / 200 + 20,
-        );
+        // All batches of the lanes are full.
+        at_most(&format!("{context}: batches"), counted.batches, ROWS / 200);
         // Nothing failed, and one promise to keep awake lasts for 30 s.
         at_most(&format!("{context}: failures recorded"), counted.records, 0);
-        at_most(&format!("{context}: promises to poll"), counted.awake, 2);
+        at_most(&format!("{context}: promises to poll"), counted.awake, 1);
     }
 }
 
@@ -245,7 +241,7 @@ fn one_hot_key_in_strict_order_costs_a_round_trip_to_the_broker_each_and_no_more
     let counted = World::new(Ordering::Strict, 1).drain();
     assert_eq!(counted.batches, ROWS, "{counted:?}");
     // A key has room for 125 rows: catch-up reads bring them as room is made.
-    at_most(&format!("reads: {counted:?}"), counted.reads, ROWS / 25);
+    at_most(&format!("reads: {counted:?}"), counted.reads, ROWS / 45);
     // Each event comes alone, after 10 ms: longer than a settle waits for another one.
     at_most(&format!("settles: {counted:?}"), counted.settles, ROWS);
 }
@@ -254,7 +250,16 @@ fn one_hot_key_in_strict_order_costs_a_round_trip_to_the_broker_each_and_no_more
 fn one_hot_key_pipelined_shares_batches_and_settles() {
     let counted = World::new(Ordering::Pipelined, 1).drain();
     let context = format!("{counted:?}");
-    at_most(&format!("{context}: batches"), counted.batches, ROWS / 500);
-    at_most(&format!("{context}: settles"), counted.settles, ROWS / 500);
-    at_most(&format!("{context}: reads"), counted.reads, ROWS / 250);
+    // One key cannot use several lanes, so a batch takes what eight would take, and is settled as a whole.
+    at_most(
+        &format!("{context}: batches"),
+        counted.batches,
+        ROWS.div_ceil(1_600),
+    );
+    at_most(
+        &format!("{context}: settles"),
+        counted.settles,
+        ROWS.div_ceil(1_600),
+    );
+    at_most(&format!("{context}: reads"), counted.reads, 30);
 }

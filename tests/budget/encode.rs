@@ -11,13 +11,13 @@ use crate::at_most;
 const ROWS: u64 = 200;
 /// Per structured event: the body (which grows a few times), and the message's own texts (exchange, routing key, content type, id,
 /// type, source, key, rows).
-const STRUCTURED: u64 = 0;
+const STRUCTURED: u64 = 17;
 /// Per binary event: no body, which is shared with the row, but a name and a value for each header.
-const BINARY: u64 = 0;
+const BINARY: u64 = 32;
 /// Per event of a batch: what decides its message; the body is shared.
-const BATCH: u64 = 0;
+const BATCH: u64 = 30;
 /// Per call: the lists of messages and ids.
-const CALL: u64 = 40;
+const CALL: u64 = 10;
 
 fn record(seq: i64) -> Record {
     Record {

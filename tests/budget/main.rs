@@ -20,6 +20,8 @@ mod wire;
 /// Fails if more was counted than may be.
 #[track_caller]
 fn at_most(what: &str, counted: u64, most: u64) {
+    // Shown with `--nocapture`: how close it is.
+    println!("{what}: {counted} of at most {most}");
     assert!(
         counted <= most,
         "{what}: {counted}, at most {most} are budgeted"
@@ -29,6 +31,7 @@ fn at_most(what: &str, counted: u64, most: u64) {
 /// Fails if less was counted than must be.
 #[track_caller]
 fn at_least(what: &str, counted: u64, least: u64) {
+    println!("{what}: {counted} of at least {least}");
     assert!(
         counted >= least,
         "{what}: {counted}, at least {least} are budgeted"
