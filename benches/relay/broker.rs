@@ -1,6 +1,7 @@
 //! The broker's side: the queue, the bare publishers, and a consumer that notes arrivals.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -10,7 +11,7 @@ use lapin::options::{
     BasicConsumeOptions, BasicGetOptions, BasicPublishOptions, ConfirmSelectOptions,
     ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions, QueueDeleteOptions,
 };
-use lapin::types::{AMQPValue, FieldTable};
+use lapin::types::{AMQPValue, FieldTable, ShortString};
 use lapin::{
     BasicProperties, Channel, Confirmation, Connection, ConnectionProperties, ExchangeKind,
 };
@@ -19,7 +20,6 @@ use crate::Result;
 use crate::outbox::{TEXT, message_size};
 
 const EXCHANGE: &str = "events";
-const QUEUE: &str = "bench";
 const CHANNELS: usize = 8;
 const PER_CONFIRM: usize = 200;
 /// Bytes in flight at most: the default of the relay's OUTRIGGER_RELAY_MAX_IN_FLIGHT_BYTES.
@@ -50,6 +50,9 @@ impl QueueKind {
 pub(crate) struct Broker {
     connection: Connection,
     channel: Channel,
+    /// How many queues were made. Each has a name of its own: a channel of RabbitMQ 3.10 crashes when a name
+    /// it knows returns as another kind of queue.
+    queues: AtomicUsize,
 }
 
 impl Broker {
@@ -71,28 +74,50 @@ impl Broker {
         Ok(Self {
             connection,
             channel,
+            queues: AtomicUsize::new(0),
         })
+    }
+
+    /// Connects anew: after an error, a channel or a connection is no good any more.
+    pub(crate) async fn reopen(&mut self, url: &str) -> Result<()> {
+        let fresh = Self::open(url).await?;
+        let queues = self.queues.load(Ordering::Relaxed);
+        fresh.queues.store(queues, Ordering::Relaxed);
+        *self = fresh;
+        Ok(())
+    }
+
+    /// The name of the present queue.
+    fn queue(&self) -> ShortString {
+        format!("bench-{}", self.queues.load(Ordering::Relaxed)).into()
+    }
+
+    /// Deletes the present queue, if there is one.
+    pub(crate) async fn delete_queue(&self) -> Result<()> {
+        let options = QueueDeleteOptions::default();
+        self.channel.queue_delete(self.queue(), options).await?;
+        Ok(())
     }
 
     /// A new, empty queue for all events: the messages of the measurement before cost the broker nothing more.
     pub(crate) async fn new_queue(&self, kind: QueueKind) -> Result<()> {
         let channel = &self.channel;
-        channel
-            .queue_delete(QUEUE.into(), QueueDeleteOptions::default())
-            .await?;
+        self.delete_queue().await?;
+        self.queues.fetch_add(1, Ordering::Relaxed);
+        let name = self.queue();
         let durable = QueueDeclareOptions {
             durable: true,
             ..Default::default()
         };
         let mut arguments = FieldTable::default();
-        let name = AMQPValue::LongString(kind.name().into());
-        arguments.insert("x-queue-type".into(), name);
+        let kind = AMQPValue::LongString(kind.name().into());
+        arguments.insert("x-queue-type".into(), kind);
         channel
-            .queue_declare(QUEUE.into(), durable, arguments)
+            .queue_declare(name.clone(), durable, arguments)
             .await?;
         channel
             .queue_bind(
-                QUEUE.into(),
+                name,
                 EXCHANGE.into(),
                 "#".into(),
                 QueueBindOptions::default(),
@@ -113,7 +138,7 @@ impl Broker {
         loop {
             let queue = self
                 .channel
-                .queue_declare(QUEUE.into(), only_look, FieldTable::default())
+                .queue_declare(self.queue(), only_look, FieldTable::default())
                 .await?;
             let waiting = i64::from(queue.message_count());
             if waiting == rows || (!each && waiting > 0) {
@@ -129,7 +154,7 @@ impl Broker {
     /// Takes one message from the queue and tells the size of its body.
     pub(crate) async fn body_size(&self) -> Result<usize> {
         let options = BasicGetOptions { no_ack: true };
-        let message = self.channel.basic_get(QUEUE.into(), options).await?;
+        let message = self.channel.basic_get(self.queue(), options).await?;
         Ok(message.ok_or("the queue is empty")?.delivery.data.len())
     }
 
@@ -199,7 +224,7 @@ impl Broker {
         let channel = self.connection.create_channel().await?;
         let mut deliveries = channel
             .basic_consume(
-                QUEUE.into(),
+                self.queue(),
                 "bench".into(),
                 BasicConsumeOptions {
                     no_ack: true,

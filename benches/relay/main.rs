@@ -4,7 +4,7 @@
 //! more. So every figure here has its reference: a bare publisher, bare SQL, writers without a trigger.
 //! `scripts/bench` builds, starts private servers and runs this program. `cargo bench --bench relay` does it by hand:
 //! DATABASE_URL names a PostgreSQL server where it may create databases, AMQP_URL a RabbitMQ
-//! where it may use the exchange `events` and the queue `bench`.
+//! where it may use the exchange `events` and queues named `bench-...`.
 
 mod broker;
 #[path = "../../tests/support/counting_proxy.rs"]
@@ -159,6 +159,7 @@ async fn run(args: &Args) -> Result<bool> {
             Err(error) => {
                 eprintln!("{name}: failed: {error}\n{}", world.log_tails());
                 report.failed.push(name.clone());
+                world.recover().await?;
             }
         }
         eprintln!("{name}: {:.1} s", began.elapsed().as_secs_f64());
@@ -178,6 +179,7 @@ async fn run(args: &Args) -> Result<bool> {
             fs::write(folder.join("benchmarks").join(name), picture)?;
         }
     }
+    world.broker.delete_queue().await?;
     Ok(report.failed.is_empty())
 }
 

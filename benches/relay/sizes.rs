@@ -45,7 +45,7 @@ impl Sizes {
                 snapshot: 200_000,
                 snapshot_rounds: 1,
                 sweep: 15_000,
-                backlogs: &[10_000, 100_000],
+                backlogs: &[10_000, 100_000, 300_000],
                 drained: 20_000,
                 payloads: &[
                     (100, 8_000),

@@ -122,6 +122,11 @@ impl World {
         Ok(Relay::new(child, log, spawned_at))
     }
 
+    /// Makes ready for the next part after one has failed.
+    pub(crate) async fn recover(&mut self) -> Result<()> {
+        self.broker.reopen(&self.amqp_url).await
+    }
+
     /// Up to where the server has written its log, in bytes.
     pub(crate) async fn wal(&self) -> Result<f64> {
         let sql = "select (pg_current_wal_insert_lsn() - '0/0')::float8";
