@@ -113,7 +113,9 @@ pub(crate) async fn measure(world: &mut World) -> Result<Measured> {
         id: "latency",
         title: "Latency by load",
         about: format!(
-            "From commit to consumer; loads are shares of the drain rate ({}), written in one transaction every {} ms by one              connection for {} s. Writer, broker, relay and consumer share the machine. *direct* publishes after each commit,              without a relay.",
+            "From commit to consumer; loads are shares of the drain rate ({}), written in one transaction every {} ms by \
+             one connection for {} s. Writer, broker, relay and consumer share the machine. *direct* publishes after each \
+             commit, without a relay.",
             Unit::PerSecond.write(drain),
             BURST.as_millis(),
             world.sizes.load.as_secs()

@@ -14,7 +14,12 @@ impl Report {
         let mut text = String::new();
         if !self.figures.is_empty() {
             let headings = Figure::HEADINGS.map(str::to_owned).to_vec();
-            let rows = self.figures.iter().map(|figure| figure.cells().to_vec());
+            // A terminal is narrow: sizes and settings of single figures are for the page.
+            let rows = self.figures.iter().map(|figure| {
+                let mut cells = figure.cells().to_vec();
+                cells[0].clone_from(&figure.name);
+                cells
+            });
             text += &aligned(headings, rows.collect());
         }
         for sweep in &self.sweeps {
@@ -179,7 +184,8 @@ const METHOD: &str = "
 - **Writers**: pgbench, 16 connections, one INSERT per transaction, prepared; the variants take turns.
 - **Held snapshot**: an idle REPEATABLE READ transaction that began before the backlog was written, so no vacuum can
   remove what the relay leaves behind.
-- **Queries of an idle relay** are counted on the wire, between the relay and the server, once what the start has to do is done.
+- **Queries of an idle relay** are counted on the wire, between the relay and the server, for 20 s, once what the start has
+  to do is done. (The server's own statistics tell some of the start's queries much later.)
 - **WAL** is what the server wrote between two positions. Of an idle relay: less what the same server wrote in the same
   time without one.
 - **Buffers** are those the database touched, in memory or not, with the few of the measuring connection.
