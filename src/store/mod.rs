@@ -121,10 +121,20 @@ pub struct ReadBatch {
 /// Rows that are finished: confirmed, expired, or discarded.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Settle {
-    /// Rows to mark as published (or delete), by `seq`.
-    pub seqs: Vec<i64>,
-    /// Those among them that have a failure record to remove.
+    /// Rows to mark as published (or delete).
+    pub rows: Vec<Settled>,
+    /// Those among them that have a failure record to remove, by `seq`.
     pub failed_before: Vec<i64>,
+}
+
+/// A finished row. Both `seq` and id must be those of the row in the table: after a failover that lost the last
+/// commits, the database draws the same numbers again, for other events.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settled {
+    /// Its place in the order.
+    pub seq: i64,
+    /// Its event id, as read.
+    pub id: String,
 }
 
 /// State of a failure record.

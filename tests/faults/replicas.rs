@@ -49,7 +49,9 @@ async fn clock_jumps(run: Run) -> Counts {
                      update outrigger.partitions set owned_since = owned_since {jump}; \
                      update outrigger.replicas set lease_until = lease_until {jump}, \
                        visible_since = visible_since {jump}, registered_at = registered_at {jump}; \
-                     update outrigger.wake set awake_until = awake_until {jump}; commit"
+                     select setval(s.name, greatest(1, coalesce(pg_sequence_last_value(s.name), 1) \
+                         + (extract(epoch from interval '0' {jump}) * 1000)::int8)) \
+                       from (select outrigger.awake_sequence('public.outbox')::regclass as name) s; commit"
                 ))
                 .await;
             play.recovered().await;

@@ -305,9 +305,9 @@ impl Database {
     }
 
     pub fn settle(&mut self, settle: &Settle) {
-        for seq in &settle.seqs {
-            self.rows[*seq as usize - 1].published = true;
-            self.pending.remove(seq);
+        for row in &settle.rows {
+            self.rows[row.seq as usize - 1].published = true;
+            self.pending.remove(&row.seq);
         }
         for seq in &settle.failed_before {
             self.failures.remove(seq);

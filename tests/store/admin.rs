@@ -2,13 +2,13 @@
 
 use std::time::Duration;
 
+use outrigger::store::FailureState;
 use outrigger::store::postgres::admin::FailureFilter;
 use outrigger::store::postgres::emit::NewEvent;
 use outrigger::store::postgres::mapping::Field;
 use outrigger::store::postgres::replay::{ReplayFilter, ReplayMode};
-use outrigger::store::{FailureState, Settle};
 
-use crate::fixture::{Fixture, from_start};
+use crate::fixture::{Fixture, from_start, settled};
 
 async fn fail(f: &Fixture, seq: i64, state: &str, age_secs: i64) {
     f.sql(&format!(
@@ -36,10 +36,7 @@ async fn status_counts() {
     f.sql("update outbox set created_at = now() - interval '1 hour' where seq = 2")
         .await;
     f.store
-        .settle(&Settle {
-            seqs: vec![1],
-            failed_before: vec![],
-        })
+        .settle(&settled(&f.store, &[1], &[]).await)
         .await
         .unwrap();
     fail(&f, 3, "dead", 0).await;
@@ -275,10 +272,7 @@ async fn emit_and_tail() {
     let given = vec![(Field::Id, id.clone()), (Field::Type, "x".to_owned())];
     assert_eq!(f.store.emit(&NewEvent { fields: given }).await.unwrap(), id);
     f.store
-        .settle(&Settle {
-            seqs: vec![1],
-            failed_before: vec![],
-        })
+        .settle(&settled(&f.store, &[1], &[]).await)
         .await
         .unwrap();
     fail(&f, 2, "dead", 0).await;

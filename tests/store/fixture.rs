@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
+use outrigger::event::Record;
 use outrigger::store::postgres::{
     ConnectSettings, Database, Mapping, OutboxSettings, PostgresStore,
 };
-use outrigger::store::{Partitions, ReadKind, ReadRequest};
+use outrigger::store::{Partitions, ReadKind, ReadRequest, Settle, Settled};
 use tokio::sync::OnceCell;
 use tokio_postgres::Client;
 
@@ -95,6 +96,31 @@ impl Fixture {
             .iter()
             .map(|row| row.seq)
             .collect()
+    }
+}
+
+/// A row that was read, as it is settled.
+pub fn row_settled(row: &Record) -> Settled {
+    Settled {
+        seq: row.seq,
+        id: row.id.clone(),
+    }
+}
+
+/// What a relay that read these rows would settle. Rows that are not there get an id of their own.
+pub async fn settled(store: &PostgresStore, seqs: &[i64], failed_before: &[i64]) -> Settle {
+    let first = seqs.iter().min().copied().unwrap_or_default();
+    let rows = store.tail(first - 1, 1_000).await.unwrap();
+    let settled = |seq: &i64| Settled {
+        seq: *seq,
+        id: rows
+            .iter()
+            .find(|row| row.record.seq == *seq)
+            .map_or_else(|| format!("none of {seq}"), |row| row.record.id.clone()),
+    };
+    Settle {
+        rows: seqs.iter().map(settled).collect(),
+        failed_before: failed_before.to_vec(),
     }
 }
 

@@ -6,7 +6,7 @@ use outrigger::event::Data;
 use outrigger::store::postgres::{AfterPublish, OutboxSettings, Preset};
 use outrigger::store::{ReadKind, ReadRequest, Settle};
 
-use crate::fixture::{Fixture, database, from_start, request, server};
+use crate::fixture::{Fixture, database, from_start, request, row_settled, server, settled};
 
 fn some(text: &str) -> Option<String> {
     Some(text.to_owned())
@@ -60,10 +60,7 @@ async fn a_table_with_a_boolean_mark_and_plain_timestamps() {
     assert_eq!(rows[1].extra, [("tenant".into(), None)]);
     assert_eq!(
         store
-            .settle(&Settle {
-                seqs: vec![1, 3],
-                failed_before: vec![]
-            })
+            .settle(&settled(&store, &[1, 3], &[]).await)
             .await
             .unwrap(),
         1
@@ -111,10 +108,7 @@ async fn a_mark_without_time_zone_is_written_as_utc() {
         .await
         .unwrap();
     store
-        .settle(&Settle {
-            seqs: vec![1],
-            failed_before: vec![],
-        })
+        .settle(&settled(&store, &[1], &[]).await)
         .await
         .unwrap();
     let near = "select count(*) from outbox where done between (now() at time zone 'UTC') - interval '1 minute' \
@@ -176,7 +170,7 @@ async fn a_debezium_table_is_drained_by_deleting() {
     assert_eq!(
         f.store
             .settle(&Settle {
-                seqs: known,
+                rows: rows[..4].iter().map(row_settled).collect(),
                 failed_before: vec![]
             })
             .await
@@ -254,10 +248,7 @@ async fn a_debezium_table_with_order_and_mark_is_a_full_outbox() {
         [8, 9]
     );
     f.store
-        .settle(&Settle {
-            seqs: vec![8],
-            failed_before: vec![],
-        })
+        .settle(&settled(&f.store, &[8], &[]).await)
         .await
         .unwrap();
     assert_eq!(

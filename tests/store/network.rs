@@ -7,9 +7,9 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use outrigger::store::postgres::{ListenState, OutboxSettings, StoreError, StoreErrorKind};
-use outrigger::store::{ReadKind, ReadRequest, Settle};
+use outrigger::store::{ReadKind, ReadRequest};
 
-use crate::fixture::{Fixture, database, from_start, request, server};
+use crate::fixture::{Fixture, database, from_start, request, server, settled};
 use crate::pgbouncer::PgBouncer;
 use crate::postgres::{Postgres, give_to_server, server_user_shell};
 
@@ -281,10 +281,7 @@ async fn everything_but_listen_works_behind_a_transaction_pooler() {
                 assert!(batch.holders.is_some());
                 store.read(&request(ReadKind::Retries)).await.unwrap();
                 store
-                    .settle(&Settle {
-                        seqs: vec![i64::from(i) * 20 + round + 1],
-                        failed_before: vec![],
-                    })
+                    .settle(&settled(&store, &[i64::from(i) * 20 + round + 1], &[]).await)
                     .await
                     .unwrap();
                 store

@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use outrigger::store::postgres::{ListenState, OutboxSettings, StoreErrorKind};
-use outrigger::store::{ReadKind, ReadRequest, Settle};
+use outrigger::store::{ReadKind, ReadRequest};
 use tokio::time::timeout;
 
-use crate::fixture::{Fixture, database, from_start, request, server};
+use crate::fixture::{Fixture, database, from_start, request, server, settled};
 use crate::pgbouncer::PgBouncer;
 use crate::waking::listening;
 
@@ -84,10 +84,6 @@ async fn a_plan_made_for_a_tiny_table_does_not_scan_the_full_one() {
     // One page: reading it is cheaper than any index.
     f.insert(2, 1).await;
     f.sql("vacuum analyze outbox").await;
-    let one = |seq| Settle {
-        seqs: vec![seq],
-        failed_before: vec![],
-    };
     let reads = |after| {
         [
             from_start(),
@@ -102,7 +98,8 @@ async fn a_plan_made_for_a_tiny_table_does_not_scan_the_full_one() {
         for read in reads(0) {
             f.store.read(&read).await.unwrap();
         }
-        f.store.settle(&one(0)).await.unwrap();
+        let nothing = settled(&f.store, &[0], &[]).await;
+        f.store.settle(&nothing).await.unwrap();
     }
     f.insert(50_000, 1_000).await;
     let scans = "select sum(seq_tup_read)::int8 from pg_stat_user_tables where relname = 'outbox'";
@@ -110,7 +107,8 @@ async fn a_plan_made_for_a_tiny_table_does_not_scan_the_full_one() {
         for read in reads(seq) {
             assert_eq!(f.store.read(&read).await.unwrap().rows.len(), 1_000);
         }
-        assert_eq!(f.store.settle(&one(seq)).await.unwrap(), 1);
+        let one = settled(&f.store, &[seq], &[]).await;
+        assert_eq!(f.store.settle(&one).await.unwrap(), 1);
     }
     // A session reports what it did when it ends.
     f.store.close();

@@ -9,7 +9,7 @@ use outrigger::store::{
     Failure, FailureState, Partitions, ReadKind, ReadRequest, Settle, partition_of,
 };
 
-use crate::fixture::{Fixture, database, from_start, request, server};
+use crate::fixture::{Fixture, database, from_start, request, server, settled};
 
 #[tokio::test]
 async fn rows_come_back_as_they_were_written() {
@@ -417,10 +417,7 @@ async fn failing_rows_leave_the_main_reads_and_come_back_as_retries() {
     assert_eq!(f.count(kept).await, 1);
 
     f.store
-        .settle(&Settle {
-            seqs: vec![1, 6],
-            failed_before: vec![1],
-        })
+        .settle(&settled(&f.store, &[1, 6], &[1]).await)
         .await
         .unwrap();
     assert_eq!(
@@ -477,16 +474,40 @@ async fn failures_are_fenced_by_ownership() {
 async fn settling_twice_changes_nothing() {
     let f = Fixture::new().await;
     f.insert(3, 3).await;
-    let settle = Settle {
-        seqs: vec![1, 2, 99],
-        failed_before: vec![],
-    };
+    let settle = settled(&f.store, &[1, 2, 99], &[]).await;
     assert_eq!(f.store.settle(&settle).await.unwrap(), 2);
     let first = "select count(distinct published_at) from outbox where published_at < now()";
     assert_eq!(f.count(first).await, 1);
     assert_eq!(f.store.settle(&settle).await.unwrap(), 0);
     assert_eq!(f.store.settle(&Settle::default()).await.unwrap(), 0);
     assert_eq!(f.seqs(&from_start()).await, [3]);
+}
+
+#[tokio::test]
+async fn a_number_that_is_drawn_again_is_another_row() {
+    let f = Fixture::new().await;
+    f.insert(3, 3).await;
+    let me = f
+        .store
+        .register("a", Duration::from_secs(10), 4)
+        .await
+        .unwrap()
+        .replica;
+    f.store.tick(me, true).await.unwrap();
+    f.store.claim(me, &[0, 1, 2, 3]).await.unwrap();
+    let rows = f.store.read(&from_start()).await.unwrap().rows;
+    let settle = settled(&f.store, &[1, 2, 3], &[]).await;
+    // A failover loses the last two rows, and the new primary draws their numbers for other events.
+    f.sql("delete from outbox where seq > 1; alter table outbox alter column seq restart with 2")
+        .await;
+    f.insert(2, 2).await;
+    let failures = [1, 2].map(|row: usize| failure(&rows[row], FailureState::Dead, None));
+    assert_eq!(
+        f.store.record_failures(&failures, me).await.unwrap(),
+        Vec::<i64>::new()
+    );
+    assert_eq!(f.store.settle(&settle).await.unwrap(), 1);
+    assert_eq!(f.seqs(&from_start()).await, [2, 3]);
 }
 
 #[tokio::test]
@@ -510,10 +531,7 @@ async fn delayed_rows_become_due_in_their_order() {
         Some(Duration::ZERO)
     );
     f.store
-        .settle(&Settle {
-            seqs: vec![1, 2],
-            failed_before: vec![],
-        })
+        .settle(&settled(&f.store, &[1, 2], &[]).await)
         .await
         .unwrap();
     let due = f.store.tick(me, true).await.unwrap().next_due_in.unwrap();
@@ -567,10 +585,7 @@ async fn reads_walk_the_index_whatever_the_history() {
         assert!(!store.read(&request).await.unwrap().cut);
     }
     store
-        .settle(&Settle {
-            seqs: known,
-            failed_before: vec![],
-        })
+        .settle(&settled(&f.store, &known, &[]).await)
         .await
         .unwrap();
     let log = server.log();

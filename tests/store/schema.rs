@@ -2,10 +2,10 @@
 
 use std::process::{Command, Stdio};
 
+use outrigger::store::ReadKind;
 use outrigger::store::postgres::{Mapping, OutboxSettings, StoreErrorKind, grants, print};
-use outrigger::store::{ReadKind, Settle};
 
-use crate::fixture::{Fixture, database, from_start, request, server};
+use crate::fixture::{Fixture, database, from_start, request, server, settled};
 
 /// Everything that defines a schema, as text.
 async fn shape(client: &tokio_postgres::Client) -> Vec<String> {
@@ -187,10 +187,7 @@ async fn the_printed_grants_suffice_and_nothing_more_is_given() {
         store.read(&request(kind)).await.unwrap();
     }
     store
-        .settle(&Settle {
-            seqs: vec![1, 2],
-            failed_before: vec![1],
-        })
+        .settle(&settled(&store, &[1, 2], &[1]).await)
         .await
         .unwrap();
     store

@@ -32,6 +32,7 @@ use crate::relay::bound::FAR_BEHIND;
 use crate::store::{Failing, Failure, FailureState, ReadBatch, Tick, partition_of};
 
 pub use messages::{Command, Gauges, Input, StoreFailed, Totals};
+use outcomes::Finished;
 use ownership::{Ownership, Step};
 use pace::{AWAKE_HORIZON, Pace, WakeReason};
 use reading::{Reading, Way};
@@ -143,9 +144,9 @@ pub struct Core {
     paused: bool,
     stopping: bool,
     failures_version: Option<i64>,
-    /// Finished rows to settle: `(seq, hash, has a failure record)`.
-    to_settle: Vec<(i64, i64, bool)>,
-    settling: Vec<(i64, i64, bool)>,
+    /// Finished rows to settle.
+    to_settle: Vec<Finished>,
+    settling: Vec<Finished>,
     settle_after: Time,
     /// When the oldest row in `to_settle` came.
     settle_from: Time,
@@ -336,7 +337,7 @@ impl Core {
         for item in expired {
             self.totals.expired += 1;
             self.ownership.departed(item.record.hash);
-            self.finish(now, item.record.seq, item.record.hash, item.retried);
+            self.finish(now, item);
         }
         if batch.is_empty() {
             return self.next_settle(now);

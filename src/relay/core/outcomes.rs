@@ -11,7 +11,16 @@ use super::{
 };
 use crate::error::{Action, Reason, ReasonCode, Verdict};
 use crate::event::Record;
-use crate::store::{Failure, FailureState, Settle};
+use crate::store::{Failure, FailureState, Settle, Settled};
+
+/// A finished row on its way to the database.
+#[derive(Debug, Clone)]
+pub(super) struct Finished {
+    row: Settled,
+    hash: i64,
+    /// Has a failure record.
+    failed_before: bool,
+}
 
 impl Core {
     /// Settling waits a moment for more rows: a commit per event would cost the database more than the
@@ -28,11 +37,18 @@ impl Core {
     }
 
     /// A row is finished: the database is to know.
-    pub(super) fn finish(&mut self, now: Time, seq: i64, hash: i64, failed_before: bool) {
+    pub(super) fn finish(&mut self, now: Time, item: Item) {
         if self.to_settle.is_empty() {
             self.settle_from = now;
         }
-        self.to_settle.push((seq, hash, failed_before));
+        self.to_settle.push(Finished {
+            hash: item.record.hash,
+            failed_before: item.retried,
+            row: Settled {
+                seq: item.record.seq,
+                id: item.record.id,
+            },
+        });
     }
 
     pub(super) fn next_settle(&mut self, now: Time) -> Option<Command> {
@@ -42,10 +58,10 @@ impl Core {
         let most = self.to_settle.len().min(SETTLE_MAX);
         self.settling = self.to_settle.drain(..most).collect();
         let mut settle = Settle::default();
-        for (seq, _, failed_before) in &self.settling {
-            settle.seqs.push(*seq);
-            if *failed_before {
-                settle.failed_before.push(*seq);
+        for finished in &self.settling {
+            settle.rows.push(finished.row.clone());
+            if finished.failed_before {
+                settle.failed_before.push(finished.row.seq);
             }
         }
         Some(Command::Settle(settle))
@@ -138,7 +154,7 @@ impl Core {
                 (Verdict::Confirmed, None) => {
                     self.totals.published += 1;
                     self.window.finished(&item);
-                    self.finish(now, item.record.seq, item.record.hash, item.retried);
+                    self.finish(now, item);
                 }
                 (Verdict::Confirmed, Some(reason)) => self.give_up(item, reason),
                 (Verdict::Rejected(refusal) | Verdict::Impossible(refusal), Some(reason)) => {
@@ -233,9 +249,9 @@ impl Core {
         match result {
             Ok(()) => {
                 let epoch = self.reading.epoch();
-                for (seq, hash, _) in rows {
-                    self.window.settled(seq, epoch);
-                    self.ownership.arrived(hash);
+                for finished in rows {
+                    self.window.settled(finished.row.seq, epoch);
+                    self.ownership.arrived(finished.hash);
                 }
                 self.reading.settle_epochs(&mut self.window);
             }

@@ -88,6 +88,8 @@ pub struct Ownership {
     left: bool,
     /// Partitions were lost or began to drain since somebody asked.
     leaving: bool,
+    /// Until then, a lease that ran out says nothing about its owner: the database was out of reach.
+    outage_until: Time,
 }
 
 impl Ownership {
@@ -109,6 +111,7 @@ impl Ownership {
             stopping: false,
             left: false,
             leaving: false,
+            outage_until: Time::ZERO,
         }
     }
 
@@ -287,6 +290,11 @@ impl Ownership {
 
     /// Answer to [`Step::Tick`]; returns the partitions lost. `sent_at`: when it was sent.
     pub fn ticked(&mut self, now: Time, sent_at: Time, beat: bool, tick: &Tick) -> Vec<i32> {
+        // Ticks that failed for so long fail for the others too, and their leases run out while they live.
+        let silent = now.saturating_sub(self.ticked_at) > self.lease_ttl / 2;
+        if silent && self.ticked_at > Time::ZERO {
+            self.outage_until = now + self.lease_ttl;
+        }
         self.ticked_at = now;
         self.next_tick = now + self.tick_interval();
         self.claim.clear();
@@ -347,10 +355,13 @@ impl Ownership {
                     lost.push(row.partition);
                 }
                 // A claim whose answer got lost.
-                (true, false) => self.adopt(Claimed {
-                    partition: row.partition,
-                    unclean: true,
-                }),
+                (true, false) => self.adopt(
+                    now,
+                    Claimed {
+                        partition: row.partition,
+                        unclean: true,
+                    },
+                ),
                 _ => {}
             }
         }
@@ -428,8 +439,8 @@ impl Ownership {
         self.claim = free;
     }
 
-    fn adopt(&mut self, claimed: Claimed) {
-        let careful = if claimed.unclean {
+    fn adopt(&mut self, now: Time, claimed: Claimed) {
+        let careful = if claimed.unclean && now >= self.outage_until {
             self.careful_rows
         } else {
             0
@@ -452,7 +463,7 @@ impl Ownership {
         let asked = std::mem::take(&mut self.claim).len();
         for claimed in claimed {
             if !self.owned.contains_key(&claimed.partition) {
-                self.adopt(*claimed);
+                self.adopt(now, *claimed);
             }
         }
         if self.stopping {

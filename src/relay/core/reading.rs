@@ -84,10 +84,15 @@ pub struct Reading {
     sweep: Sweep,
     /// Lowest `seq` ever read, to slice the sweep.
     lowest: Option<i64>,
+    /// Mean weight in bytes of the rows last read, at least 1.
+    row_weight: usize,
     /// Alternates between catching up and everything else.
     caught_up_last: bool,
     discarded: u64,
 }
+
+/// What rows are taken to weigh before any was read, in bytes. Guessing too much costs one small read.
+const FIRST_WEIGHT: usize = 16 << 10;
 
 #[derive(Debug)]
 struct Sweep {
@@ -124,6 +129,7 @@ impl Reading {
                 last_duration: Duration::ZERO,
             },
             lowest: None,
+            row_weight: FIRST_WEIGHT,
             caught_up_last: false,
             discarded: 0,
         }
@@ -215,6 +221,10 @@ impl Reading {
             return Arrivals::default();
         };
         self.end(out.ticket);
+        if !batch.rows.is_empty() {
+            let bytes: usize = batch.rows.iter().map(Record::weight).sum();
+            self.row_weight = (bytes / batch.rows.len()).max(1);
+        }
         let took = now.saturating_sub(out.started);
         if self.has_order
             && let Some(lowest) = batch.rows.iter().map(|row| row.seq).min()
@@ -343,11 +353,11 @@ impl Sweep {
 
 impl Core {
     fn room(&self) -> usize {
-        if self.window.bytes() >= self.config.max_in_flight_bytes {
+        // Many small reads cost more than a few large ones.
+        if self.free_bytes() < self.config.max_in_flight_bytes.div_ceil(4) {
             return 0;
         }
         let room = self.config.max_in_flight.saturating_sub(self.window.len());
-        // Many small reads cost more than a few large ones.
         let worthwhile = self
             .config
             .batch_size
@@ -358,6 +368,11 @@ impl Core {
         } else {
             room.min(self.config.batch_size)
         }
+    }
+
+    fn free_bytes(&self) -> usize {
+        let limit = self.config.max_in_flight_bytes;
+        limit.saturating_sub(self.window.bytes())
     }
 
     /// When the next read is due, if one can be.
@@ -420,17 +435,14 @@ impl Core {
             started: now,
             ticket,
         });
-        let byte_limit = self
-            .config
-            .max_in_flight_bytes
-            .saturating_sub(self.window.bytes())
-            .max(1);
+        let byte_limit = self.free_bytes().max(1);
         Some(ReadRequest {
             kind,
             partitions,
             skip_keys,
             known,
-            limit,
+            // What does not fit would be fetched for nothing.
+            limit: limit.min(byte_limit / self.reading.row_weight + 1),
             byte_limit,
         })
     }

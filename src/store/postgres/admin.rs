@@ -116,13 +116,13 @@ fn order(filter: &FailureFilter) -> &'static str {
 }
 
 /// The selected records.
-fn selected(sql: &Sql, filter: &FailureFilter) -> String {
+fn selected(sql: &Sql, columns: &str, filter: &FailureFilter) -> String {
     let limit = filter
         .limit
         .map(|n| format!("limit {n}"))
         .unwrap_or_default();
     format!(
-        "select f.seq from outrigger.failures f where f.outbox = {} and {} order by {} {limit}",
+        "select {columns} from outrigger.failures f where f.outbox = {} and {} order by {} {limit}",
         sql.outbox,
         Where::TEXT,
         order(filter)
@@ -146,7 +146,7 @@ impl PostgresStore {
                f.first_failed_at, f.last_failed_at, f.next_attempt_at \
              from outrigger.failures f where f.outbox = {} and f.seq in ({}) order by {}",
             inner.sql.outbox,
-            selected(&inner.sql, filter),
+            selected(&inner.sql, "f.seq", filter),
             order(filter)
         );
         let condition = Where::new(filter);
@@ -159,7 +159,7 @@ impl PostgresStore {
     pub async fn failure_count(&self, filter: &FailureFilter) -> Result<i64, StoreError> {
         let text = format!(
             "select count(*) from ({}) s",
-            selected(&self.inner.sql, filter)
+            selected(&self.inner.sql, "f.seq", filter)
         );
         let condition = Where::new(filter);
         let params = condition.params(filter);
@@ -174,7 +174,7 @@ impl PostgresStore {
             "with chosen as ({}), version as ({} and exists (select from chosen)) \
              update outrigger.failures f set state = 'retrying', attempts = 0, crashes = 0, next_attempt_at = clock_timestamp() \
              from chosen where f.outbox = {} and f.seq = chosen.seq",
-            selected(sql, filter),
+            selected(sql, "f.seq", filter),
             bump(sql),
             sql.outbox
         );
@@ -185,13 +185,11 @@ impl PostgresStore {
     /// Returns how many.
     pub async fn discard(&self, filter: &FailureFilter) -> Result<u64, StoreError> {
         let sql = &self.inner.sql;
-        let settled = sql
-            .settle
-            .replace("any($1)", "any(array(select seq from chosen))");
+        let settled = sql.settle_those("chosen as s");
         let text = format!(
             "with chosen as materialized ({}), version as ({} and exists (select from chosen)), settled as ({settled}) \
              delete from outrigger.failures f using chosen where f.outbox = {} and f.seq = chosen.seq",
-            selected(sql, filter),
+            selected(sql, "f.seq, f.event_id as id", filter),
             bump(sql),
             sql.outbox
         );

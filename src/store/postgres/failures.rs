@@ -41,6 +41,15 @@ pub(super) async fn record(
     let waits = column(failures, |f| {
         f.retry_after.map(|wait| wait.as_micros() as f64)
     });
+    // The number may belong to another event since a failover. (Without an order column it is made of the id.)
+    let same = if sql.has_order {
+        format!(
+            "and exists (select from {} o where {} = i.seq and {} = i.id)",
+            sql.table, sql.seq, sql.id_text
+        )
+    } else {
+        String::new()
+    };
     let text = format!(
         "with owned as materialized (select partition from outrigger.partitions \
            where outbox = {outbox} and owner = $1 order by partition for share), \
@@ -51,8 +60,8 @@ pub(super) async fn record(
            clock_timestamp() + i.wait * interval '1 microsecond' \
          from unnest($2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13) \
            as i (seq, hash, keyed, id, type, key, state, attempts, crashes, reason, error, wait), layout \
-         where ((i.hash % n) + n) % n in (select partition from owned) \
-         on conflict (outbox, seq) do update set state = excluded.state, attempts = excluded.attempts, \
+         where ((i.hash % n) + n) % n in (select partition from owned) {same} \
+         on conflict (outbox, seq) do update set event_id = excluded.event_id, state = excluded.state, attempts = excluded.attempts, \
            crashes = excluded.crashes, reason = excluded.reason, error = excluded.error, \
            last_failed_at = clock_timestamp(), next_attempt_at = excluded.next_attempt_at \
          returning f.seq",

@@ -8,7 +8,7 @@ use tokio_postgres::types::Type;
 use super::error::StoreError;
 use super::inspect::{Kind, Table};
 use super::mapping::{Field, quote};
-use super::session::Session;
+use super::session::{Params, Session};
 use super::sql::{Sql, now};
 use crate::store::Settle;
 
@@ -19,25 +19,17 @@ pub(super) async fn settle(
     sql: &Sql,
     settle: &Settle,
 ) -> Result<u64, StoreError> {
-    if settle.seqs.is_empty() && settle.failed_before.is_empty() {
+    if settle.rows.is_empty() {
         return Ok(0);
     }
-    let settled = if settle.failed_before.is_empty() {
-        session
-            .execute(&sql.settle, vec![(&settle.seqs, Type::INT8_ARRAY)])
-            .await
-    } else {
-        session
-            .execute(
-                &sql.settle_with_failures(),
-                vec![
-                    (&settle.seqs, Type::INT8_ARRAY),
-                    (&settle.failed_before, Type::INT8_ARRAY),
-                ],
-            )
-            .await
-    };
-    Ok(settled?)
+    let seqs: Vec<i64> = settle.rows.iter().map(|row| row.seq).collect();
+    let ids: Vec<&str> = settle.rows.iter().map(|row| row.id.as_str()).collect();
+    let mut params: Params<'_> = vec![(&seqs, Type::INT8_ARRAY), (&ids, Type::TEXT_ARRAY)];
+    if settle.failed_before.is_empty() {
+        return Ok(session.execute(&sql.settle, params).await?);
+    }
+    params.push((&settle.failed_before, Type::INT8_ARRAY));
+    Ok(session.execute(&sql.settle_with_failures(), params).await?)
 }
 
 /// One step of retention.

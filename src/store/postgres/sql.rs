@@ -40,8 +40,12 @@ pub(super) struct Sql {
     pub(super) awake_for: String,
     /// Who may still insert.
     pub(super) holders: String,
-    /// Marks or deletes.
+    /// The id as a [`Record`](crate::event::Record) has it.
+    pub(super) id_text: String,
+    /// Marks or deletes the rows with `seq` in `$1` and id in `$2`, pairwise.
     pub(super) settle: String,
+    /// Before and after the rows to settle.
+    settle_around: (String, String),
 }
 
 /// The current time in a column's type.
@@ -115,6 +119,8 @@ impl Sql {
             (None, Some(column)) if column.type_name == "text" => format!("{id} = f.event_id"),
             _ => format!("{seq} = f.seq"),
         };
+        let id_text = format!("coalesce({id}::text, '')");
+        let around = settle(t, &seq, &id_text, &pending);
         let awake = format!("{}::regclass", literal(&t.awake));
         Self {
             awake_for: format!(
@@ -122,7 +128,9 @@ impl Sql {
             ),
             awake,
             holders: holders(t),
-            settle: settle(t, &seq, &pending),
+            settle: format!("{}unnest($1, $2) as s (seq, id){}", around.0, around.1),
+            settle_around: around,
+            id_text,
             table: t.name.clone(),
             outbox,
             has_order: order.is_some(),
@@ -144,10 +152,16 @@ impl Sql {
         format!("(({hash} % {count}::int8) + {count}::int8) % {count}::int8 = any({owned})")
     }
 
-    /// The settle statement, with the removal of failure records (`$2`) if there are any.
+    /// Marks or deletes the rows of `s`, which has `seq` and `id`.
+    pub(super) fn settle_those(&self, s: &str) -> String {
+        format!("{}{s}{}", self.settle_around.0, self.settle_around.1)
+    }
+
+    /// The settle statement, with the removal of failure records (those of `$3`).
     pub(super) fn settle_with_failures(&self) -> String {
         format!(
-            "with cleared as (delete from outrigger.failures f where f.outbox = {} and f.seq = any($2)) {}",
+            "with cleared as (delete from outrigger.failures f using unnest($1, $2) as s (seq, id) \
+               where f.outbox = {} and f.seq = s.seq and f.event_id = s.id and s.seq = any($3)) {}",
             self.outbox, self.settle
         )
     }
@@ -252,7 +266,7 @@ fn holders(t: &Table) -> String {
 }
 
 /// Only rows still pending are marked, so settling twice changes nothing and keeps the first time.
-fn settle(t: &Table, seq: &str, pending: &str) -> String {
+fn settle(t: &Table, seq: &str, id: &str, pending: &str) -> (String, String) {
     let table = &t.name;
     match (t.after_publish, t.column(Field::PublishedAt)) {
         (AfterPublish::Mark, Some(column)) => {
@@ -261,11 +275,17 @@ fn settle(t: &Table, seq: &str, pending: &str) -> String {
             } else {
                 now(column.kind)
             };
-            format!(
-                "update {table} o set {} = {value} where {seq} = any($1) and {pending}",
-                quote(&column.name)
+            (
+                format!(
+                    "update {table} o set {} = {value} from ",
+                    quote(&column.name)
+                ),
+                format!(" where {seq} = s.seq and {id} = s.id and {pending}"),
             )
         }
-        _ => format!("delete from {table} o where {seq} = any($1)"),
+        _ => (
+            format!("delete from {table} o using "),
+            format!(" where {seq} = s.seq and {id} = s.id"),
+        ),
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use outrigger::error::{Reason, ReasonCode, Verdict};
 use outrigger::relay::core::Input;
 use outrigger::relay::core::window::Item;
-use outrigger::store::Settle;
+use outrigger::store::{Settle, Settled};
 
 use super::{Batch, Event, Fate, World};
 use crate::Mutation;
@@ -25,9 +25,12 @@ impl World {
             return self.crash(replica);
         }
         if self.mutation == Mutation::SettleBeforeConfirm {
-            let seqs = items.iter().map(|item| item.record.seq).collect();
+            let settled = |item: &Item| Settled {
+                seq: item.record.seq,
+                id: item.record.id.clone(),
+            };
             self.database.settle(&Settle {
-                seqs,
+                rows: items.iter().map(settled).collect(),
                 failed_before: Vec::new(),
             });
         }

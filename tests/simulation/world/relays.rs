@@ -206,7 +206,7 @@ impl World {
             }
             Op::Settle(settle) => {
                 if up {
-                    self.log(|| format!("replica {replica} settles {:?}", settle.seqs));
+                    self.log(|| format!("replica {replica} settles {:?}", settle.rows));
                     self.database.settle(&settle);
                 }
                 let heard = up && !self.random_glitch();

@@ -6,8 +6,10 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use crate::Result;
-use crate::figures::{Figure, median, per_second};
-use crate::world::{Outbox, TEXT, World};
+use crate::broker::QueueKind;
+use crate::outbox::{Outbox, TEXT};
+use crate::report::{Figure, Measured, Sample, Target, Unit};
+use crate::world::{Settings, World};
 
 const CONNECTIONS: &str = "16";
 
@@ -60,7 +62,7 @@ impl Way {
     }
 
     /// The settings of its relay, if it has one.
-    fn relay(self) -> Option<&'static [(&'static str, &'static str)]> {
+    fn relay(self) -> Option<Settings<'static>> {
         match self {
             Self::BarePolled => Some(&[("OUTRIGGER_RELAY_WAKE", "poll")]),
             Self::Relay => Some(&[]),
@@ -70,10 +72,10 @@ impl Way {
     }
 }
 
-pub(crate) async fn measure(world: &mut World) -> Result<Vec<Figure>> {
+pub(crate) async fn measure(world: &mut World) -> Result<Measured> {
     let outbox = world.outbox().await?;
     let script = world.work.join("insert.sql");
-    let text = "x".repeat(TEXT as usize);
+    let text = "x".repeat(TEXT);
     fs::write(
         &script,
         format!(
@@ -83,7 +85,7 @@ pub(crate) async fn measure(world: &mut World) -> Result<Vec<Figure>> {
         ),
     )?;
     let mut rates: Vec<Vec<f64>> = vec![Vec::new(); WAYS.len()];
-    for round in 0..world.sizes.writer_rounds {
+    for round in 0..world.sizes.rounds {
         for turn in 0..WAYS.len() {
             // Each round begins with another one: what comes first has the emptiest server.
             let index = (turn + 2 * round) % WAYS.len();
@@ -94,60 +96,30 @@ pub(crate) async fn measure(world: &mut World) -> Result<Vec<Figure>> {
 
     let of = |way: Way| {
         let index = WAYS.iter().position(|other| *other == way);
-        index.map_or(f64::NAN, |index| median(&rates[index]))
+        let rounds = index.and_then(|index| rates.get(index)).cloned();
+        Sample::new(Unit::PerSecond, rounds.unwrap_or_default())
     };
-    let bare = of(Way::Bare);
-    let polled = of(Way::BarePolled);
-    let share = |name: &str, way: Way, reference: &str, to: f64, least| {
-        let rate = of(way);
-        Figure::share(name, per_second(rate), reference, rate / to, least)
+    let figure = |name: &str, way: Way| {
+        Figure::new(format!("writers: {name}"), of(way)).beside("no trigger", &of(Way::Bare))
     };
-    let none = "no trigger";
-    Ok(vec![
-        Figure::reference("writers, 16 connections, no trigger", per_second(bare)),
-        share(
-            "writers, a trigger that always notifies",
-            Way::Naive,
-            none,
-            bare,
-            None,
-        ),
-        share(
-            "writers, our trigger, relay awake but not running",
-            Way::Awake,
-            none,
-            bare,
-            Some(0.95),
-        ),
-        share(
-            "writers, no trigger, relay polling",
-            Way::BarePolled,
-            none,
-            bare,
-            None,
-        ),
-        share(
-            "writers, our trigger and relay",
-            Way::Relay,
-            none,
-            bare,
-            Some(0.95),
-        ),
-        share(
-            "  the same, in relation to a polling relay",
-            Way::Relay,
-            "no trigger, relay polling",
-            polled,
-            Some(0.95),
-        ),
-        share(
-            "writers, our trigger and relay, SINK=stdout",
-            Way::NoBroker,
-            none,
-            bare,
-            Some(0.95),
-        ),
-    ])
+    let goal = Target::ShareAtLeast(0.95);
+    let figures = vec![
+        figure("our trigger, relay awake but not running", Way::Awake).target(goal),
+        figure("our trigger and relay", Way::Relay).target(goal),
+        figure("our trigger and relay, SINK=stdout", Way::NoBroker).target(goal),
+        Figure::new(
+            "writers: our trigger and relay, without its share of the machine",
+            of(Way::Relay),
+        )
+        .beside("no trigger, relay polling", &of(Way::BarePolled))
+        .target(goal),
+        figure("no trigger, relay polling", Way::BarePolled),
+        figure("a trigger that always notifies", Way::Naive),
+    ];
+    Ok(Measured {
+        figures,
+        ..Measured::default()
+    })
 }
 
 async fn one(world: &mut World, outbox: &Outbox, script: &Path, way: Way) -> Result<f64> {
@@ -156,7 +128,7 @@ async fn one(world: &mut World, outbox: &Outbox, script: &Path, way: Way) -> Res
     client.batch_execute("truncate outbox").await?;
     client.batch_execute(way.setup()).await?;
     client.batch_execute("checkpoint").await?;
-    world.broker.new_queue().await?;
+    world.broker.new_queue(QueueKind::Classic).await?;
     let listener = outbox.connect().await?;
     if way == Way::Naive {
         listener.batch_execute("listen naive").await?;

@@ -1,6 +1,7 @@
 //! The broker's side: the queue, the bare publishers, and a consumer that notes arrivals.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -10,23 +11,48 @@ use lapin::options::{
     BasicConsumeOptions, BasicGetOptions, BasicPublishOptions, ConfirmSelectOptions,
     ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions, QueueDeleteOptions,
 };
-use lapin::types::FieldTable;
+use lapin::types::{AMQPValue, FieldTable, ShortString};
 use lapin::{
     BasicProperties, Channel, Confirmation, Connection, ConnectionProperties, ExchangeKind,
 };
 
 use crate::Result;
+use crate::outbox::{TEXT, message_size};
 
 const EXCHANGE: &str = "events";
-const QUEUE: &str = "measure";
-const BODY: usize = 1024;
 const CHANNELS: usize = 8;
 const PER_CONFIRM: usize = 200;
+/// Bytes in flight at most: the default of the relay's OUTRIGGER_RELAY_MAX_IN_FLIGHT_BYTES.
+const IN_FLIGHT_BYTES: usize = 16 << 20;
 const PERSISTENT: u8 = 2;
+
+/// The kinds of queues RabbitMQ offers, by their `x-queue-type`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) enum QueueKind {
+    #[default]
+    Classic,
+    Quorum,
+    Stream,
+}
+
+impl QueueKind {
+    pub(crate) const ALL: [Self; 3] = [Self::Classic, Self::Quorum, Self::Stream];
+
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Classic => "classic",
+            Self::Quorum => "quorum",
+            Self::Stream => "stream",
+        }
+    }
+}
 
 pub(crate) struct Broker {
     connection: Connection,
     channel: Channel,
+    /// How many queues were made. Each has a name of its own: a channel of RabbitMQ 3.10 crashes when a name
+    /// it knows returns as another kind of queue.
+    queues: AtomicUsize,
 }
 
 impl Broker {
@@ -48,25 +74,50 @@ impl Broker {
         Ok(Self {
             connection,
             channel,
+            queues: AtomicUsize::new(0),
         })
     }
 
+    /// Connects anew: after an error, a channel or a connection is no good any more.
+    pub(crate) async fn reopen(&mut self, url: &str) -> Result<()> {
+        let fresh = Self::open(url).await?;
+        let queues = self.queues.load(Ordering::Relaxed);
+        fresh.queues.store(queues, Ordering::Relaxed);
+        *self = fresh;
+        Ok(())
+    }
+
+    /// The name of the present queue.
+    fn queue(&self) -> ShortString {
+        format!("bench-{}", self.queues.load(Ordering::Relaxed)).into()
+    }
+
+    /// Deletes the present queue, if there is one.
+    pub(crate) async fn delete_queue(&self) -> Result<()> {
+        let options = QueueDeleteOptions::default();
+        self.channel.queue_delete(self.queue(), options).await?;
+        Ok(())
+    }
+
     /// A new, empty queue for all events: the messages of the measurement before cost the broker nothing more.
-    pub(crate) async fn new_queue(&self) -> Result<()> {
+    pub(crate) async fn new_queue(&self, kind: QueueKind) -> Result<()> {
         let channel = &self.channel;
-        channel
-            .queue_delete(QUEUE.into(), QueueDeleteOptions::default())
-            .await?;
+        self.delete_queue().await?;
+        self.queues.fetch_add(1, Ordering::Relaxed);
+        let name = self.queue();
         let durable = QueueDeclareOptions {
             durable: true,
             ..Default::default()
         };
+        let mut arguments = FieldTable::default();
+        let kind = AMQPValue::LongString(kind.name().into());
+        arguments.insert("x-queue-type".into(), kind);
         channel
-            .queue_declare(QUEUE.into(), durable, FieldTable::default())
+            .queue_declare(name.clone(), durable, arguments)
             .await?;
         channel
             .queue_bind(
-                QUEUE.into(),
+                name,
                 EXCHANGE.into(),
                 "#".into(),
                 QueueBindOptions::default(),
@@ -76,30 +127,47 @@ impl Broker {
         Ok(())
     }
 
-    /// Messages waiting in the queue.
-    pub(crate) async fn waiting(&self) -> Result<u32> {
+    /// Waits until the queue holds a message for each of so many rows (or any, if several rows may share one), and
+    /// tells how many it holds. Quorum queues count a moment later than they confirm.
+    pub(crate) async fn await_waiting(&self, rows: i64, each: bool) -> Result<i64> {
         let only_look = QueueDeclareOptions {
             passive: true,
             ..Default::default()
         };
-        let queue = self
-            .channel
-            .queue_declare(QUEUE.into(), only_look, FieldTable::default())
-            .await?;
-        Ok(queue.message_count())
+        let began = Instant::now();
+        loop {
+            let queue = self
+                .channel
+                .queue_declare(self.queue(), only_look, FieldTable::default())
+                .await?;
+            let waiting = i64::from(queue.message_count());
+            if waiting == rows || (!each && waiting > 0) {
+                return Ok(waiting);
+            }
+            if waiting > rows || began.elapsed() > Duration::from_secs(10) {
+                return Err(format!("{waiting} messages for {rows} rows").into());
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
     }
 
     /// Takes one message from the queue and tells the size of its body.
     pub(crate) async fn body_size(&self) -> Result<usize> {
         let options = BasicGetOptions { no_ack: true };
-        let message = self.channel.basic_get(QUEUE.into(), options).await?;
+        let message = self.channel.basic_get(self.queue(), options).await?;
         Ok(message.ok_or("the queue is empty")?.delivery.data.len())
     }
 
     /// The bare publisher: messages per second, confirmed, over several channels.
-    pub(crate) async fn publish_many(&self, messages: usize) -> Result<f64> {
-        self.new_queue().await?;
-        let batches = messages / (CHANNELS * PER_CONFIRM);
+    pub(crate) async fn publish_many(
+        &self,
+        messages: i64,
+        size: usize,
+        kind: QueueKind,
+    ) -> Result<f64> {
+        self.new_queue(kind).await?;
+        let per_channel = usize::try_from(messages)?.div_ceil(CHANNELS);
+        let per_confirm = (IN_FLIGHT_BYTES / CHANNELS / size).clamp(1, PER_CONFIRM);
         let mut channels = Vec::new();
         for _ in 0..CHANNELS {
             channels.push(self.confirming().await?);
@@ -107,9 +175,12 @@ impl Broker {
         let began = Instant::now();
         let tasks = channels.into_iter().map(|channel| {
             tokio::spawn(async move {
-                let body = [b'x'; BODY];
-                for _ in 0..batches {
-                    let publishes = (0..PER_CONFIRM).map(|_| send(&channel, &body, None));
+                let body = vec![b'x'; size];
+                let mut left = per_channel;
+                while left > 0 {
+                    let batch = left.min(per_confirm);
+                    left -= batch;
+                    let publishes = (0..batch).map(|_| send(&channel, &body, None));
                     let confirms = try_join_all(publishes).await?;
                     for confirm in join_all(confirms).await {
                         routed(confirm?)?;
@@ -122,7 +193,7 @@ impl Broker {
         for task in join_all(tasks).await {
             done.push(task??);
         }
-        let rate = (batches * CHANNELS * PER_CONFIRM) as f64 / began.elapsed().as_secs_f64();
+        let rate = (per_channel * CHANNELS) as f64 / began.elapsed().as_secs_f64();
         for channel in done {
             channel.close(200, "done".into()).await?;
         }
@@ -130,12 +201,13 @@ impl Broker {
     }
 
     /// The publisher that waits for each confirm before the next message.
-    pub(crate) async fn publish_one_by_one(&self, messages: usize) -> Result<f64> {
-        self.new_queue().await?;
+    pub(crate) async fn publish_one_by_one(&self, messages: i64) -> Result<f64> {
+        self.new_queue(QueueKind::Classic).await?;
         let channel = self.confirming().await?;
+        let body = vec![b'x'; message_size(TEXT)];
         let began = Instant::now();
         for _ in 0..messages {
-            routed(send(&channel, &[b'x'; BODY], None).await?.await?)?;
+            routed(send(&channel, &body, None).await?.await?)?;
         }
         let rate = messages as f64 / began.elapsed().as_secs_f64();
         channel.close(200, "done".into()).await?;
@@ -152,8 +224,8 @@ impl Broker {
         let channel = self.connection.create_channel().await?;
         let mut deliveries = channel
             .basic_consume(
-                QUEUE.into(),
-                "measure".into(),
+                self.queue(),
+                "bench".into(),
                 BasicConsumeOptions {
                     no_ack: true,
                     ..Default::default()
@@ -228,7 +300,8 @@ pub(crate) struct Direct(Channel);
 
 impl Direct {
     pub(crate) async fn publish(&self, id: uuid::Uuid) -> Result<()> {
-        routed(send(&self.0, &[b'x'; BODY], Some(id)).await?.await?)
+        let body = vec![b'x'; message_size(TEXT)];
+        routed(send(&self.0, &body, Some(id)).await?.await?)
     }
 }
 

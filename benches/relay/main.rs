@@ -1,0 +1,284 @@
+//! The relay's figures, beside references that are measured in the same run.
+//!
+//! Absolute rates depend on the machine; a ratio to what the same machine does without the relay says
+//! more. So every figure here has its reference: a bare publisher, bare SQL, writers without a trigger.
+//! `scripts/bench` builds, starts private servers and runs this program. `cargo bench --bench relay` does it by hand:
+//! DATABASE_URL names a PostgreSQL server where it may create databases, AMQP_URL a RabbitMQ
+//! where it may use the exchange `events` and queues named `bench-...`.
+
+mod broker;
+#[path = "../../tests/support/counting_proxy.rs"]
+#[allow(dead_code, missing_docs, unreachable_pub)]
+mod counting_proxy;
+mod drain;
+mod idle;
+mod latency;
+mod outbox;
+mod process;
+mod report;
+mod sizes;
+mod sweeps;
+mod takeover;
+mod targets;
+mod world;
+mod writers;
+
+use std::error::Error;
+use std::fs;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use clap::{Parser, ValueEnum};
+use tokio::signal::unix::{SignalKind, signal};
+
+use report::sample::thousands;
+use report::{Fact, Measured, Report};
+use world::World;
+
+type Result<T> = std::result::Result<T, Box<dyn Error + Send + Sync>>;
+
+/// Measures the relay beside its references. `scripts/bench` starts the servers it needs.
+#[derive(Parser)]
+#[command(name = "relay")]
+struct Args {
+    /// The relay to measure; the one that was built with this program, if not given.
+    #[arg(long, default_value = env!("CARGO_BIN_EXE_outrigger"))]
+    outrigger: PathBuf,
+    /// pgbench, which plays the writers.
+    #[arg(long, default_value = "pgbench")]
+    pgbench: PathBuf,
+    /// Smaller sizes and one round each.
+    #[arg(long)]
+    quick: bool,
+    /// Rounds of each measurement: 3, or 1 with --quick.
+    #[arg(long, value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(1..=20))]
+    rounds: Option<usize>,
+    /// Measure only these parts.
+    #[arg(long, value_delimiter = ',')]
+    only: Vec<Part>,
+    /// The broker's version, which it does not tell clients of ours.
+    #[arg(long, default_value = "of unknown version")]
+    rabbitmq_version: String,
+    /// What was built, for the report.
+    #[arg(long, default_value = env!("CARGO_PKG_VERSION"))]
+    revision: String,
+    /// The command that started it all, for the report.
+    #[arg(long, default_value = "cargo bench --bench relay")]
+    command: String,
+    /// Folder for logs; a temporary one without it.
+    #[arg(long)]
+    work: Option<PathBuf>,
+    /// Where to write the table; standard output without it.
+    #[arg(long)]
+    table: Option<PathBuf>,
+    /// Where to write everything as JSON.
+    #[arg(long)]
+    json: Option<PathBuf>,
+    /// Folder in which to write the page `benchmarks.md`, its data and its pictures.
+    #[arg(long)]
+    page: Option<PathBuf>,
+    /// Given by `cargo bench`, and not by `cargo test`.
+    #[arg(long, hide = true)]
+    #[allow(dead_code, reason = "looked at before anything is parsed")]
+    bench: bool,
+    #[arg(skip)]
+    database_url: String,
+    #[arg(skip)]
+    amqp_url: String,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Part {
+    Drain,
+    HotKey,
+    Snapshot,
+    Latency,
+    Idle,
+    Takeover,
+    Writers,
+    Backlog,
+    Payload,
+    Keys,
+    Replicas,
+    Queues,
+}
+
+impl Part {
+    fn name(self) -> String {
+        let value = self.to_possible_value();
+        value.map_or_else(String::new, |value| value.get_name().to_owned())
+    }
+
+    async fn measure(self, world: &mut World) -> Result<Measured> {
+        match self {
+            Self::Drain => targets::many_keys(world).await,
+            Self::HotKey => targets::hot_key(world).await,
+            Self::Snapshot => targets::held_snapshot(world).await,
+            Self::Latency => latency::measure(world).await,
+            Self::Idle => idle::measure(world).await,
+            Self::Takeover => takeover::measure(world).await,
+            Self::Writers => writers::measure(world).await,
+            Self::Backlog => sweeps::backlog(world).await,
+            Self::Payload => sweeps::payload(world).await,
+            Self::Keys => sweeps::keys(world).await,
+            Self::Replicas => sweeps::replicas(world).await,
+            Self::Queues => sweeps::queues(world).await,
+        }
+    }
+}
+
+/// A part gives up after this long, so that it cannot keep the others from running.
+const PART_LIMIT: Duration = Duration::from_secs(900);
+/// No part runs on after this long.
+const RUN_LIMIT: Duration = Duration::from_secs(3600);
+
+async fn run(args: &Args) -> Result<bool> {
+    let temporary = tempfile::Builder::new()
+        .prefix("outrigger-bench-")
+        .tempdir()?;
+    let work = args.work.clone();
+    let work = work.unwrap_or_else(|| temporary.path().to_owned());
+    let mut world = World::open(args, work).await?;
+    let mut report = Report {
+        command: args.command.clone(),
+        facts: facts(&world, args),
+        ..Report::default()
+    };
+    let end = Instant::now() + RUN_LIMIT;
+    for part in Part::value_variants() {
+        if !args.only.is_empty() && !args.only.contains(part) {
+            continue;
+        }
+        let (name, began) = (part.name(), Instant::now());
+        eprintln!("{name} ...");
+        let limit = PART_LIMIT.min(end.saturating_duration_since(began));
+        let measured = tokio::time::timeout(limit, Box::pin(part.measure(&mut world))).await;
+        match measured.unwrap_or_else(|_| Err(format!("not done in {limit:?}").into())) {
+            Ok(measured) => report.add(measured),
+            Err(error) => {
+                eprintln!("{name}: failed: {error}\n{}", world.log_tails());
+                report.failed.push(name.clone());
+                world.recover().await?;
+            }
+        }
+        eprintln!("{name}: {:.1} s", began.elapsed().as_secs_f64());
+    }
+    match &args.table {
+        Some(path) => fs::write(path, report.text())?,
+        None => print!("{}", report.text()),
+    }
+    if let Some(path) = &args.json {
+        fs::write(path, json(&report)?)?;
+    }
+    if let Some(folder) = &args.page {
+        fs::create_dir_all(folder.join("benchmarks"))?;
+        fs::write(folder.join("benchmarks.md"), report.markdown())?;
+        fs::write(folder.join("benchmarks.json"), json(&report)?)?;
+        for (name, picture) in report.pictures() {
+            fs::write(folder.join("benchmarks").join(name), picture)?;
+        }
+    }
+    world.broker.delete_queue().await?;
+    Ok(report.failed.is_empty())
+}
+
+fn json(report: &Report) -> Result<String> {
+    Ok(serde_json::to_string_pretty(report)? + "\n")
+}
+
+/// What the figures hold for.
+fn facts(world: &World, args: &Args) -> Vec<Fact> {
+    let sizes = &world.sizes;
+    let fact = |name, value| Fact { name, value };
+    vec![
+        fact("outrigger", format!("{}, release build", args.revision)),
+        fact(
+            "servers",
+            format!(
+                "PostgreSQL {} (fsync, synchronous_commit and full_page_writes on, 128 MB shared_buffers) and \
+                 RabbitMQ {} (defaults), both on the same machine as the relay and everything that measures",
+                world.postgres_version, args.rabbitmq_version
+            ),
+        ),
+        fact("machine", machine()),
+        fact(
+            "events",
+            format!(
+                "structured mode, about 1 KiB each on the wire, {} keys, a classic queue, unless the figure says otherwise",
+                thousands(sizes.keys as f64)
+            ),
+        ),
+        fact(
+            "configuration",
+            "the defaults, except where a figure names a setting (without its prefix `OUTRIGGER_...`)".into(),
+        ),
+        fact(
+            "rounds",
+            format!(
+                "{} of each drain, sweep and writer, {} of the held snapshot, {} takeovers, {} starts, {} events for latency",
+                sizes.rounds, sizes.snapshot_rounds, sizes.takeovers, sizes.starts, sizes.latency_rows
+            ),
+        ),
+    ]
+}
+
+fn machine() -> String {
+    let field = |path: &str, name: &str| {
+        let text = fs::read_to_string(path).unwrap_or_default();
+        let line = text.lines().find(|line| line.starts_with(name))?;
+        Some(line.split_once(':')?.1.trim().to_owned())
+    };
+    let cores = std::thread::available_parallelism().map_or(0, usize::from);
+    let cpu = field("/proc/cpuinfo", "model name").unwrap_or_else(|| "unknown processor".into());
+    let memory = field("/proc/meminfo", "MemTotal")
+        .and_then(|kb| kb.split(' ').next()?.parse::<f64>().ok())
+        .map_or(0.0, |kb| kb / 1024.0 / 1024.0);
+    format!("{cores} cores ({cpu}), {memory:.0} GiB memory")
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    // Before anything is parsed: `cargo test` hands over what is meant for tests.
+    if !std::env::args().any(|argument| argument == "--bench") {
+        println!("nothing is measured: that takes scripts/bench, or `cargo bench --bench relay`");
+        return ExitCode::SUCCESS;
+    }
+    let mut args = Args::parse();
+    let [database, broker] = ["DATABASE_URL", "AMQP_URL"].map(std::env::var);
+    match (database, broker) {
+        (Ok(database), Ok(broker)) => (args.database_url, args.amqp_url) = (database, broker),
+        _ => {
+            eprintln!(
+                "error: DATABASE_URL and AMQP_URL are not set\n\
+                 hint: run scripts/bench, which starts private servers and then this; or set both to servers that may be \
+                 loaded and filled"
+            );
+            return ExitCode::from(2);
+        }
+    }
+    // Returning, instead of dying, drops the relays and so ends them.
+    let stopped = async {
+        match (
+            signal(SignalKind::terminate()),
+            signal(SignalKind::interrupt()),
+        ) {
+            (Ok(mut terminate), Ok(mut interrupt)) => tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            },
+            _ => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        result = run(&args) => match result {
+            Ok(true) => ExitCode::SUCCESS,
+            Ok(false) => ExitCode::FAILURE,
+            Err(error) => {
+                eprintln!("error: {error}");
+                ExitCode::FAILURE
+            }
+        },
+        () = stopped => ExitCode::FAILURE,
+    }
+}
