@@ -171,7 +171,7 @@ fn statements_are_told_apart() {
     let check = |sql: &str, statement| assert_eq!(Statement::of(sql), statement, "{sql}");
     check("select o.seq, null as retry from o", Statement::Read);
     check(
-        "delete from \"public\".\"outbox\" o using unnest($1, $2) as s (seq, id) where o.\"seq\" = s.seq",
+        "delete from \"public\".\"outbox\" o where o.\"seq\" = any($1) and x in (select unnest($2))",
         Statement::Settle,
     );
     check(

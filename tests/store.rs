@@ -18,11 +18,11 @@ mod network;
 mod ownership;
 #[path = "support/pgbouncer.rs"]
 mod pgbouncer;
+#[path = "store/plans.rs"]
+mod plans;
 #[path = "support/postgres.rs"]
 #[allow(dead_code)]
 mod postgres;
-#[path = "store/prepared.rs"]
-mod prepared;
 #[path = "store/reading.rs"]
 mod reading;
 #[path = "store/schema.rs"]

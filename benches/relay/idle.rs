@@ -40,6 +40,8 @@ pub(crate) async fn measure(world: &mut World) -> Result<Measured> {
     // Our own connection would count.
     let Outbox { name, client, .. } = outbox;
     drop(client);
+    // What was measured before left work for the vacuum, which is not the relay's.
+    set_autovacuum(world, false).await?;
     let without = written(world).await?;
 
     let mut relay = world.relay_at(&url, &[])?;
@@ -59,6 +61,7 @@ pub(crate) async fn measure(world: &mut World) -> Result<Measured> {
     let connections: i64 = connections.try_get(0)?;
     let usage = relay.usage()?;
     relay.stop().await?;
+    set_autovacuum(world, true).await?;
     world.drop_database(&name).await?;
 
     let one = Sample::one;
@@ -127,6 +130,21 @@ async fn await_published(proxy: &CountingProxy, relay: &mut Relay) -> Result<()>
         }
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
+}
+
+/// Turns autovacuum on or off; returns when none is under way any more.
+async fn set_autovacuum(world: &World, on: bool) -> Result<()> {
+    let value = if on { "on" } else { "off" };
+    let admin = &world.admin;
+    admin
+        .batch_execute(&format!("alter system set autovacuum = {value}"))
+        .await?;
+    admin.batch_execute("select pg_reload_conf()").await?;
+    let workers = "select count(*) from pg_stat_activity where backend_type = 'autovacuum worker'";
+    while !on && admin.query_one(workers, &[]).await?.try_get::<_, i64>(0)? > 0 {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    Ok(())
 }
 
 /// How much the server writes in some time, once it has noted the work before.

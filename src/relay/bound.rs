@@ -126,6 +126,11 @@ impl Bound {
         self.restarted = true;
     }
 
+    /// See [`Bound::new`].
+    pub fn far_behind(&self) -> i64 {
+        self.far_behind
+    }
+
     /// The lower bound for the next main read. Must be followed by [`Bound::finish`] or
     /// [`Bound::abandon`].
     pub fn start(&mut self) -> After {
@@ -256,6 +261,7 @@ mod tests {
                 .collect(),
             in_progress: in_progress.to_vec(),
             next_xid,
+            server_start: 0,
         }
     }
 

@@ -15,7 +15,7 @@ use tokio::time::Instant;
 
 use crate::event::encode::Encoder;
 use crate::event::route::DeadLetterRouter;
-use crate::relay::core::ownership::Step;
+use crate::relay::core::ownership::{STORED, Step};
 use crate::relay::core::pace::WakeReason;
 use crate::relay::core::{
     Command, Core, CoreConfig, Gauges, HELD_MAX, Input, StoreFailed, Time, Totals,
@@ -300,7 +300,8 @@ impl Driver {
         let replica = self.core.replica().unwrap_or_default();
         match step {
             Step::Register => {
-                let (name, ttl, partitions) = (self.name.clone(), self.lease_ttl, self.partitions);
+                let (name, partitions) = (self.name.clone(), self.partitions);
+                let ttl = self.lease_ttl.mul_f64(STORED);
                 self.ask(
                     "register",
                     async move {

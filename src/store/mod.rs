@@ -105,6 +105,8 @@ pub struct Holders {
     pub in_progress: Vec<u32>,
     /// `pg_snapshot_xmax`, low 32 bits: this transaction id and later ones had not started.
     pub next_xid: u32,
+    /// When the server that answered was started. Another value: it is another server, or the same one crashed.
+    pub server_start: i64,
 }
 
 /// The answer to a [`ReadRequest`].

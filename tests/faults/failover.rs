@@ -18,8 +18,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[Scenario {
             their sequence numbers are drawn again",
     replicas: 2,
     place: Place::Turn,
-    // Known to fail; `report.rs` says why.
-    short: false,
+    short: true,
     run: |run| Box::pin(failover(run)),
 }];
 

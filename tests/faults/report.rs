@@ -23,13 +23,6 @@ const NOT_RUN: &[(&str, &str)] = &[
          `tests/rabbitmq_sink/connection.rs`",
     ),
     (
-        "14: failover to an asynchronous standby",
-        "**known defect**. `failover` is played in the long form and fails: rows are settled by `seq` alone, so rows that \
-         were published and not yet marked when the old primary died mark those that get the same numbers on the new one, \
-         which are then never published. Until that is solved, stop all relays before a standby is promoted; see \
-         [what is outside the contract](delivery.md#what-is-outside-the-contract)",
-    ),
-    (
         "16: a full notification queue, a promoted standby",
         "the first takes 8 GB of notifications. What the relay sees is a silent listener: `listener-terminated`",
     ),

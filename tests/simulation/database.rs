@@ -56,6 +56,7 @@ pub struct Database {
     pub txns: BTreeMap<u64, Txn>,
     next_txn: u64,
     pub next_xid: u32,
+    pub server_start: i64,
     replicas: BTreeMap<Uuid, ReplicaState>,
     pub owners: Vec<(Option<Uuid>, Time)>,
     pub failures: BTreeMap<i64, FailureRow>,
@@ -81,6 +82,7 @@ impl Database {
             pending: BTreeSet::new(),
             txns: BTreeMap::new(),
             next_txn: 1,
+            server_start: 0,
             next_xid: u32::MAX - 20, // wraps around under way
             replicas: BTreeMap::new(),
             owners: vec![(None, Time::ZERO); partitions as usize],
@@ -179,6 +181,7 @@ impl Database {
                 .filter_map(|txn| txn.xid)
                 .collect(),
             next_xid: self.next_xid,
+            server_start: self.server_start,
         }
     }
 

@@ -10,6 +10,7 @@ use std::collections::{BTreeMap, BinaryHeap, HashMap, VecDeque};
 use std::time::Duration;
 
 use outrigger::error::{OnExhausted, RetryPolicy, Verdict};
+use outrigger::relay::core::ownership::STORED;
 use outrigger::relay::core::window::{Item, Ordering};
 use outrigger::relay::core::{Core, CoreConfig, Input};
 use outrigger::store::{ReadBatch, ReadRequest, Settle};
@@ -261,7 +262,7 @@ impl World {
             dead_letter: random.chance(30),
         };
         let partitions = random.between(1, 6) as i32;
-        let database = Database::new(partitions, config.lease_ttl, mutation);
+        let database = Database::new(partitions, config.lease_ttl.mul_f64(STORED), mutation);
         let writers = random.between(1, 6) as usize;
         let mut world = Self {
             now: Time::ZERO,
@@ -437,7 +438,11 @@ impl World {
                 self.database_up = false;
                 self.at(self.now + wait, Event::DatabaseUp);
             }
-            Event::DatabaseUp => self.database_up = true,
+            Event::DatabaseUp => {
+                self.database_up = true;
+                // It looks like another server then.
+                self.database.server_start += 1;
+            }
             Event::Operator if self.random.chance(50) => {
                 self.log(|| "operator touches the failure records".to_owned());
                 self.database.failures_version += 1;

@@ -9,7 +9,7 @@ use outrigger::store::{
     Failure, FailureState, Partitions, ReadKind, ReadRequest, Settle, partition_of,
 };
 
-use crate::fixture::{Fixture, database, from_start, request, server, settled};
+use crate::fixture::{Fixture, from_start, request, server, settled};
 
 #[tokio::test]
 async fn rows_come_back_as_they_were_written() {
@@ -536,76 +536,4 @@ async fn delayed_rows_become_due_in_their_order() {
         .unwrap();
     let due = f.store.tick(me, true).await.unwrap().next_due_in.unwrap();
     assert!(due > Duration::from_secs(3500), "{due:?}");
-}
-
-#[tokio::test]
-async fn reads_walk_the_index_whatever_the_history() {
-    let f = Fixture::new().await;
-    f.sql(
-        "insert into outbox (type, key, data, published_at) \
-           select 't', 'k' || g % 100, '{}', now() from generate_series(1, 100000) g; \
-         insert into outbox (type, key, data) select 't', 'k' || g, '{}' from generate_series(1, 50) g",
-    )
-    .await;
-    f.sql("vacuum analyze outbox").await;
-    // The server logs the plans of exactly the statements that the store sends on a new connection.
-    let name = &f.name;
-    f.sql(&format!(
-        "alter database {name} set session_preload_libraries = 'auto_explain'; \
-         alter database {name} set auto_explain.log_min_duration = 0; \
-         alter database {name} set log_min_messages = 'log'"
-    ))
-    .await;
-    let server = server().await;
-    let store = database(&server.url(name), &Default::default())
-        .open()
-        .await
-        .unwrap();
-    let known: Vec<i64> = (100_001..=100_010).collect();
-    for kind in [
-        ReadKind::Main { after: None },
-        ReadKind::Main {
-            after: Some(100_020),
-        },
-        ReadKind::Sweep {
-            after: 0,
-            up_to: 200_000,
-        },
-        ReadKind::CatchUp {
-            after: 5,
-            up_to: 200_000,
-            keys: vec![1, 2],
-        },
-    ] {
-        let request = ReadRequest {
-            known: known.clone(),
-            skip_keys: vec![7],
-            ..request(kind)
-        };
-        assert!(!store.read(&request).await.unwrap().cut);
-    }
-    store
-        .settle(&settled(&f.store, &known, &[]).await)
-        .await
-        .unwrap();
-    let log = server.log();
-    let plans: Vec<&str> = log
-        .split(&format!("{name}:LOG:"))
-        .filter(|entry| {
-            entry.contains("Query Text:") && entry.contains("outbox\" o")
-                || entry.contains("public.outbox o")
-        })
-        .collect();
-    assert_eq!(plans.len(), 5, "{log}");
-    for plan in plans {
-        assert!(
-            plan.contains("Index Scan using outbox_pending")
-                || plan.contains("Index Scan using outbox_pkey"),
-            "{plan}"
-        );
-        assert!(
-            !plan.contains("Seq Scan on outbox") && !plan.contains("Sort"),
-            "{plan}"
-        );
-    }
 }

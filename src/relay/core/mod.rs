@@ -402,6 +402,7 @@ impl Core {
             }
         }
         self.drop_leaving();
+        self.follow_server(now);
     }
 
     fn step(&mut self) -> Option<(Step, Time)> {

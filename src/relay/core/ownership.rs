@@ -4,7 +4,7 @@
 //!
 //! * **One owner.** The database decides who owns a partition; a claim of a dead owner's partition
 //!   succeeds only when that owner's lease is over by the database's clock.
-//! * **Self-fencing.** Every tick proves ownership for four fifths of the lease time, counted on this
+//! * **Self-fencing.** Every tick proves ownership for three quarters of the lease time, counted on this
 //!   process's monotonic clock from *before* the tick was sent. Without proof nothing is published.
 //! * **A replica alone renews by reading.** A newcomer must first have been visible to everyone
 //!   for a whole lease before it may take over, so a read that shows nobody else proves as much
@@ -19,9 +19,12 @@ use uuid::Uuid;
 use super::Time;
 use crate::store::{Claimed, Partitions, Tick, partition_of};
 
-/// Share of the lease for which a tick proves ownership; the rest is the margin between the old
-/// owner's last publish and the new owner's first.
-const MARGIN: f64 = 0.8;
+/// Share of the lease time for which a tick proves ownership. From there to [`STORED`] is the margin between
+/// the old owner's last publish and the new owner's first.
+const PROVEN: f64 = 0.75;
+/// Share of the lease time that is stored as the lease. The rest is the time for taking over, so that a takeover is over
+/// within the lease time.
+pub const STORED: f64 = 0.95;
 /// Longest wait between two ticks: bounds hand-over and the reaction to `pause`.
 const TICK_MAX: Duration = Duration::from_millis(800);
 
@@ -334,7 +337,7 @@ impl Ownership {
         if beat || (!self.others && self.last_beat.is_some()) {
             self.proof_until = self
                 .proof_until
-                .max(sent_at + self.lease_ttl.mul_f64(MARGIN));
+                .max(sent_at + self.lease_ttl.mul_f64(PROVEN));
         } else if self.others
             && self
                 .last_beat

@@ -84,6 +84,9 @@ pub struct Reading {
     sweep: Sweep,
     /// Lowest `seq` ever read, to slice the sweep.
     lowest: Option<i64>,
+    /// The server that answered the last main read, by its start.
+    server: Option<i64>,
+    change: ServerChange,
     /// Mean weight in bytes of the rows last read, at least 1.
     row_weight: usize,
     /// Alternates between catching up and everything else.
@@ -93,6 +96,16 @@ pub struct Reading {
 
 /// What rows are taken to weigh before any was read, in bytes. Guessing too much costs one small read.
 const FIRST_WEIGHT: usize = 16 << 10;
+
+/// Whether another server answers than before, and how far the relay is with following it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum ServerChange {
+    None,
+    /// Rows of the server before are still on their way.
+    Emptying,
+    /// The failing rows are being loaded.
+    Reloading,
+}
 
 #[derive(Debug)]
 struct Sweep {
@@ -129,6 +142,8 @@ impl Reading {
                 last_duration: Duration::ZERO,
             },
             lowest: None,
+            server: None,
+            change: ServerChange::None,
             row_weight: FIRST_WEIGHT,
             caught_up_last: false,
             discarded: 0,
@@ -299,6 +314,14 @@ impl Reading {
         if self.has_order {
             let nobody = Holders::default();
             let holders = batch.holders.as_ref().unwrap_or(&nobody);
+            let server = self.server.replace(holders.server_start);
+            if server.is_some_and(|server| server != holders.server_start) {
+                self.bound = Bound::new(self.bound.far_behind());
+                self.lowest = None;
+                self.change = ServerChange::Emptying;
+                pace.read_done(now, 1, true);
+                return Arrivals::default();
+            }
             if self.bound.finish(reached, batch.cut, holders) == Judgement::Discard {
                 self.discarded += 1;
                 pace.read_done(now, 1, true);
@@ -352,6 +375,28 @@ impl Sweep {
 }
 
 impl Core {
+    /// Another server may have lost the last commits of the one before, and then draws their numbers again. What is
+    /// in memory could hide its rows, so it is emptied before anything is read: waiting rows at once, others
+    /// when their fate is known. Then the failing rows are loaded, as after a takeover.
+    pub(super) fn follow_server(&mut self, now: Time) {
+        match self.reading.change {
+            ServerChange::None => {}
+            ServerChange::Emptying => {
+                self.window.drop_waiting(|_| true);
+                let recorded = self.to_record.is_empty() && self.recording.is_empty();
+                if self.window.is_empty() && recorded && self.reload.is_none() {
+                    self.reload_after = Some(now);
+                    self.reading.change = ServerChange::Reloading;
+                }
+            }
+            ServerChange::Reloading if self.reload.is_none() && self.reload_after.is_none() => {
+                self.reading.change = ServerChange::None;
+                self.pace.wake(now, WakeReason::Change);
+            }
+            ServerChange::Reloading => {}
+        }
+    }
+
     fn room(&self) -> usize {
         // Many small reads cost more than a few large ones.
         if self.free_bytes() < self.config.max_in_flight_bytes.div_ceil(4) {
@@ -382,6 +427,7 @@ impl Core {
             || self.paused
             || self.room() == 0
             || self.ownership.partitions().is_none()
+            || self.reading.change != ServerChange::None
         {
             return None;
         }

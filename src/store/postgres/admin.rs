@@ -185,7 +185,7 @@ impl PostgresStore {
     /// Returns how many.
     pub async fn discard(&self, filter: &FailureFilter) -> Result<u64, StoreError> {
         let sql = &self.inner.sql;
-        let settled = sql.settle_those("chosen as s");
+        let settled = sql.settle_those("array(select seq from chosen)", "select id from chosen");
         let text = format!(
             "with chosen as materialized ({}), version as ({} and exists (select from chosen)), settled as ({settled}) \
              delete from outrigger.failures f using chosen where f.outbox = {} and f.seq = chosen.seq",

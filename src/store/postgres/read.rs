@@ -138,7 +138,7 @@ pub(super) fn statement<'a>(
         // The snapshot must be that of the very statement that reads the rows, and must come back even when there
         // are none. As a row of its own it is sent once; as a column it would be repeated in each.
         format!(
-            "select {}, null::int8 as counts, null::int8 as retry, pg_current_snapshot()::text as snapshot union all \
+            "select {}, null::int8 as counts, null::int8 as retry, {SERVER_START} || ':' || pg_current_snapshot() as snapshot union all \
              select rows.*, null::text from ({rows}) rows",
             sql.nulls
         )
@@ -151,6 +151,9 @@ pub(super) fn statement<'a>(
 /// Microseconds until a failed row may be tried again; negative if only an operator can release it.
 const RETRY_IN: &str = "case f.state when 'blocked' then -1::int8 when 'retrying' then \
      greatest(0, coalesce((extract(epoch from (f.next_attempt_at - clock_timestamp())) * 1000000)::int8, 0)) end";
+
+/// Tells servers apart, and a server from itself after a crash. Also behind a pooler, where connections do not.
+const SERVER_START: &str = "(extract(epoch from pg_postmaster_start_time()) * 1000000)::int8";
 
 /// Runs a read.
 pub(super) async fn read(
@@ -237,10 +240,12 @@ async fn rows(
     Ok((batch, snapshot))
 }
 
-/// `xmin:xmax:xip,xip,...`, 64-bit ids.
+/// The server's start, then `xmin:xmax:xip,xip,...`, 64-bit ids.
 fn parse_snapshot(text: &str) -> Result<Holders, StoreError> {
-    let mut parts = text.splitn(3, ':').skip(1);
+    let mut parts = text.splitn(4, ':');
     let parsed = (|| {
+        let server_start = parts.next()?.parse().ok()?;
+        let _oldest = parts.next()?;
         let next = parts.next()?.parse::<u64>().ok()?;
         let running = parts.next()?.split(',').filter(|xid| !xid.is_empty());
         let running: Option<Vec<u32>> = running
@@ -250,6 +255,7 @@ fn parse_snapshot(text: &str) -> Result<Holders, StoreError> {
             holders: Vec::new(),
             in_progress: running?,
             next_xid: next as u32,
+            server_start,
         })
     })();
     parsed.ok_or_else(|| StoreError::fatal(format!("cannot read the snapshot `{text}`")))
@@ -369,14 +375,14 @@ mod tests {
 
     #[test]
     fn snapshots_are_read_by_their_low_bits() {
-        let holders = parse_snapshot("10:20:10,14").unwrap();
+        let holders = parse_snapshot("5:10:20:10,14").unwrap();
         assert_eq!((holders.in_progress, holders.next_xid), (vec![10, 14], 20));
-        let wrapped = parse_snapshot("4294967290:4294967301:4294967297").unwrap();
+        let wrapped = parse_snapshot("5:4294967290:4294967301:4294967297").unwrap();
         assert_eq!((wrapped.in_progress, wrapped.next_xid), (vec![1], 5));
         assert_eq!(
-            parse_snapshot("7:7:").unwrap().in_progress,
+            parse_snapshot("5:7:7:").unwrap().in_progress,
             Vec::<u32>::new()
         );
-        assert!(parse_snapshot("7").is_err());
+        assert!(parse_snapshot("5:7").is_err());
     }
 }

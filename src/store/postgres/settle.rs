@@ -26,7 +26,7 @@ pub(super) async fn settle(
     let ids: Vec<&str> = settle.rows.iter().map(|row| row.id.as_str()).collect();
     let mut params: Params<'_> = vec![(&seqs, Type::INT8_ARRAY), (&ids, Type::TEXT_ARRAY)];
     if settle.failed_before.is_empty() {
-        return Ok(session.execute(&sql.settle, params).await?);
+        return Ok(session.execute(&sql.settle(), params).await?);
     }
     params.push((&settle.failed_before, Type::INT8_ARRAY));
     Ok(session.execute(&sql.settle_with_failures(), params).await?)

@@ -42,9 +42,7 @@ pub(super) struct Sql {
     pub(super) holders: String,
     /// The id as a [`Record`](crate::event::Record) has it.
     pub(super) id_text: String,
-    /// Marks or deletes the rows with `seq` in `$1` and id in `$2`, pairwise.
-    pub(super) settle: String,
-    /// Before and after the rows to settle.
+    /// What is before and after the condition on the rows to settle.
     settle_around: (String, String),
 }
 
@@ -120,7 +118,6 @@ impl Sql {
             _ => format!("{seq} = f.seq"),
         };
         let id_text = format!("coalesce({id}::text, '')");
-        let around = settle(t, &seq, &id_text, &pending);
         let awake = format!("{}::regclass", literal(&t.awake));
         Self {
             awake_for: format!(
@@ -128,8 +125,7 @@ impl Sql {
             ),
             awake,
             holders: holders(t),
-            settle: format!("{}unnest($1, $2) as s (seq, id){}", around.0, around.1),
-            settle_around: around,
+            settle_around: settle(t, &pending),
             id_text,
             table: t.name.clone(),
             outbox,
@@ -152,17 +148,28 @@ impl Sql {
         format!("(({hash} % {count}::int8) + {count}::int8) % {count}::int8 = any({owned})")
     }
 
-    /// Marks or deletes the rows of `s`, which has `seq` and `id`.
-    pub(super) fn settle_those(&self, s: &str) -> String {
-        format!("{}{s}{}", self.settle_around.0, self.settle_around.1)
+    /// Marks or deletes the rows with one of the `seq`s (an array) and one of the ids (a subquery). Rows are found by
+    /// `seq`, as an array and not as a join: a plan that merges would walk all dead entries of the index.
+    pub(super) fn settle_those(&self, seqs: &str, ids: &str) -> String {
+        let (head, tail) = &self.settle_around;
+        format!(
+            "{head} where {} = any({seqs}) and {} in ({ids}){tail}",
+            self.seq, self.id_text
+        )
+    }
+
+    /// Marks or deletes the rows with `seq` in `$1` and id in `$2`.
+    pub(super) fn settle(&self) -> String {
+        self.settle_those("$1", "select unnest($2)")
     }
 
     /// The settle statement, with the removal of failure records (those of `$3`).
     pub(super) fn settle_with_failures(&self) -> String {
         format!(
-            "with cleared as (delete from outrigger.failures f using unnest($1, $2) as s (seq, id) \
-               where f.outbox = {} and f.seq = s.seq and f.event_id = s.id and s.seq = any($3)) {}",
-            self.outbox, self.settle
+            "with cleared as (delete from outrigger.failures f where f.outbox = {} and f.seq = any($3) \
+               and f.event_id in (select unnest($2))) {}",
+            self.outbox,
+            self.settle()
         )
     }
 }
@@ -266,7 +273,7 @@ fn holders(t: &Table) -> String {
 }
 
 /// Only rows still pending are marked, so settling twice changes nothing and keeps the first time.
-fn settle(t: &Table, seq: &str, id: &str, pending: &str) -> (String, String) {
+fn settle(t: &Table, pending: &str) -> (String, String) {
     let table = &t.name;
     match (t.after_publish, t.column(Field::PublishedAt)) {
         (AfterPublish::Mark, Some(column)) => {
@@ -276,16 +283,10 @@ fn settle(t: &Table, seq: &str, id: &str, pending: &str) -> (String, String) {
                 now(column.kind)
             };
             (
-                format!(
-                    "update {table} o set {} = {value} from ",
-                    quote(&column.name)
-                ),
-                format!(" where {seq} = s.seq and {id} = s.id and {pending}"),
+                format!("update {table} o set {} = {value}", quote(&column.name)),
+                format!(" and {pending}"),
             )
         }
-        _ => (
-            format!("delete from {table} o using "),
-            format!(" where {seq} = s.seq and {id} = s.id"),
-        ),
+        _ => (format!("delete from {table} o"), String::new()),
     }
 }

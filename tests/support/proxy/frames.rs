@@ -72,7 +72,7 @@ impl Statement {
     pub fn of(sql: &str) -> Self {
         let settles = sql.starts_with("with cleared as")
             || (sql.contains(" o set ") && sql.starts_with("update "))
-            || (sql.contains(" o using unnest($1, $2)") && sql.starts_with("delete from "));
+            || (sql.contains(" = any($1)") && sql.starts_with("delete from "));
         if sql.contains("insert into outrigger.failures as f") {
             Self::Record
         } else if sql.starts_with("update outrigger.replicas set lease_until")

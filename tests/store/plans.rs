@@ -1,4 +1,4 @@
-//! Statements that a session keeps.
+//! The plans of statements, and statements that a session keeps.
 
 use std::time::Duration;
 
@@ -147,5 +147,85 @@ async fn a_table_that_changes_is_read_again_after_one_error() {
     // Looked at before the change, the columns are asked for by their old types; the relay opens the table anew.
     if let Err(error) = rows {
         assert_eq!(error.kind(), StoreErrorKind::Schema, "{error}");
+    }
+}
+
+#[tokio::test]
+async fn reads_walk_the_index_whatever_the_history() {
+    let f = Fixture::new().await;
+    f.sql(
+        "insert into outbox (type, key, data, published_at) \
+           select 't', 'k' || g % 100, '{}', now() from generate_series(1, 100000) g; \
+         insert into outbox (type, key, data) select 't', 'k' || g, '{}' from generate_series(1, 50) g",
+    )
+    .await;
+    f.sql("vacuum analyze outbox").await;
+    // The server logs the plans of exactly the statements that the store sends on a new connection.
+    let name = &f.name;
+    f.sql(&format!(
+        "alter database {name} set session_preload_libraries = 'auto_explain'; \
+         alter database {name} set auto_explain.log_min_duration = 0; \
+         alter database {name} set log_min_messages = 'log'"
+    ))
+    .await;
+    let server = server().await;
+    let store = database(&server.url(name), &Default::default())
+        .open()
+        .await
+        .unwrap();
+    let known: Vec<i64> = (100_001..=100_010).collect();
+    for kind in [
+        ReadKind::Main { after: None },
+        ReadKind::Main {
+            after: Some(100_020),
+        },
+        ReadKind::Sweep {
+            after: 0,
+            up_to: 200_000,
+        },
+        ReadKind::CatchUp {
+            after: 5,
+            up_to: 200_000,
+            keys: vec![1, 2],
+        },
+    ] {
+        let request = ReadRequest {
+            known: known.clone(),
+            skip_keys: vec![7],
+            ..request(kind)
+        };
+        assert!(!store.read(&request).await.unwrap().cut);
+    }
+    store
+        .settle(&settled(&f.store, &known, &[]).await)
+        .await
+        .unwrap();
+    let log = server.log();
+    // An entry goes on in lines that begin with a tab; then other databases may have their say.
+    let plans: Vec<String> = log
+        .split(&format!("{name}:LOG:"))
+        .map(|entry| {
+            let rest = entry
+                .lines()
+                .skip(1)
+                .take_while(|line| line.starts_with('\t'));
+            rest.collect::<Vec<_>>().join("\n")
+        })
+        .filter(|entry| {
+            entry.contains("Query Text:") && entry.contains("outbox\" o")
+                || entry.contains("public.outbox o")
+        })
+        .collect();
+    assert_eq!(plans.len(), 5, "{log}");
+    for plan in plans {
+        assert!(
+            plan.contains("Index Scan using outbox_pending")
+                || plan.contains("Index Scan using outbox_pkey"),
+            "{plan}"
+        );
+        assert!(
+            !plan.contains("Seq Scan on outbox") && !plan.contains("Sort"),
+            "{plan}"
+        );
     }
 }
