@@ -7,7 +7,7 @@
 //! * [`listen`]: the wake-up hint. [`status`], [`admin`], [`emit`], [`replay`]: what operators do. [`probe`]: what `check` asks.
 //!
 //! Every wait has a limit, and nothing depends on what a session keeps: no SET, no session lock. Statements are unnamed
-//! and typed; the frequent ones are prepared where [`session`] allows it. So it all works through a transaction
+//! and typed; the frequent ones are prepared where `session` allows it. So it all works through a transaction
 //! pooler, LISTEN excepted.
 
 pub mod admin;
