@@ -8,7 +8,15 @@
 #
 # Needs common.sh and find.sh.
 
-debian_mirror=${DEBIAN_MIRROR:-http://deb.debian.org/debian}
+# debian_mirror: DEBIAN_MIRROR, or else where this system gets its own Debian packages.
+debian_mirror() {
+    local mirror=${DEBIAN_MIRROR:-}
+    # shellcheck disable=SC2016 # for apt-get to expand
+    [[ -n $mirror ]] || mirror=$(apt-get indextargets --format '$(ORIGIN) $(LABEL) $(REPO_URI)' \
+        'Created-By: Packages' | sed -n 's/^Debian Debian //p' | head -n 1)
+    [[ -n $mirror ]] || die "this system gets no packages from Debian; set DEBIAN_MIRROR to the URL of a Debian mirror"
+    printf '%s' "$mirror"
+}
 
 # install_debian RELEASE: fills its folder, unless that is complete already.
 install_debian() {
@@ -50,7 +58,8 @@ install_debian() {
 
 # fetch_debian RELEASE FOLDER: the packages and all they depend on.
 fetch_debian() {
-    local apt=$2/apt keyring options
+    local apt=$2/apt keyring mirror options
+    mirror=$(debian_mirror)
     for keyring in /usr/share/keyrings/debian-archive-keyring.{gpg,pgp}; do
         [[ ! -e $keyring ]] || break
     done
@@ -58,7 +67,7 @@ fetch_debian() {
     mkdir -p "$apt/state/lists/partial" "$apt/cache/archives/partial"
     # Nothing counts as installed, so apt fetches every library, the C library included.
     : >"$apt/state/status"
-    printf '%s\n' 'Types: deb' 'Targets: Packages' "URIs: $debian_mirror" "Suites: $1" \
+    printf '%s\n' 'Types: deb' 'Targets: Packages' "URIs: $mirror" "Suites: $1" \
         'Components: main' "Signed-By: $keyring" >"$apt/debian.sources"
     options=(
         -qq

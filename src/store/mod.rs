@@ -81,6 +81,9 @@ pub struct ReadRequest {
     pub known: Vec<i64>,
     /// Most rows to return. At least 1.
     pub limit: usize,
+    /// The server's start, as a main read said it: nothing comes from another server. Main reads come from any, and
+    /// say which.
+    pub server: Option<i64>,
     /// Most bytes to return (see [`Record::weight`]); the first row is always returned.
     pub byte_limit: usize,
 }

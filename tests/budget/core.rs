@@ -5,8 +5,9 @@ use std::cmp::Reverse;
 use std::collections::{BTreeSet, BinaryHeap, HashMap};
 use std::time::Duration;
 
+use bytes::Bytes;
 use outrigger::error::Verdict;
-use outrigger::event::Record;
+use outrigger::event::{Data, Record};
 use outrigger::relay::core::ownership::Step;
 use outrigger::relay::core::window::Ordering;
 use outrigger::relay::core::{Command, Core, CoreConfig, Input};
@@ -36,6 +37,8 @@ struct Counted {
     batches: u64,
     records: u64,
     awake: u64,
+    /// Rows that reads made the server send, whether there was room for them or not.
+    fetched: u64,
 }
 
 /// The outbox as far as the core can tell.
@@ -45,6 +48,7 @@ struct World {
     keys: i64,
     me: Uuid,
     owned: bool,
+    payload: Bytes,
     counted: Counted,
 }
 
@@ -52,6 +56,14 @@ struct World {
 type Answers = BinaryHeap<Reverse<(Duration, u64)>>;
 
 impl World {
+    /// Rows of this many keys, each with a payload of as many bytes.
+    fn with_payload(ordering: Ordering, keys: i64, payload: usize) -> Self {
+        Self {
+            payload: vec![b'x'; payload].into(),
+            ..Self::new(ordering, keys)
+        }
+    }
+
     fn new(ordering: Ordering, keys: i64) -> Self {
         let config = CoreConfig {
             ordering,
@@ -63,6 +75,7 @@ impl World {
             keys,
             me: Uuid::from_u128(1),
             owned: false,
+            payload: Bytes::new(),
             counted: Counted::default(),
         }
     }
@@ -174,7 +187,7 @@ impl World {
         }
     }
 
-    fn read(&self, request: &ReadRequest) -> ReadBatch {
+    fn read(&mut self, request: &ReadRequest) -> ReadBatch {
         let (after, up_to) = match &request.kind {
             ReadKind::Main { after } => (after.unwrap_or(i64::MIN), i64::MAX),
             ReadKind::CatchUp { after, up_to, .. } | ReadKind::Sweep { after, up_to } => {
@@ -199,12 +212,23 @@ impl World {
             seq: *seq,
             hash: seq % self.keys,
             keyed: true,
+            data: Data::Text(self.payload.clone()),
             ..Record::default()
         });
-        let rows: Vec<Record> = rows.collect();
+        let mut rows: Vec<Record> = rows.collect();
+        self.counted.fetched += rows.len() as u64;
+        let full = rows.len() == request.limit;
+        let mut bytes = 0;
+        let fit = rows.iter().take_while(|row| {
+            bytes += row.weight();
+            bytes <= request.byte_limit
+        });
+        let fit = fit.count().max(1);
+        let cut = full || fit < rows.len();
+        rows.truncate(fit);
         let main = matches!(request.kind, ReadKind::Main { .. });
         ReadBatch {
-            cut: rows.len() == request.limit,
+            cut,
             rows,
             holders: main.then(Holders::default),
         }
@@ -234,6 +258,21 @@ fn a_backlog_of_many_keys_takes_few_commands() {
         at_most(&format!("{context}: failures recorded"), counted.records, 0);
         at_most(&format!("{context}: promises to poll"), counted.awake, 1);
     }
+}
+
+#[test]
+fn large_rows_are_fetched_once() {
+    // 16 MiB have room for 80 of them.
+    let counted = World::with_payload(Ordering::Strict, 10_000, 200 << 10).drain();
+    let context = format!("{counted:?}");
+    // The first read does not know their size, and an estimate may be a little high.
+    at_most(
+        &format!("{context}: rows fetched"),
+        counted.fetched,
+        ROWS + ROWS / 10 + 1_000,
+    );
+    // A read brings what a quarter of the memory holds, or more.
+    at_most(&format!("{context}: reads"), counted.reads, ROWS / 20 + 10);
 }
 
 #[test]

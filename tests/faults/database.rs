@@ -5,82 +5,68 @@ use std::time::{Duration, Instant};
 use outrigger::store::postgres::{Mapping, OutboxSettings, grants};
 
 use crate::play::{Counts, LEASE, Play, Run, WINDOW};
-use crate::scenario::{Place, Scenario};
+use crate::scenario::{Scenario, shared};
 use crate::support::pgbouncer::PgBouncer;
 use crate::support::postgres::server_user_shell;
 use crate::support::writers::CHANGE;
 use crate::support::{PATIENCE, within};
 
-macro_rules! scenario {
-    ($name:literal, $row:literal, $fault:literal, $run:expr) => {
-        Scenario {
-            name: $name,
-            row: $row,
-            fault: $fault,
-            replicas: 2,
-            place: Place::Shared,
-            short: true,
-            run: |run| Box::pin($run(run)),
-        }
-    };
-}
-
 pub(crate) const SCENARIOS: &[Scenario] = &[
-    scenario!(
+    shared!(
         "database-permission-revoked",
         "12",
         "the relays' role may no longer mark rows, later it may again",
         permission_revoked
     ),
-    scenario!(
+    shared!(
         "sessions-terminated",
         "13",
         "pg_terminate_backend for every session of the relays, again and again",
         sessions_terminated
     ),
-    scenario!(
+    shared!(
         "connection-limit",
         "13",
         "all sessions end and no new ones are allowed, for longer than the lease",
         connection_limit
     ),
-    scenario!(
+    shared!(
         "listener-terminated",
         "16",
         "the idle relays' LISTEN sessions are terminated, again and again",
         listener_terminated
     ),
-    scenario!(
+    shared!(
         "through-pgbouncer",
         "17",
         "everything through PgBouncer in transaction mode, whose server sessions are terminated",
         through_pgbouncer
     ),
-    scenario!(
+    shared!(
         "snapshot-held",
         "18",
         "an old snapshot and an idle transaction stay open all the time",
         snapshot_held
     ),
-    scenario!(
+    shared!(
         "prepared-transaction",
         "18, 19",
         "a transaction with events stays prepared while others commit, and is committed late",
         prepared_transaction
     ),
-    scenario!(
+    shared!(
         "late-commits",
         "19",
         "transactions draw their sequence numbers early and commit late; savepoints roll back",
         late_commits
     ),
-    scenario!(
+    shared!(
         "table-altered",
         "20",
         "columns added, dropped, renamed and back; type changed; table renamed and back, rewritten; index dropped",
         table_altered
     ),
-    scenario!(
+    shared!(
         "disk-full",
         "22",
         "no file of the relays' sessions may grow (RLIMIT_FSIZE), so rows cannot be marked",

@@ -1,7 +1,5 @@
 //! Row 1: a relay is killed at exactly the frame that matters, and the other takes over.
 
-use std::time::Duration;
-
 use crate::play::{Counts, Play, Run, WINDOW};
 use crate::scenario::{Place, Scenario};
 use crate::support::proxy::Act;
@@ -148,14 +146,7 @@ async fn killed_repeatedly(run: Run) -> Counts {
         play.recovered().await;
         play.replicas[death % 2].start();
         // A takeover while the other still arrives would be a fault of another kind.
-        play.stage
-            .await_that(
-                "both are there",
-                "select count(distinct owner) from outrigger.partitions",
-                Duration::from_secs(30),
-                |owners| owners == 2,
-            )
-            .await;
+        play.stage.await_owned(2).await;
     }
     play.finish(DEATHS * WINDOW).await
 }

@@ -3,88 +3,74 @@
 use std::time::Duration;
 
 use crate::play::{Counts, Play, Replica, Run, WINDOW};
-use crate::scenario::{Place, Scenario};
+use crate::scenario::{Scenario, shared};
 use crate::support::Settings;
 use crate::support::proxy::frames::Direction::{self, ToClient, ToServer};
 use crate::support::proxy::frames::{Label, Statement};
 use crate::support::proxy::{Act, Flow, Proxy};
 
-macro_rules! scenario {
-    ($name:literal, $row:literal, $fault:literal, $run:expr) => {
-        Scenario {
-            name: $name,
-            row: $row,
-            fault: $fault,
-            replicas: 2,
-            place: Place::Shared,
-            short: true,
-            run: |run| Box::pin($run(run)),
-        }
-    };
-}
-
 pub(crate) const SCENARIOS: &[Scenario] = &[
-    scenario!(
+    shared!(
         "confirms-swallowed",
         "10",
         "the broker's confirms vanish, everything else arrives",
         confirms_swallowed
     ),
-    scenario!(
+    shared!(
         "broker-half-open-in",
         "10",
         "nothing the broker says arrives, and no connection ends",
         |run| broker_half_open(run, ToClient)
     ),
-    scenario!(
+    shared!(
         "broker-half-open-out",
         "10",
         "nothing arrives at the broker, and no connection ends",
         |run| broker_half_open(run, ToServer)
     ),
-    scenario!(
+    shared!(
         "broker-reset",
         "10",
         "the connection to the broker is reset in the middle of a batch, three times",
         |run| interrupted(run, Label::Publish, Act::Reset)
     ),
-    scenario!(
+    shared!(
         "broker-cut",
         "10",
         "the connection to the broker ends just before a confirm, three times",
         |run| interrupted(run, Label::Confirm, Act::Cut)
     ),
-    scenario!(
+    shared!(
         "single-bytes",
         "10",
         "both servers' connections pass byte by byte",
         single_bytes
     ),
-    scenario!(
+    shared!(
         "slow-broker",
         "10",
         "every frame to and from the broker takes half a second (long form: 5 s)",
         slow_broker
     ),
-    scenario!(
+    shared!(
         "slow-postgres",
         "10",
         "every frame to and from PostgreSQL takes 100 ms",
         slow_postgres
     ),
-    scenario!(
+    shared!(
         "postgres-reset-settling",
         "13",
         "the connection to PostgreSQL is reset before rows are marked, three times",
         |run| interrupted(run, Label::Asked(Statement::Settle), Act::Reset)
     ),
-    scenario!(
+    shared!(
         "postgres-reset-settled",
         "13",
         "the connection to PostgreSQL is reset when rows are marked and the relay does not know yet, three times",
         |run| interrupted(run, Label::Answered(Statement::Settle), Act::Reset)
     ),
-    scenario!(
+    shared!(
         "postgres-half-open",
         "15",
         "PostgreSQL's connections fall silent; the relay must stop publishing before the other takes over",
@@ -193,14 +179,7 @@ async fn postgres_half_open(run: Run) -> Counts {
     play.recovered().await;
     play.published(300).await;
     play.replicas[0].database.heal();
-    play.stage
-        .await_that(
-            "the silent relay works again",
-            "select count(distinct owner) from outrigger.partitions",
-            Duration::from_secs(60),
-            |owners| owners == 2,
-        )
-        .await;
+    play.stage.await_owned(2).await;
     play.published(200).await;
     play.finish(WINDOW).await
 }

@@ -29,6 +29,22 @@ pub(crate) enum Place {
     Turn,
 }
 
+/// A scenario of two replicas on servers that others use as well, in both forms: name, row, fault, and how it is played.
+macro_rules! shared {
+    ($name:literal, $row:literal, $fault:literal, $run:expr) => {
+        $crate::scenario::Scenario {
+            name: $name,
+            row: $row,
+            fault: $fault,
+            replicas: 2,
+            place: $crate::scenario::Place::Shared,
+            short: true,
+            run: |run| Box::pin($run(run)),
+        }
+    };
+}
+pub(crate) use shared;
+
 /// All of them, in the order of the fault list.
 pub(crate) fn all() -> Vec<&'static Scenario> {
     let parts = [

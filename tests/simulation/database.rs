@@ -246,7 +246,11 @@ impl Database {
                 .range((from, if empty { Unbounded } else { to }))
                 .filter(move |_| !empty)
         };
+        let elsewhere = request
+            .server
+            .is_some_and(|start| start != self.server_start);
         let seqs: Vec<i64> = match &request.kind {
+            kind if elsewhere && !matches!(kind, ReadKind::Main { .. }) => Vec::new(),
             ReadKind::Main { after } => range(*after, None)
                 .copied()
                 .filter(|seq| wanted(*seq) && fresh(*seq))

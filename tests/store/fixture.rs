@@ -131,6 +131,7 @@ pub fn request(kind: ReadKind) -> ReadRequest {
         skip_keys: vec![],
         known: vec![],
         limit: 1000,
+        server: None,
         byte_limit: 1 << 24,
     }
 }

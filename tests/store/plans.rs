@@ -125,6 +125,28 @@ async fn a_plan_made_for_a_tiny_table_does_not_scan_the_full_one() {
 }
 
 #[tokio::test]
+async fn rows_come_only_from_the_server_that_is_asked() {
+    let f = Fixture::new().await;
+    f.insert(3, 1).await;
+    let holders = f.store.read(&from_start()).await.unwrap().holders.unwrap();
+    let sweep = |server| ReadRequest {
+        server: Some(server),
+        ..request(ReadKind::Sweep { after: 0, up_to: 9 })
+    };
+    assert_eq!(f.seqs(&sweep(holders.server_start)).await, [1, 2, 3]);
+    let elsewhere = f.seqs(&sweep(holders.server_start - 1)).await;
+    assert_eq!(elsewhere, Vec::<i64>::new());
+    // A main read comes from any, and says which.
+    let main = ReadRequest {
+        server: Some(holders.server_start - 1),
+        ..from_start()
+    };
+    let batch = f.store.read(&main).await.unwrap();
+    assert_eq!(batch.rows.len(), 3);
+    assert_eq!(batch.holders.unwrap().server_start, holders.server_start);
+}
+
+#[tokio::test]
 async fn a_table_that_changes_is_read_again_after_one_error() {
     let f = Fixture::new().await;
     let _listening = listening(&f).await;

@@ -518,3 +518,6 @@ impl Ownership {
             .is_none_or(|owned| owned.phase == Phase::Draining)
     }
 }
+
+#[cfg(test)]
+mod tests;

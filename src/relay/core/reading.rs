@@ -490,6 +490,7 @@ impl Core {
             // What does not fit would be fetched for nothing.
             limit: limit.min(byte_limit / self.reading.row_weight + 1),
             byte_limit,
+            server: self.reading.server,
         })
     }
 

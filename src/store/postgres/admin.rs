@@ -5,9 +5,10 @@ use std::time::Duration;
 use jiff::Timestamp;
 use tokio::time::timeout;
 use tokio_postgres::Row;
-use tokio_postgres::types::{ToSql, Type};
+use tokio_postgres::types::Type;
 
 use super::error::StoreError;
+use super::session::Params;
 use super::sql::{Sql, like};
 use super::{PostgresStore, failures, read, run};
 use crate::event::Record;
@@ -64,8 +65,6 @@ pub struct TailRow {
     /// State of its failure record.
     pub failure: Option<FailureState>,
 }
-
-type Params<'a> = Vec<(&'a (dyn ToSql + Sync), Type)>;
 
 /// The filter as SQL over `outrigger.failures f`, with its parameters in a fixed order.
 struct Where {

@@ -7,6 +7,7 @@ use uuid::Uuid;
 use super::error::StoreError;
 use super::inspect::Kind;
 use super::mapping::{Field, literal, quote};
+use super::session::Params;
 use super::{PostgresStore, run};
 
 /// An event to add. Empty fields take the table's defaults.
@@ -44,7 +45,7 @@ impl PostgresStore {
             "insert into {} ({names}) select {values} from (select {lock}) locked",
             self.inner.table.name
         );
-        let params: Vec<(&(dyn ToSql + Sync), Type)> = fields
+        let params: Params<'_> = fields
             .iter()
             .map(|(_, text)| (text as &(dyn ToSql + Sync), Type::TEXT))
             .collect();

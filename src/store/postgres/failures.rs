@@ -7,6 +7,7 @@ use tokio_postgres::types::Type;
 use uuid::Uuid;
 
 use super::error::StoreError;
+use super::session::Params;
 use super::sql::Sql;
 use crate::store::{Failing, Failure, FailureState, Partitions};
 
@@ -107,7 +108,7 @@ pub(super) async fn load(
 ) -> Result<Vec<Failing>, StoreError> {
     let mut filter = String::new();
     let owned: Vec<i64>;
-    let mut params: Vec<(&(dyn tokio_postgres::types::ToSql + Sync), Type)> = Vec::new();
+    let mut params: Params<'_> = Vec::new();
     if let Partitions::Some {
         owned: numbers,
         count,

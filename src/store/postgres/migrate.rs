@@ -2,12 +2,13 @@
 
 use std::fmt::Write as _;
 
+use tokio_postgres::Client;
 use tokio_postgres::types::Type;
-use tokio_postgres::{Client, IsolationLevel};
 
 use super::error::{StoreError, StoreErrorKind};
 use super::inspect;
 use super::mapping::{AfterPublish, Field, Mapping, literal, quote};
+use super::session::begin;
 
 /// One numbered step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -74,11 +75,7 @@ pub(super) async fn migrate(
     while let Some(version) = step(client).await? {
         done.applied.push(version);
     }
-    let transaction = client
-        .build_transaction()
-        .isolation_level(IsolationLevel::ReadCommitted)
-        .start()
-        .await?;
+    let transaction = begin(client).await?;
     transaction.batch_execute(LOCK).await?;
     if inspect::find(transaction.client(), mapping)
         .await?
@@ -102,11 +99,7 @@ pub(super) async fn migrate(
 
 /// Applies the next missing step, in its own transaction.
 async fn step(client: &mut Client) -> Result<Option<i32>, StoreError> {
-    let transaction = client
-        .build_transaction()
-        .isolation_level(IsolationLevel::ReadCommitted)
-        .start()
-        .await?;
+    let transaction = begin(client).await?;
     transaction.batch_execute(LOCK).await?;
     // Only now: another replica may just have applied it.
     let applied = applied(transaction.client()).await?;

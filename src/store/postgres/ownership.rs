@@ -11,14 +11,14 @@
 
 use std::time::Duration;
 
+use tokio_postgres::Client;
 use tokio_postgres::types::Type;
-use tokio_postgres::{Client, IsolationLevel};
 use uuid::Uuid;
 
 use super::error::StoreError;
 use super::inspect::Table;
 use super::mapping::Field;
-use super::session::Session;
+use super::session::{Session, begin};
 use super::sql::{NOW_MS, Sql};
 use crate::store::{Claimed, PartitionRow, ReplicaRow, Tick};
 
@@ -54,11 +54,7 @@ pub(super) async fn register(
     wanted: i32,
 ) -> Result<Registered, StoreError> {
     let outbox = &sql.outbox;
-    let transaction = client
-        .build_transaction()
-        .isolation_level(IsolationLevel::ReadCommitted)
-        .start()
-        .await?;
+    let transaction = begin(client).await?;
     // Also serialises first registrations: the row stays locked until the partitions are there.
     let row = transaction
         .query_typed_opt(
@@ -233,11 +229,7 @@ pub(super) async fn claim(
         return Ok(Vec::new());
     }
     let outbox = &sql.outbox;
-    let transaction = client
-        .build_transaction()
-        .isolation_level(IsolationLevel::ReadCommitted)
-        .start()
-        .await?;
+    let transaction = begin(client).await?;
     // Every statement below takes a fresh snapshot, so each sees what the locks before it waited for. Locks are taken
     // in one order everywhere: partitions by number, then replicas by id.
     transaction

@@ -81,6 +81,16 @@ pub(super) fn statement<'a>(
         let list = bind(&request.skip_keys, Type::INT8_ARRAY);
         filters.push(format!("{} not in (select unnest({list}))", sql.hash));
     }
+    if let (Some(server), false) = (
+        &request.server,
+        matches!(request.kind, ReadKind::Main { .. }),
+    ) {
+        // As a subquery it is looked at once, and nothing else is if it differs.
+        filters.push(format!(
+            "(select {SERVER_START}) = {}",
+            bind(server, Type::INT8)
+        ));
+    }
     let limit = bind(limit, Type::INT8);
     let retries = request.kind == ReadKind::Retries;
     const PACKED: &str = "(f.attempts::int8 << 32) | f.crashes as counts";

@@ -7,11 +7,12 @@
 
 use std::time::Duration;
 
+use tokio_postgres::Client;
 use tokio_postgres::types::Type;
-use tokio_postgres::{Client, IsolationLevel};
 use uuid::Uuid;
 
 use super::error::StoreError;
+use super::session::begin;
 use super::sql::Sql;
 use super::{PostgresStore, run, timeout};
 
@@ -59,11 +60,7 @@ async fn repartition(
     partitions: i32,
 ) -> Result<Repartition, StoreError> {
     let outbox = &sql.outbox;
-    let transaction = client
-        .build_transaction()
-        .isolation_level(IsolationLevel::ReadCommitted)
-        .start()
-        .await?;
+    let transaction = begin(client).await?;
     // In the order of locks used everywhere: the outbox (registrations wait), partitions, replicas (heartbeats
     // wait). Each statement takes a fresh snapshot and sees what the locks before it waited for.
     for lock in [

@@ -5,11 +5,12 @@
 
 use jiff::Timestamp;
 use tokio::time::timeout;
-use tokio_postgres::types::{ToSql, Type};
+use tokio_postgres::types::Type;
 
 use super::error::StoreError;
 use super::inspect::Kind;
 use super::mapping::{Field, quote};
+use super::session::Params;
 use super::sql::like;
 use super::{PostgresStore, run};
 
@@ -40,8 +41,6 @@ pub enum ReplayMode {
     /// Copies with new ids and a new place in the order: everybody takes them for new events.
     NewIds,
 }
-
-type Params<'a> = Vec<(&'a (dyn ToSql + Sync), Type)>;
 
 impl PostgresStore {
     /// Counts the rows a replay would touch.

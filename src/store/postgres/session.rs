@@ -11,7 +11,7 @@
 
 use deadpool_postgres::Object;
 use tokio_postgres::types::{ToSql, Type};
-use tokio_postgres::{Client, Error, Row, RowStream, Statement};
+use tokio_postgres::{Client, Error, IsolationLevel, Row, RowStream, Statement, Transaction};
 
 /// Parameters with their types.
 pub(super) type Params<'a> = Vec<(&'a (dyn ToSql + Sync), Type)>;
@@ -19,6 +19,15 @@ pub(super) type Params<'a> = Vec<(&'a (dyn ToSql + Sync), Type)>;
 /// JIT compilation would see the penalty on sequential scans as the cost of a statement worth compiling.
 const PLANS: &str = "set plan_cache_mode = force_generic_plan; set enable_seqscan = off; \
                      set enable_bitmapscan = off; set jit = off";
+
+/// Begins a transaction in which every statement takes a fresh snapshot, whatever the server's default is.
+pub(super) async fn begin(client: &mut Client) -> Result<Transaction<'_>, Error> {
+    client
+        .build_transaction()
+        .isolation_level(IsolationLevel::ReadCommitted)
+        .start()
+        .await
+}
 
 /// A connection on loan from the pool.
 pub(super) struct Session<'a> {

@@ -1,6 +1,7 @@
 //! The statements whose text depends on the mapping, built once per connect.
 //!
-//! Their texts vary little, so that sessions can keep them; what varies is a parameter. Our own tables are addressed by the outbox's name as a constant.
+//! Their texts vary little, so that sessions can keep them; what varies is a parameter. Our own tables are addressed
+//! by the outbox's name as a constant.
 
 use super::inspect::{Kind, Table};
 use super::mapping::{AfterPublish, Field, literal, quote};

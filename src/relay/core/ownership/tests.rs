@@ -1,0 +1,97 @@
+use super::*;
+use crate::store::{PartitionRow, ReplicaRow};
+
+const TTL: Duration = Duration::from_secs(10);
+
+fn ms(ms: u64) -> Duration {
+    Duration::from_millis(ms)
+}
+
+fn id(replica: u128) -> Uuid {
+    Uuid::from_u128(replica)
+}
+
+/// A registered replica 1 of two that has just beaten at `at`; replica 2 owns the only partition.
+fn beside_another(at: Time) -> Ownership {
+    let mut ownership = Ownership::new(TTL, 256);
+    ownership.registered(at, id(1), 1);
+    ownership.ticked(at, at, true, &tick(TTL));
+    ownership
+}
+
+/// What a tick of replica 1 shows when the other's lease lasts for this long.
+fn tick(other_alive_for: Duration) -> Tick {
+    let replica = |number, alive_for| ReplicaRow {
+        replica: id(number),
+        name: number.to_string(),
+        alive_for,
+    };
+    Tick {
+        partitions: vec![PartitionRow {
+            partition: 0,
+            owner: Some(id(2)),
+        }],
+        replicas: vec![replica(1, TTL), replica(2, other_alive_for)],
+        registered: true,
+        may_take_over: true,
+        paused: false,
+        standing_down: false,
+        failures_version: 0,
+        awake_for: Duration::ZERO,
+        next_due_in: None,
+    }
+}
+
+/// Takes the partition of the other, which is dead; true if its rows are handled with care.
+fn takes_over_with_care(ownership: &mut Ownership, at: Time) -> bool {
+    ownership.ticked(at, at, true, &tick(Duration::ZERO));
+    assert_eq!(ownership.next(at), Some(Step::Claim(vec![0])));
+    let claimed = Claimed {
+        partition: 0,
+        unclean: true,
+    };
+    ownership.claimed(at, &[claimed]);
+    assert_eq!(ownership.loaded(&[0]), [0]);
+    ownership.careful(0)
+}
+
+#[test]
+fn it_looks_the_moment_another_lease_is_over() {
+    let mut ownership = beside_another(ms(1_000));
+    assert_eq!(ownership.due(), ms(1_000) + TICK_MAX);
+    ownership.ticked(ms(1_800), ms(1_800), true, &tick(ms(300)));
+    assert_eq!(ownership.due(), ms(2_100) + LEASE_OVER);
+    // Dead already: nothing more to wait for.
+    ownership.ticked(ms(2_101), ms(2_101), true, &tick(Duration::ZERO));
+    assert_eq!(ownership.due(), ms(2_101) + TICK_MAX);
+}
+
+#[test]
+fn an_owner_that_died_leaves_rows_to_handle_with_care() {
+    let mut ownership = beside_another(ms(1_000));
+    assert!(takes_over_with_care(&mut ownership, ms(1_800)));
+}
+
+#[test]
+fn a_lease_that_ran_out_while_the_database_was_away_accuses_nobody() {
+    let mut ownership = beside_another(ms(1_000));
+    assert!(!takes_over_with_care(&mut ownership, ms(1_000) + TTL));
+    // Only for as long as a lease: whoever dies later died by itself.
+    let mut ownership = beside_another(ms(1_000));
+    ownership.ticked(ms(1_000) + TTL, ms(1_000) + TTL, true, &tick(TTL));
+    let mut at = ms(1_000) + TTL;
+    while at < ms(1_000) + TTL * 2 {
+        at += TICK_MAX;
+        ownership.ticked(at, at, true, &tick(TTL));
+    }
+    assert!(takes_over_with_care(&mut ownership, at + TICK_MAX));
+}
+
+#[test]
+fn the_margin_lies_between_the_proof_and_the_stored_lease() {
+    let ownership = beside_another(ms(1_000));
+    let proven_until = ms(1_000) + TTL.mul_f64(PROVEN);
+    assert!(ownership.proven(proven_until - ms(1)) && !ownership.proven(proven_until));
+    let stored_until = ms(1_000) + TTL.mul_f64(STORED);
+    assert!(proven_until + TTL / 5 <= stored_until && stored_until < ms(1_000) + TTL);
+}
