@@ -189,5 +189,7 @@ const METHOD: &str = "
 - **WAL** is what the server wrote between two positions. Of an idle relay: less what the same server wrote in the same
   time without one.
 - **Buffers** are those the database touched, in memory or not, with the few of the measuring connection.
+- **Where the processors' time goes**: from /proc/stat for the machine, and from /proc of the relay, of all processes of the database
+  server, and of the measuring program; the broker's part is what is left.
 - **CPU** is user and system time of the relay process, **memory** its VmRSS and VmHWM, the program's file included.
 ";
