@@ -307,9 +307,9 @@ impl Backlog {
         }
         let part = (self.done, self.done + rows);
         let drained = drain_part(world, &self.outbox, part, settings).await?;
-        // A relay that is stopped still settles what it has read, which is far less than this. Without an upper bound
-        // all that is pending would be looked through.
-        let sql = "select coalesce(max(seq), $1) from outbox where published_at is not null and seq <= $1 + 100000";
+        // A relay goes on until it is stopped, as fast as it can, which is far less than this. Without an upper bound all
+        // that is pending would be looked through.
+        let sql = "select coalesce(max(seq), $1) from outbox where published_at is not null and seq <= $1 + 1000000";
         self.done = self.outbox.row(sql, &[&part.1]).await?.try_get(0)?;
         Ok(drained)
     }

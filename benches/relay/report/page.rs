@@ -175,7 +175,7 @@ const METHOD: &str = "
   begins. A ratio is taken within a round, so what disturbs the machine for a while disturbs both sides.
 - **Bare publisher (B)**: the AMQP client library alone, persistent, mandatory, 8 channels, 200 messages per channel, then wait for
   their confirms (fewer for large messages: at most 16 MiB in all, as the relay); the same exchange, the same kind of queue and
-  messages of the same size, no database. *Window 1* waits for each confirm.
+  messages of the same size with the same properties, no database. *Window 1* waits for each confirm.
 - **Bare SQL (S)**: one connection reads 1,000 rows with the relay's columns and marks (or deletes) them, then the next 1,000.
 - **Drain**: a backlog is written, vacuumed and checkpointed, then one relay starts. The rate is taken between the first
   row published and the last, by the times in the rows. Queue and database are new each time; nobody consumes meanwhile.
