@@ -23,6 +23,7 @@ pub mod pace;
 pub mod reading;
 pub mod window;
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use uuid::Uuid;
@@ -150,7 +151,8 @@ pub struct Core {
     settle_after: Time,
     /// When the oldest row in `to_settle` came.
     settle_from: Time,
-    to_record: Vec<Failure>,
+    /// By `seq`: one statement cannot record a row twice.
+    to_record: BTreeMap<i64, Failure>,
     recording: Vec<Failure>,
     record_after: Time,
     awake_out: bool,
@@ -183,7 +185,7 @@ impl Core {
             settling: Vec::new(),
             settle_after: Time::ZERO,
             settle_from: Time::ZERO,
-            to_record: Vec::new(),
+            to_record: BTreeMap::new(),
             recording: Vec::new(),
             record_after: Time::ZERO,
             awake_out: false,
@@ -305,7 +307,7 @@ impl Core {
         if partitions.is_empty() {
             return None;
         }
-        let unrecorded = self.to_record.iter().chain(&self.recording);
+        let unrecorded = self.to_record.values().chain(&self.recording);
         self.reload = Some(Reload {
             partitions: partitions.clone(),
             failed_since: unrecorded.map(|failure| failure.hash).collect(),
