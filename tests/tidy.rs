@@ -40,6 +40,12 @@ const RULES: &[Rule] = &[
         why: "CloudEvents are made in `event`",
     },
     Rule {
+        names: &["hyper", "hyper_util", "http_body_util"],
+        scope: &["src/"],
+        homes: &["src/admin/", "src/telemetry/"],
+        why: "only the admin listener speaks HTTP (the log filter knows its name)",
+    },
+    Rule {
         names: &[
             "env::var",
             "env::var_os",

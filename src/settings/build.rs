@@ -12,8 +12,8 @@ use super::report::{Origin, Problem};
 use super::table::{PG_VARIABLES, SETTINGS, setting};
 use super::value::Value;
 use super::{
-    AfterPublish, Columns, Database, Event, EventMode, ExchangeType, Log, LogFormat, Ordering,
-    Outbox, Preset, RabbitMq, Relay, Retry, Route, Settings, SinkKind, Wake,
+    Admin, AfterPublish, Columns, Database, Event, EventMode, ExchangeType, Log, LogFormat,
+    Ordering, Outbox, Preset, RabbitMq, Relay, Retry, Route, Settings, SinkKind, Wake,
 };
 use crate::error::OnExhausted;
 
@@ -183,6 +183,10 @@ pub(super) fn settings(values: &Values, inputs: &Inputs) -> Settings {
             ),
             dead_letter_destination: v.optional_text("retry.dead_letter_destination"),
             dead_letter_key: v.optional_text("retry.dead_letter_key"),
+        },
+        admin: Admin {
+            // The only other word that the table lets through is `off`.
+            listen: v.text("admin.listen").parse().ok(),
         },
         log: log(v, inputs),
     }

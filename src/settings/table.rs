@@ -79,6 +79,10 @@ pub const SECTIONS: &[(&str, &str)] = &[
         "retry",
         "What happens to an event that the broker rejects. Outages do not count as attempts.",
     ),
+    (
+        "admin",
+        "Health, metrics and the status page, over HTTP. Read-only, without a password.",
+    ),
     ("log", "Logs go to standard error."),
 ];
 
@@ -516,6 +520,15 @@ pub const SETTINGS: &[Setting] = &[
         unset: "the event's own routing key",
         description: "Routing key of dead events. Needs `retry.dead_letter_destination`.",
         example: "{{ routing_key }}.dlq",
+        ..BASE
+    },
+    Setting {
+        key: "admin.listen",
+        kind: Kind::Listen,
+        default: Some("0.0.0.0:9647"),
+        description: "Where `/livez`, `/readyz`, `/metrics` and the status page are served. Port 0 takes a free one, \
+                      which the log names; `off` serves nothing.",
+        example: "127.0.0.1:9647",
         ..BASE
     },
     Setting {

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -31,6 +32,8 @@ pub struct Settings {
     pub relay: Relay,
     /// What happens to rejected events.
     pub retry: Retry,
+    /// Health, metrics and the status page.
+    pub admin: Admin,
     /// Logs.
     pub log: Log,
 }
@@ -295,6 +298,13 @@ impl Retry {
             on_exhausted: self.on_exhausted,
         }
     }
+}
+
+/// Health, metrics and the status page.
+#[derive(Debug, Clone)]
+pub struct Admin {
+    /// Where they are served; `None`: nowhere.
+    pub listen: Option<SocketAddr>,
 }
 
 /// Logs.

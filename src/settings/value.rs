@@ -1,5 +1,6 @@
 //! Types of values: how each is written, and the rule a bad one breaks.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::{secret, suggest};
@@ -49,6 +50,8 @@ pub enum Kind {
     PostgresUrl,
     /// AMQP URLs, comma separated.
     AmqpUrls,
+    /// An address and a port to listen on, or `off`.
+    Listen,
 }
 
 /// A value that keeps the rules of its [`Kind`].
@@ -107,6 +110,7 @@ impl Kind {
             Self::UriReference => "URI reference".into(),
             Self::PostgresUrl => "URL or keyword string".into(),
             Self::AmqpUrls => "URLs, comma separated".into(),
+            Self::Listen => "`address:port` or `off`".into(),
         }
     }
 
@@ -145,6 +149,7 @@ impl Kind {
             Self::UriReference => parse_uri_reference(text).map(Value::Text),
             Self::PostgresUrl => parse_postgres_url(text).map(Value::Text),
             Self::AmqpUrls => parse_amqp_urls(text).map(Value::List),
+            Self::Listen => parse_listen(text).map(Value::Text),
         }
     }
 }
@@ -338,6 +343,32 @@ fn parse_amqp_urls(text: &str) -> Result<Vec<String>, Violation> {
         }
     }
     Ok(urls)
+}
+
+/// The word that turns a listener off.
+const OFF: &str = "off";
+
+/// Addresses only: a name may stand for several, and which one is served should not depend on a name server.
+fn parse_listen(text: &str) -> Result<String, Violation> {
+    if text == OFF || text.parse::<SocketAddr>().is_ok() {
+        return Ok(text.to_owned());
+    }
+    let rule = "expected an IP address and a port such as `127.0.0.1:9647`, or `off`";
+    let port = text.strip_prefix(':').unwrap_or(text);
+    if port.parse::<u16>().is_ok() {
+        let hint = format!("write `0.0.0.0:{port}` for all interfaces");
+        return Err(Violation::with_hint(rule, hint));
+    }
+    if let Some(port) = text.strip_prefix("localhost:") {
+        return Err(Violation::with_hint(
+            rule,
+            format!("write `127.0.0.1:{port}`"),
+        ));
+    }
+    Err(match text {
+        "false" | "no" | "none" | "disabled" => Violation::with_hint(rule, "write `off`"),
+        _ => Violation::new(rule),
+    })
 }
 
 fn check_amqp_url(text: &str) -> Result<(), Violation> {

@@ -1,4 +1,6 @@
-//! Logs: to standard error, as text for people or JSON for machines.
+//! Logs: to standard error, as text for people or JSON for machines. Metrics: [`metrics`].
+
+pub mod metrics;
 
 use std::io::{self, IsTerminal};
 
@@ -37,7 +39,7 @@ fn filter(log: &Log) -> Result<EnvFilter, tracing_subscriber::filter::ParseError
     // Notices of the server arrive at level info.
     let quiet = level.min(LevelFilter::WARN);
     EnvFilter::builder().parse(format!(
-        "{level},lapin={lapin},tokio_postgres={quiet},rustls={quiet}"
+        "{level},lapin={lapin},tokio_postgres={quiet},rustls={quiet},hyper={quiet}"
     ))
 }
 

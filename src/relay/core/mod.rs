@@ -29,10 +29,11 @@ use std::time::Duration;
 use uuid::Uuid;
 
 use crate::error::RetryPolicy;
+use crate::event::Record;
 use crate::relay::bound::FAR_BEHIND;
 use crate::store::{Failing, Failure, FailureState, ReadBatch, Tick, partition_of};
 
-pub use messages::{Command, Gauges, Input, StoreFailed, Totals};
+pub use messages::{ByReason, Command, Gauges, Input, StoreFailed, Totals};
 use outcomes::Finished;
 use ownership::{Ownership, Step};
 use pace::{AWAKE_HORIZON, Pace, WakeReason};
@@ -229,6 +230,11 @@ impl Core {
             paused: self.paused,
             proven: self.ownership.proven(now),
         }
+    }
+
+    /// The first row that waits in memory, in `seq` order.
+    pub fn first_waiting(&self) -> Option<&Record> {
+        self.window.first_waiting()
     }
 
     /// Whether a stop has run its course: everything settled and handed over.

@@ -144,6 +144,9 @@ impl Core {
             Lane::Resting(now + LANE_RETRY)
         };
         for (item, verdict) in results {
+            if let Verdict::Rejected(reason) | Verdict::Impossible(reason) = &verdict {
+                self.totals.refused[reason.code as usize] += 1;
+            }
             match (verdict, item.dead_letter.clone()) {
                 (Verdict::Unavailable, _) => {
                     self.totals.unavailable += 1;
@@ -203,7 +206,7 @@ impl Core {
     /// No attempt is left (or none can help).
     pub(super) fn exhausted(&mut self, mut item: Item, reason: Reason, end: Action) {
         if end == Action::Block {
-            self.totals.dead += 1;
+            self.totals.blocked[reason.code as usize] += 1;
             let hold = Hold::Blocked {
                 seq: item.record.seq,
             };
@@ -228,7 +231,7 @@ impl Core {
     }
 
     pub(super) fn give_up(&mut self, item: Item, reason: Reason) {
-        self.totals.dead += 1;
+        self.totals.dead[reason.code as usize] += 1;
         self.window.failed(&item, None);
         self.record(failure(
             &item,
@@ -287,7 +290,7 @@ impl Core {
             }
             if self.window.give_up_waiting(failure.seq) {
                 // A suspect given up before it went out.
-                self.totals.dead += 1;
+                self.totals.dead[ReasonCode::Poison as usize] += 1;
             } else {
                 self.ownership.arrived(failure.hash);
             }

@@ -397,6 +397,20 @@ impl Core {
         }
     }
 
+    /// Nothing that is known to be pending lies at or below this `seq`; `None`: it may lie anywhere. Delayed and
+    /// failed rows aside.
+    pub fn pending_above(&self) -> Option<i64> {
+        if !self.reading.has_order {
+            return None;
+        }
+        let coverage = self.reading.bound.coverage()?;
+        Some(
+            self.window
+                .pending_above()
+                .map_or(coverage, |seq| coverage.min(seq)),
+        )
+    }
+
     fn room(&self) -> usize {
         // Many small reads cost more than a few large ones.
         if self.free_bytes() < self.config.max_in_flight_bytes.div_ceil(4) {
@@ -530,6 +544,7 @@ impl Core {
             return Some((ReadKind::CatchUp { after, up_to, keys }, limit));
         }
         if main_due {
+            self.totals.wakes[self.pace.reason() as usize] += 1;
             self.pace.read_started();
             let after = if self.reading.has_order {
                 self.reading.bound.start()

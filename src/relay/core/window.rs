@@ -79,6 +79,13 @@ pub struct Item {
     pub suspect: Suspect,
 }
 
+impl Item {
+    /// Whether it came because its `available_at` had passed: its age says nothing about how late it is.
+    pub fn is_delayed(&self) -> bool {
+        self.out_of_order && !self.retried
+    }
+}
+
 /// Whether a row is under suspicion after a crash.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Suspect {
@@ -176,6 +183,14 @@ impl Window {
     /// Bytes of the rows waiting or in flight.
     pub fn bytes(&self) -> usize {
         self.bytes
+    }
+
+    /// The first row that waits, in `seq` order. Delayed rows aside: they are older than they are late.
+    pub fn first_waiting(&self) -> Option<&Record> {
+        self.slots.values().find_map(|slot| match slot {
+            Slot::Waiting(item) if !item.is_delayed() => Some(&item.record),
+            _ => None,
+        })
     }
 
     /// Rows that may go now.

@@ -138,3 +138,26 @@ fn amqp_urls() {
         assert!(got.starts_with(expected), "{text}: {got}");
     }
 }
+
+#[test]
+fn listen_addresses() {
+    for text in ["127.0.0.1:9647", "0.0.0.0:0", "[::]:9647", "off"] {
+        assert!(parse_listen(text).is_ok(), "{text}");
+    }
+    let rule = "expected an IP address and a port such as `127.0.0.1:9647`, or `off`";
+    for (text, hint) in [
+        ("9647", " | write `0.0.0.0:9647` for all interfaces"),
+        (":9647", " | write `0.0.0.0:9647` for all interfaces"),
+        ("localhost:9647", " | write `127.0.0.1:9647`"),
+        ("false", " | write `off`"),
+        ("127.0.0.1", ""),
+        ("127.0.0.1:99999", ""),
+        ("example.com:9647", ""),
+    ] {
+        assert_eq!(
+            violation(parse_listen(text)),
+            format!("{rule}{hint}"),
+            "{text}"
+        );
+    }
+}

@@ -12,6 +12,21 @@ impl Window {
         self.held
     }
 
+    /// Where the first row in memory, or the first left out because of its key, begins: just below it.
+    pub fn pending_above(&self) -> Option<i64> {
+        let first = self
+            .slots
+            .iter()
+            .find(|(_, slot)| !matches!(slot, Slot::Gone))
+            .map(|(seq, _)| seq.saturating_sub(1));
+        let left_out = self
+            .keys
+            .values()
+            .filter(|key| key.hold.is_some())
+            .map(|key| key.last_known);
+        left_out.chain(first).min()
+    }
+
     /// The keys a read must leave out.
     pub fn held_keys(&self) -> Vec<i64> {
         if self.held == 0 {
