@@ -6,6 +6,11 @@
 mod checks;
 mod events;
 mod harness;
+mod http_alone;
+mod http_world;
+mod nats_alone;
+mod nats_node;
+mod nats_world;
 #[path = "../support/rabbitmq.rs"]
 mod rabbitmq_node;
 mod rabbitmq_world;
@@ -61,3 +66,5 @@ macro_rules! conformance {
 }
 
 conformance!(rabbitmq, crate::rabbitmq_world::RabbitMqWorld);
+conformance!(nats, crate::nats_world::NatsWorld);
+conformance!(http, crate::http_world::HttpWorld);
