@@ -50,10 +50,7 @@ impl Target {
             Some(port) => format!("{host}:{port}"),
             None => host.to_owned(),
         };
-        let mut credentials = match authorization {
-            Some(value) => Some(value.expose_secret().trim().to_owned()),
-            None => None,
-        };
+        let mut credentials = authorization.map(|value| value.expose_secret().trim().to_owned());
         if !url.username().is_empty() || url.password().is_some() {
             if credentials.is_some() {
                 return Err(

@@ -60,7 +60,8 @@ impl Inquiry {
     }
 
     async fn stream(&mut self, link: &Link, name: &str) -> Option<&Result<Stream, ()>> {
-        if !self.streams.contains_key(name) {
+        let known = self.streams.contains_key(name);
+        if !known {
             let answer = match stream(link, name).await {
                 Ok(answer) => answer.map(Ok),
                 Err(trouble) => {
