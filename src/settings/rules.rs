@@ -114,12 +114,6 @@ impl Rules<'_> {
             ["http.cert_file", "http.key_file"],
             [http.cert_file.is_some(), http.key_file.is_some()],
         );
-        self.rule(
-            "nats.nkey_seed",
-            "nats.credentials_file",
-            nats.nkey_seed.is_none() || nats.credentials_file.is_none(),
-            "is another way to log in than {}; keep one".into(),
-        );
         let urls = self.values.list("rabbitmq.url");
         let plain_only = !urls.is_empty() && urls.iter().all(|url| url.starts_with("amqp://"));
         for (name, file) in [

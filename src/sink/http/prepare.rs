@@ -132,12 +132,13 @@ fn value(name: &str, text: &str) -> Result<HeaderValue, Reason> {
 mod tests {
     use super::*;
     use crate::event::HeaderValue as Value;
+    use crate::event::encode::STRUCTURED;
     use crate::sink::stdout::tests::message as any_message;
 
     fn message() -> Message {
         Message {
             headers: Vec::new(),
-            content_type: Some("application/cloudevents+json; charset=UTF-8".into()),
+            content_type: Some(STRUCTURED.into()),
             ..any_message(b"{}")
         }
     }
@@ -163,10 +164,7 @@ mod tests {
         let header = |name: &str| request.headers()[name].to_str().unwrap();
         assert_eq!(header("host"), "h");
         assert_eq!(header("authorization"), "Bearer t");
-        assert_eq!(
-            header("content-type"),
-            "application/cloudevents+json; charset=UTF-8"
-        );
+        assert_eq!(header("content-type"), STRUCTURED);
         assert_eq!(header("idempotency-key"), "\"/s id-1\"");
         assert_eq!(header("ce-subject"), "%C3%BC%201");
         assert_eq!(header("x-tenant"), "blau");

@@ -188,13 +188,14 @@ impl Headers {
 #[allow(clippy::unwrap_used, clippy::expect_used)]
 mod tests {
     use super::*;
+    use crate::event::encode::STRUCTURED;
     use crate::event::{HeaderValue as Value, REASON_HEADER};
     use crate::sink::stdout::tests::message as any_message;
 
     fn message() -> Message {
         Message {
             headers: Vec::new(),
-            content_type: Some("application/cloudevents+json; charset=UTF-8".into()),
+            content_type: Some(STRUCTURED.into()),
             ..any_message(b"{}")
         }
     }
