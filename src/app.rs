@@ -24,8 +24,10 @@ use crate::relay::core::CoreConfig;
 use crate::relay::core::window::Ordering;
 use crate::relay::driver::{self, Ended, Parts};
 use crate::relay::live::Live;
-use crate::settings::{self, AfterPublish, Settings, SinkKind, Wake};
+use crate::settings::{self, AfterPublish, EventMode, Settings, SinkKind, Wake};
 use crate::sink::Sink;
+use crate::sink::http::HttpSink;
+use crate::sink::nats::NatsSink;
 use crate::sink::rabbitmq::RabbitMqSink;
 use crate::sink::stdout::StdoutSink;
 use crate::store::postgres::{Capabilities, Database, Listener, PostgresStore, StoreErrorKind};
@@ -33,6 +35,8 @@ use crate::telemetry::metrics::{Measured, Operation};
 
 /// Events in one batch of one lane.
 const LANE_BATCH: usize = 200;
+/// The same where a lane waits for each event: a large batch would keep them from the other lanes.
+const SEQUENTIAL_LANE_BATCH: usize = 8;
 /// Longest pause between two looks at a database that is not ready.
 const OPEN_PAUSE_MAX: Duration = Duration::from_secs(5);
 /// Pause between two passes of retention.
@@ -158,6 +162,16 @@ fn sink(settings: &Settings) -> Result<Box<dyn Sink>, Failure> {
                 .map_err(|errors| Failure::usage(errors.join("\n")))?;
             Box::new(sink)
         }
+        SinkKind::Nats => {
+            let sink = NatsSink::start(assemble::nats(settings))
+                .map_err(|errors| Failure::usage(errors.join("\n")))?;
+            Box::new(sink)
+        }
+        SinkKind::Http => {
+            let sink = HttpSink::start(assemble::http(settings))
+                .map_err(|errors| Failure::usage(errors.join("\n")))?;
+            Box::new(sink)
+        }
         SinkKind::Stdout => Box::new(StdoutSink::new()),
     })
 }
@@ -271,7 +285,12 @@ fn core_config(settings: &Settings, dead_letter: bool) -> CoreConfig {
             settings::Ordering::Pipelined => Ordering::Pipelined,
             settings::Ordering::None => Ordering::None,
         },
-        lane_batch: LANE_BATCH.min(relay.batch_size),
+        lane_batch: match settings.sink {
+            // A batch message is one request, and needs events to be made of.
+            SinkKind::Http if settings.event.mode != EventMode::Batch => SEQUENTIAL_LANE_BATCH,
+            _ => LANE_BATCH,
+        }
+        .min(relay.batch_size),
         batch_size: relay.batch_size,
         max_in_flight: relay.max_in_flight,
         max_in_flight_bytes: relay.max_in_flight_bytes,

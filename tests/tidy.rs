@@ -34,6 +34,18 @@ const RULES: &[Rule] = &[
         why: "only the RabbitMQ sink speaks to RabbitMQ (the log filter knows its name)",
     },
     Rule {
+        names: &["async_nats", "nkeys"],
+        scope: &["src/"],
+        homes: &["src/sink/nats/", "src/telemetry/"],
+        why: "only the NATS sink speaks to NATS (the log filter knows its name)",
+    },
+    Rule {
+        names: &["hyper", "hyper_util", "http_body_util"],
+        scope: &["src/"],
+        homes: &["src/sink/http/"],
+        why: "only the http sink speaks HTTP",
+    },
+    Rule {
         names: &["cloudevents"],
         scope: &["src/"],
         homes: &["src/event/"],

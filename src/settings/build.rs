@@ -12,7 +12,7 @@ use super::report::{Origin, Problem};
 use super::table::{PG_VARIABLES, SETTINGS, setting};
 use super::value::Value;
 use super::{
-    Admin, AfterPublish, Columns, Database, Event, EventMode, ExchangeType, Log, LogFormat,
+    Admin, AfterPublish, Columns, Database, Event, EventMode, ExchangeType, Http, Log, LogFormat, Nats,
     Ordering, Outbox, Preset, RabbitMq, Relay, Retry, Route, Settings, SinkKind, Wake,
 };
 use crate::error::OnExhausted;
@@ -65,6 +65,12 @@ impl Values {
             #[cfg(test)]
             asked: Default::default(),
         }
+    }
+
+    /// Whether the user gave it, rather than the table.
+    pub(super) fn is_given(&self, key: &str) -> bool {
+        let origin = self.origins.get(key);
+        origin.is_some_and(|origin| *origin != Origin::Default)
     }
 
     fn get(&self, key: &str) -> Option<&Value> {
@@ -165,12 +171,11 @@ pub(super) fn settings(values: &Values, inputs: &Inputs) -> Settings {
             ),
             header_prefix: v.text("event.header_prefix"),
         },
-        route: Route {
-            destination: v.text("route.destination"),
-            key: v.text("route.key"),
-        },
-        sink: v.choice("sink", [("stdout", SinkKind::Stdout)], SinkKind::RabbitMq),
+        route: route(v),
+        sink: sink(v),
         rabbitmq: rabbitmq(v),
+        nats: nats(v),
+        http: http(v),
         relay: relay(v, inputs),
         retry: Retry {
             max_attempts: v.count("retry.max_attempts"),
@@ -253,6 +258,58 @@ fn rabbitmq(v: &Values) -> RabbitMq {
         cert_file: v.path("rabbitmq.cert_file"),
         key_file: v.path("rabbitmq.key_file"),
         max_message_size: v.count("rabbitmq.max_message_size"),
+    }
+}
+
+fn sink(v: &Values) -> SinkKind {
+    v.choice(
+        "sink",
+        [
+            ("nats", SinkKind::Nats),
+            ("http", SinkKind::Http),
+            ("stdout", SinkKind::Stdout),
+        ],
+        SinkKind::RabbitMq,
+    )
+}
+
+fn route(v: &Values) -> Route {
+    let mut destination = v.text("route.destination");
+    // A URL is complete without a path below it.
+    if sink(v) == SinkKind::Http && !v.is_given("route.destination") {
+        destination.clear();
+    }
+    Route {
+        destination,
+        key: v.text("route.key"),
+    }
+}
+
+fn http(v: &Values) -> Http {
+    Http {
+        url: v.secret("http.url"),
+        authorization: v.secret("http.authorization"),
+        connections: v.count("http.connections"),
+        timeout: v.duration("http.timeout"),
+        ca_file: v.path("http.ca_file"),
+        cert_file: v.path("http.cert_file"),
+        key_file: v.path("http.key_file"),
+        max_message_size: v.count("http.max_message_size"),
+    }
+}
+
+fn nats(v: &Values) -> Nats {
+    let urls = v.list("nats.url");
+    Nats {
+        urls: urls.into_iter().map(SecretString::from).collect(),
+        credentials_file: v.path("nats.credentials_file"),
+        nkey_seed: v.secret("nats.nkey_seed"),
+        lanes: v.count("nats.lanes"),
+        confirm_timeout: v.duration("nats.confirm_timeout"),
+        ca_file: v.path("nats.ca_file"),
+        cert_file: v.path("nats.cert_file"),
+        key_file: v.path("nats.key_file"),
+        inbox_prefix: v.text("nats.inbox_prefix"),
     }
 }
 

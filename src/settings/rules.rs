@@ -2,6 +2,7 @@
 
 use super::build::{Values, name_in};
 use super::report::{Origin, Problem};
+use super::value::Value;
 use super::{Database, Need, Settings, SinkKind};
 
 /// Adds every broken rule to `problems`.
@@ -18,11 +19,8 @@ pub(super) fn check_together(
     }
     if need == Need::Relay {
         rules.required("event.source", "for example `/services/orders`");
-        if settings.sink == SinkKind::RabbitMq && !values.broken.contains("sink") {
-            rules.required(
-                "rabbitmq.url",
-                "for example `amqp://user:password@host:5672`",
-            );
+        if !values.broken.contains("sink") {
+            rules.sink(settings.sink);
         }
     }
 }
@@ -33,11 +31,53 @@ struct Rules<'a> {
 }
 
 impl Rules<'_> {
+    /// What the chosen sink cannot do without, and what it cannot do.
+    fn sink(&mut self, sink: SinkKind) {
+        match sink {
+            SinkKind::RabbitMq => self.required(
+                "rabbitmq.url",
+                "for example `amqp://user:password@host:5672`",
+            ),
+            SinkKind::Nats => {
+                self.required("nats.url", "for example `nats://user:password@host:4222`");
+                self.only_ce_headers("NATS");
+            }
+            SinkKind::Http => {
+                self.required("http.url", "for example `https://orders.internal/events`");
+                self.only_ce_headers("HTTP");
+                for key in ["route.key", "retry.dead_letter_key"] {
+                    let set = self.values.is_given(key);
+                    let text = "has no effect with this {}: http knows no routing keys; put it into the destination";
+                    self.rule(key, "sink", !set, text.into());
+                }
+            }
+            SinkKind::Stdout => {}
+        }
+    }
+
+    /// The other spellings belong to AMQP.
+    fn only_ce_headers(&mut self, protocol: &str) {
+        let other = match self.values.values.get("event.header_prefix") {
+            Some(Value::Text(prefix)) => prefix != "ce-",
+            _ => false,
+        };
+        self.rule(
+            "event.header_prefix",
+            "sink",
+            !other,
+            format!(
+                "must be `ce-` with this {{}}: that is how CloudEvents spells headers in {protocol}"
+            ),
+        );
+    }
+
     fn between(&mut self, settings: &Settings) {
         let Settings {
             relay,
             retry,
             rabbitmq,
+            nats,
+            http,
             ..
         } = settings;
         self.rule(
@@ -61,18 +101,18 @@ impl Rules<'_> {
             retry.dead_letter_key.is_none() || retry.dead_letter_destination.is_some(),
             "has no effect without {}".into(),
         );
-        let (cert, key) = (&rabbitmq.cert_file, &rabbitmq.key_file);
-        self.rule(
-            "rabbitmq.cert_file",
-            "rabbitmq.key_file",
-            cert.is_none() || key.is_some(),
-            "is of no use without {}".into(),
+        let cert = &rabbitmq.cert_file;
+        self.pair(
+            ["rabbitmq.cert_file", "rabbitmq.key_file"],
+            [cert.is_some(), rabbitmq.key_file.is_some()],
         );
-        self.rule(
-            "rabbitmq.key_file",
-            "rabbitmq.cert_file",
-            key.is_none() || cert.is_some(),
-            "is of no use without {}".into(),
+        self.pair(
+            ["nats.cert_file", "nats.key_file"],
+            [nats.cert_file.is_some(), nats.key_file.is_some()],
+        );
+        self.pair(
+            ["http.cert_file", "http.key_file"],
+            [http.cert_file.is_some(), http.key_file.is_some()],
         );
         let urls = self.values.list("rabbitmq.url");
         let plain_only = !urls.is_empty() && urls.iter().all(|url| url.starts_with("amqp://"));
@@ -87,6 +127,13 @@ impl Rules<'_> {
                 "has no effect, because {} is not encrypted; use `amqps://`".into(),
             );
         }
+    }
+
+    /// Two settings that go together.
+    fn pair(&mut self, [one, other]: [&'static str; 2], [has_one, has_other]: [bool; 2]) {
+        let text = || "is of no use without {}".to_owned();
+        self.rule(one, other, !has_one || has_other, text());
+        self.rule(other, one, !has_other || has_one, text());
     }
 
     /// Reports `key` unless the rule holds, or one of both is broken already. `{}` in the text

@@ -52,6 +52,10 @@ pub enum Kind {
     AmqpUrls,
     /// An address and a port to listen on, or `off`.
     Listen,
+    /// NATS URLs, comma separated.
+    NatsUrls,
+    /// The URL of a service.
+    HttpUrl,
 }
 
 /// A value that keeps the rules of its [`Kind`].
@@ -109,8 +113,9 @@ impl Kind {
             Self::Choice { allowed, .. } => one_of(allowed),
             Self::UriReference => "URI reference".into(),
             Self::PostgresUrl => "URL or keyword string".into(),
-            Self::AmqpUrls => "URLs, comma separated".into(),
             Self::Listen => "`address:port` or `off`".into(),
+            Self::AmqpUrls | Self::NatsUrls => "URLs, comma separated".into(),
+            Self::HttpUrl => "URL".into(),
         }
     }
 
@@ -148,8 +153,10 @@ impl Kind {
             Self::Choice { allowed, planned } => parse_choice(text, allowed, planned),
             Self::UriReference => parse_uri_reference(text).map(Value::Text),
             Self::PostgresUrl => parse_postgres_url(text).map(Value::Text),
-            Self::AmqpUrls => parse_amqp_urls(text).map(Value::List),
             Self::Listen => parse_listen(text).map(Value::Text),
+            Self::AmqpUrls => parse_urls(text, check_amqp_url).map(Value::List),
+            Self::NatsUrls => parse_urls(text, check_nats_url).map(Value::List),
+            Self::HttpUrl => check_http_url(text).map(|()| Value::Text(text.to_owned())),
         }
     }
 }
@@ -327,7 +334,10 @@ fn parse_postgres_url(text: &str) -> Result<String, Violation> {
     }
 }
 
-fn parse_amqp_urls(text: &str) -> Result<Vec<String>, Violation> {
+fn parse_urls(
+    text: &str,
+    check: fn(&str) -> Result<(), Violation>,
+) -> Result<Vec<String>, Violation> {
     let urls: Vec<String> = secret::split_urls(text).map(str::to_owned).collect();
     for (index, url) in urls.iter().enumerate() {
         let which = if urls.len() > 1 {
@@ -335,7 +345,7 @@ fn parse_amqp_urls(text: &str) -> Result<Vec<String>, Violation> {
         } else {
             String::new()
         };
-        if let Err(violation) = check_amqp_url(url) {
+        if let Err(violation) = check(url) {
             return Err(Violation {
                 rule: which + &violation.rule,
                 hint: violation.hint,
@@ -378,22 +388,7 @@ fn check_amqp_url(text: &str) -> Result<(), Violation> {
             "for example `amqp://user@host:5672/vhost`",
         ));
     }
-    let url = url::Url::parse(text).map_err(|error| {
-        Violation::with_hint(
-            format!("is not a valid URL: {error}"),
-            "percent-encode special characters in user name and password",
-        )
-    })?;
-    let host = url.host_str().unwrap_or_default();
-    if host.is_empty() {
-        return Err(Violation::new("names no host"));
-    }
-    if host.contains(',') {
-        return Err(Violation::with_hint(
-            "names several hosts in one URL",
-            "write one `amqp://` URL per host, comma separated",
-        ));
-    }
+    let url = with_host(text)?;
     if url.path() == "/" {
         return Err(Violation::with_hint(
             "ends in `/`, which names a virtual host without a name",
@@ -413,6 +408,57 @@ fn check_amqp_url(text: &str) -> Result<(), Violation> {
         ));
     }
     Ok(())
+}
+
+fn check_nats_url(text: &str) -> Result<(), Violation> {
+    if !text.starts_with("nats://") && !text.starts_with("tls://") {
+        return Err(Violation::with_hint(
+            "expected a `nats://` or `tls://` URL",
+            "for example `nats://user@host:4222`",
+        ));
+    }
+    let url = with_host(text)?;
+    if !matches!(url.path(), "" | "/") || url.query().is_some() {
+        return Err(Violation::with_hint(
+            "goes on after host and port",
+            "other options of NATS are settings of their own",
+        ));
+    }
+    Ok(())
+}
+
+fn check_http_url(text: &str) -> Result<(), Violation> {
+    if !text.starts_with("http://") && !text.starts_with("https://") {
+        return Err(Violation::with_hint(
+            "expected an `https://` or `http://` URL",
+            "for example `https://orders.internal/events`",
+        ));
+    }
+    with_host(text).map(|_| ())
+}
+
+/// A URL that names one host.
+fn with_host(text: &str) -> Result<url::Url, Violation> {
+    let url = url::Url::parse(text).map_err(|error| {
+        Violation::with_hint(
+            format!("is not a valid URL: {error}"),
+            "percent-encode special characters in user name and password",
+        )
+    })?;
+    let host = url.host_str().unwrap_or_default();
+    if host.is_empty() {
+        return Err(Violation::new("names no host"));
+    }
+    if host.contains(',') {
+        return Err(Violation::with_hint(
+            "names several hosts in one URL",
+            format!(
+                "write one `{}://` URL per host, comma separated",
+                url.scheme()
+            ),
+        ));
+    }
+    Ok(url)
 }
 
 #[cfg(test)]

@@ -329,7 +329,7 @@ fn bad_values_are_named_with_rule_and_source() {
             "OUTRIGGER_SINK",
             "kafka",
             &[
-                "OUTRIGGER_SINK=\"kafka\" (environment): `kafka` is not built yet; expected `rabbitmq` or `stdout`",
+                "OUTRIGGER_SINK=\"kafka\" (environment): `kafka` is not built yet; expected `rabbitmq`, `nats`, `http` or `stdout`",
             ],
         ),
         (

@@ -123,7 +123,7 @@ fn postgres_connection_strings() {
 
 #[test]
 fn amqp_urls() {
-    let two = parse_amqp_urls("amqp://a:p,q@one/v, amqps://two:5671").unwrap();
+    let two = parse_urls("amqp://a:p,q@one/v, amqps://two:5671", check_amqp_url).unwrap();
     assert_eq!(two, ["amqp://a:p,q@one/v", "amqps://two:5671"]);
     for (text, expected) in [
         ("http://h", "expected an `amqp://` or `amqps://` URL"),
@@ -134,7 +134,7 @@ fn amqp_urls() {
         ("amqp://h?verify=verify_none", "has the parameter `verify`"),
         ("amqp://h,amqp://h:port", "URL number 2: is not a valid URL"),
     ] {
-        let got = violation(parse_amqp_urls(text));
+        let got = violation(parse_urls(text, check_amqp_url));
         assert!(got.starts_with(expected), "{text}: {got}");
     }
 }
