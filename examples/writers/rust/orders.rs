@@ -7,7 +7,7 @@ use tokio_postgres::{Client, Error, Transaction};
 
 /// Why an order was not cancelled.
 #[derive(Debug)]
-pub enum Refused {
+pub(crate) enum Refused {
     /// It is paid.
     Paid(i64),
     /// The database failed.
@@ -47,7 +47,7 @@ async fn add_event(
 }
 
 /// Places an order.
-pub async fn place(
+pub(crate) async fn place(
     client: &mut Client,
     order: i64,
     customer: &str,
@@ -64,7 +64,7 @@ pub async fn place(
 }
 
 /// Marks an order as paid.
-pub async fn pay(client: &mut Client, order: i64) -> Result<(), Error> {
+pub(crate) async fn pay(client: &mut Client, order: i64) -> Result<(), Error> {
     let transaction = client.transaction().await?;
     // The update locks the order until the commit, and comes before the event: so events of one order are
     // in the order of the commits.
@@ -75,7 +75,7 @@ pub async fn pay(client: &mut Client, order: i64) -> Result<(), Error> {
 }
 
 /// Cancels an order unless it is paid.
-pub async fn cancel(client: &mut Client, order: i64) -> Result<(), Refused> {
+pub(crate) async fn cancel(client: &mut Client, order: i64) -> Result<(), Refused> {
     let transaction = client.transaction().await?;
     let update = "update orders o set status = 'cancelled' from orders before \
                   where o.id = $1 and before.id = o.id returning before.status";
@@ -89,7 +89,7 @@ pub async fn cancel(client: &mut Client, order: i64) -> Result<(), Refused> {
 }
 
 /// All three.
-pub async fn run(client: &mut Client) -> Result<String, Refused> {
+pub(crate) async fn run(client: &mut Client) -> Result<String, Refused> {
     place(client, 42, "Zoë 🐇", "99.90").await?;
     pay(client, 42).await?;
     match cancel(client, 42).await {
