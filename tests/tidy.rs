@@ -40,12 +40,6 @@ const RULES: &[Rule] = &[
         why: "only the NATS sink speaks to NATS (the log filter knows its name)",
     },
     Rule {
-        names: &["hyper", "hyper_util", "http_body_util"],
-        scope: &["src/"],
-        homes: &["src/sink/http/"],
-        why: "only the http sink speaks HTTP",
-    },
-    Rule {
         names: &["cloudevents"],
         scope: &["src/"],
         homes: &["src/event/"],
@@ -54,8 +48,8 @@ const RULES: &[Rule] = &[
     Rule {
         names: &["hyper", "hyper_util", "http_body_util"],
         scope: &["src/"],
-        homes: &["src/admin/", "src/telemetry/"],
-        why: "only the admin listener speaks HTTP (the log filter knows its name)",
+        homes: &["src/admin/", "src/sink/http/", "src/telemetry/"],
+        why: "only the admin listener and the http sink speak HTTP (the log filter knows its name)",
     },
     Rule {
         names: &[
