@@ -199,6 +199,8 @@ fn facts(settings: &Settings, database: &Database) -> Facts {
         table: settings.outbox.table.clone(),
         sink: match settings.sink {
             SinkKind::RabbitMq => "rabbitmq",
+            SinkKind::Nats => "nats",
+            SinkKind::Http => "http",
             SinkKind::Stdout => "stdout",
         },
         database: database.target(),

@@ -12,8 +12,8 @@ use super::report::{Origin, Problem};
 use super::table::{PG_VARIABLES, SETTINGS, setting};
 use super::value::Value;
 use super::{
-    Admin, AfterPublish, Columns, Database, Event, EventMode, ExchangeType, Http, Log, LogFormat, Nats,
-    Ordering, Outbox, Preset, RabbitMq, Relay, Retry, Route, Settings, SinkKind, Wake,
+    Admin, AfterPublish, Columns, Database, Event, EventMode, ExchangeType, Http, Log, LogFormat,
+    Nats, Ordering, Outbox, Preset, RabbitMq, Relay, Retry, Route, Settings, SinkKind, Wake,
 };
 use crate::error::OnExhausted;
 
