@@ -503,8 +503,8 @@ impl Core {
                 continue;
             }
             let (hash, keyed) = (record.hash, record.keyed);
-            if let Some((keys, _)) = &arrivals.caught_up
-                && !keys.contains(&hash)
+            if let Some(caught_up) = &arrivals.caught_up
+                && !caught_up.known_to.contains_key(&hash)
             {
                 continue;
             }
@@ -538,9 +538,9 @@ impl Core {
         }
         touched.sort_unstable();
         touched.dedup();
-        if let Some((keys, ended_at)) = arrivals.caught_up {
-            self.window.caught_up(&keys, ended_at);
-            if ended_at.is_none() {
+        if let Some(caught_up) = arrivals.caught_up {
+            self.window.caught_up(&caught_up);
+            if caught_up.complete {
                 // Main reads left these keys out; above their coverage, rows may have waited for this.
                 self.pace.wake(now, WakeReason::Change);
             }

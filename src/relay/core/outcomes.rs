@@ -122,7 +122,8 @@ impl Core {
             failure(&item, state, item.record.attempts, crashes, reason, None)
         });
         let admitted = match way {
-            Way::Ordinary | Way::Due => self.window.admit(item),
+            Way::Ordinary => self.window.admit(item),
+            Way::Due => self.window.admit_due(item),
             Way::CatchUp => self.window.admit_held(item),
             Way::Retry => self.window.admit_retry(item),
         };
