@@ -143,6 +143,8 @@ struct Replica {
     frozen_until: Time,
     /// When the core is looked at next without any input.
     next_run: Option<Time>,
+    /// When its last main read looked.
+    main_read_at: Time,
     /// For the broken variant.
     highest_read: Option<i64>,
 }
@@ -223,6 +225,8 @@ pub struct World {
     crashes: u32,
     /// Every acceptance by the broker: row and time.
     pub deliveries: Vec<(i64, Time)>,
+    /// Rows found by a sweep that a main read before it should have brought.
+    missed: Vec<i64>,
     faults: usize,
     quiet_from: Time,
     verbose: bool,
@@ -289,6 +293,7 @@ impl World {
             refusals: HashMap::new(),
             crashes: 0,
             deliveries: Vec::new(),
+            missed: Vec::new(),
             faults: 0,
             quiet_from: Time::ZERO,
             verbose,
@@ -309,6 +314,7 @@ impl World {
                 stopping: false,
                 frozen_until: Time::ZERO,
                 next_run: None,
+                main_read_at: Time::ZERO,
                 highest_read: None,
             });
             let at = ms(self.random.below(500));
@@ -365,7 +371,8 @@ impl World {
 
     /// Runs until everything has come to rest and checks the promises.
     pub fn run(mut self) -> Result<Outcome, String> {
-        let deadline = ms(240_000);
+        // A single writer whose transactions all stay open for long.
+        let deadline = ms(600_000);
         while let Some(Reverse(scheduled)) = self.queue.pop() {
             self.now = scheduled.at;
             if self.now > deadline {

@@ -125,10 +125,13 @@ impl World {
                     row.seq
                 ));
             }
-            // In a quiet run nothing waits for a sweep, least of all behind another key's failure.
-            if let (Some(delivered), Fate::Accept, 0) =
-                (delivered, self.fates[&row.seq], self.faults)
-                && !self.shares_a_failing_key(row.key)
+            // In a quiet run nothing waits, least of all behind another key's failure.
+            if let (Some(delivered), Fate::Accept, 0, false) = (
+                delivered,
+                self.fates[&row.seq],
+                self.faults,
+                self.scenario.busy,
+            ) && !self.shares_a_failing_key(row.key)
             {
                 let from = committed
                     .max(row.available_at.unwrap_or_default())
@@ -150,6 +153,9 @@ impl World {
                     ));
                 }
             }
+        }
+        if !self.missed.is_empty() {
+            return Err(format!("main reads passed over {:?}", self.missed));
         }
         let window = self.config.max_in_flight;
         let allowed = self.faults * window * self.scenario.replicas;

@@ -2,12 +2,14 @@
 
 use std::time::Duration;
 
+use outrigger::event::Record;
 use outrigger::relay::core::ownership::Step;
 use outrigger::relay::core::{Command, Core, Input, StoreFailed};
 use outrigger::store::{ReadBatch, ReadKind};
 
 use super::{Event, Op, World, ms};
 use crate::Mutation;
+use crate::database::Time;
 
 impl World {
     pub(super) fn start(&mut self, replica: usize) -> Result<(), String> {
@@ -23,6 +25,7 @@ impl World {
         state.started = self.now;
         state.frozen_until = self.now;
         state.highest_read = None;
+        state.main_read_at = Time::ZERO;
         state.next_run = None;
         state.core = Core::new(self.config.clone(), seed);
         let life = state.life;
@@ -181,6 +184,11 @@ impl World {
                     )
                 });
                 let main = matches!(request.kind, ReadKind::Main { .. });
+                if main {
+                    self.replicas[replica].main_read_at = now;
+                } else if matches!(request.kind, ReadKind::Sweep { .. }) {
+                    self.note_missed(replica, &rows);
+                }
                 let holders = main.then(|| self.database.snapshot());
                 let batch = Box::new(ReadBatch { rows, cut, holders });
                 return self.after(
@@ -277,6 +285,18 @@ impl World {
             }
         };
         self.answer(replica, life, input);
+    }
+
+    /// Delayed rows come when they are due, those of a transaction assumed to be open with the next main read. Any other
+    /// row that a sweep finds was passed over.
+    fn note_missed(&mut self, replica: usize, found: &[Record]) {
+        let main_read_at = self.replicas[replica].main_read_at;
+        for record in found {
+            let row = &self.database.rows[record.seq as usize - 1];
+            if row.available_at.is_none() && row.committed_at.is_some_and(|at| at <= main_read_at) {
+                self.missed.push(record.seq);
+            }
+        }
     }
 
     pub(super) fn answer(&mut self, replica: usize, life: u32, input: Input) {

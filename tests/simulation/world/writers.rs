@@ -20,7 +20,7 @@ impl World {
                         if self.random.chance(15) {
                             None
                         } else {
-                            Some(self.random.below(5))
+                            Some(self.key())
                         }
                     })
                     .collect();
@@ -105,6 +105,15 @@ impl World {
         self.writers[writer] = next;
         let us = wait * 1_000 + self.random.below(1_000);
         self.at(self.now + Duration::from_micros(us), Event::Writer(writer));
+    }
+
+    /// Busy writers prefer one key, so that it falls further behind than others.
+    fn key(&mut self) -> u64 {
+        if self.scenario.busy && self.random.chance(50) {
+            0
+        } else {
+            self.random.below(5)
+        }
     }
 
     pub(super) fn decide_fates(&mut self, txn: u64) {
