@@ -34,5 +34,7 @@ COPY --from=build /outrigger/target/release/outrigger /usr/local/bin/outrigger
 USER 65532:65532
 # Probes, metrics and the status page.
 EXPOSE 9647
+# For engines without probes of their own. It reads the same settings as the relay.
+HEALTHCHECK --interval=10s --timeout=5s CMD ["/usr/local/bin/outrigger", "health"]
 # The exec form: the relay is process 1 and gets the signals itself.
 ENTRYPOINT ["/usr/local/bin/outrigger"]

@@ -39,6 +39,9 @@ fn run(cli: Cli) -> Result<(), Failure> {
         }
         return runtime()?.block_on(cli::check::run(args, &loaded));
     }
+    if let Command::Health(args) = &command {
+        return runtime()?.block_on(cli::health::run(args, &loaded));
+    }
     let settings = loaded.settings(command.need()).map_err(Failure::usage)?;
     telemetry::init(&settings.log)?;
     for warning in loaded.warnings() {

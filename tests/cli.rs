@@ -72,6 +72,48 @@ fn a_command_for_the_database_asks_for_the_database_only() {
 }
 
 #[test]
+fn health_needs_to_know_where_the_listener_is_and_nothing_else() {
+    let folder = tempfile::tempdir().unwrap();
+    let no_toml = folder.path().join("no.toml");
+    std::fs::write(&no_toml, "[admin\n").unwrap();
+    let file = no_toml.to_str().unwrap();
+    let unusable: [(&str, &str, &str); 5] = [
+        ("OUTRIGGER_ADMIN_LISTEN", "off", "is `off`"),
+        ("OUTRIGGER_ADMIN_LISTEN", "0.0.0.0:0", "has port 0"),
+        (
+            "OUTRIGGER_ADMIN_LISTEN",
+            "nine",
+            "OUTRIGGER_ADMIN_LISTEN=\"nine\"",
+        ),
+        ("OUTRIGGER_CONFIG", "/nowhere.toml", "cannot read the file"),
+        ("OUTRIGGER_CONFIG", file, file),
+    ];
+    for (name, value, expected) in unusable {
+        let output = outrigger(&["health"], &[(name, value)]);
+        assert_eq!(output.status.code(), Some(2), "{name}={value}");
+        let message = text(&output.stderr);
+        assert!(message.contains(expected), "{name}={value}: {message}");
+    }
+
+    // Nobody is there. Neither what is missing nor what is wrong elsewhere keeps it from finding out.
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = free.local_addr().unwrap().port();
+    drop(free);
+    let listen = format!("0.0.0.0:{port}");
+    let variables = [
+        ("OUTRIGGER_ADMIN_LISTEN", listen.as_str()),
+        ("OUTRIGGER_RELAY_BATCH_SIZE", "lots"),
+        ("OUTRIGGER_DATABASE_URL_FILE", "/nowhere"),
+    ];
+    let output = outrigger(&["health", "--ready"], &variables);
+    assert_eq!(output.status.code(), Some(1));
+    let message = text(&output.stderr);
+    let expected = format!("error: http://127.0.0.1:{port}/readyz: cannot connect: ");
+    assert!(message.starts_with(&expected), "{message}");
+    assert_eq!(message.lines().count(), 1, "{message}");
+}
+
+#[test]
 fn wrong_usage_ends_with_2() {
     let cases: [(&[&str], &str); 5] = [
         (&["cnfig"], "a similar subcommand exists: 'config'"),

@@ -25,11 +25,11 @@ servers_release() {
 set_up() {
     local release
     if (($# == 0)); then
-        "$ROOT/scripts/setup"
+        "$ROOT/scripts/setup" --minimal
         return 0
     fi
     release=$(servers_release "$1")
-    "$ROOT/scripts/setup" --servers "$1"
+    "$ROOT/scripts/setup" --minimal --servers "$1"
     unset SERVERS_BIN
     if [[ -n $release ]]; then
         SERVERS_BIN=$(servers_folder "$release")/bin

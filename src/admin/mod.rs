@@ -12,6 +12,7 @@ pub mod backlog;
 pub mod health;
 pub mod history;
 mod http;
+pub mod probe;
 mod process;
 mod scrape;
 mod status;

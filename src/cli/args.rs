@@ -46,6 +46,8 @@ pub enum Command {
     Migrate(Migrate),
     /// Check settings, database and broker, and say how to mend what is wrong.
     Check(Check),
+    /// Ask the relay that runs on this host, by these settings, whether it is healthy.
+    Health(Health),
     /// Show backlog, replicas and failures.
     Status(Status),
     /// Insert an event into the outbox.
@@ -157,6 +159,22 @@ pub struct Check {
     /// Output.
     #[command(flatten)]
     pub read: Read,
+}
+
+/// `health`
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Asks http://127.0.0.1:9647/livez, or what OUTRIGGER_ADMIN_LISTEN says, for 3 seconds at most.\n\
+        Exits with 0 if the relay says yes, with 1 if it says no or nothing.\n\n\
+        Examples:\n  \
+        outrigger health                 # for a container's health check\n  \
+        outrigger health --ready         # do events flow?"
+)]
+pub struct Health {
+    /// Ask whether events flow (/readyz) and not just whether the relay works (/livez): an outage of the
+    /// database or the broker counts, too.
+    #[arg(long)]
+    pub ready: bool,
 }
 
 /// `status`

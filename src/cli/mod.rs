@@ -7,6 +7,7 @@ pub mod config;
 mod connect;
 mod dead;
 mod emit;
+pub mod health;
 pub mod metrics;
 mod migrate;
 mod output;
@@ -132,7 +133,9 @@ impl Command {
             | Self::Pause(_)
             | Self::Partitions(_)
             | Self::Resume(_) => Need::Database,
-            Self::Config(_) | Self::Metrics(_) | Self::Completions { .. } => Need::Nothing,
+            Self::Health(_) | Self::Config(_) | Self::Metrics(_) | Self::Completions { .. } => {
+                Need::Nothing
+            }
         }
     }
 }
@@ -154,6 +157,7 @@ pub async fn dispatch(command: Command, settings: Settings) -> Result<(), Failur
         Command::Resume(args) => Box::pin(pause::resume(&args, settings)).await,
         // They must work however bad the settings are, so `main` calls them.
         Command::Check(_)
+        | Command::Health(_)
         | Command::Config(_)
         | Command::Metrics(_)
         | Command::Completions { .. } => Ok(()),

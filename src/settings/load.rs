@@ -71,7 +71,7 @@ impl Inputs {
             .filter(|value| !value.is_empty())
     }
 
-    fn config_file(&self) -> Option<(PathBuf, Origin)> {
+    pub(super) fn config_file(&self) -> Option<(PathBuf, Origin)> {
         if let Some(path) = &self.config_file {
             return Some((path.clone(), Origin::Flag("--config".into())));
         }

@@ -110,6 +110,29 @@ impl Loaded {
         &self.settings
     }
 
+    /// What the admin listener was given, whatever is wrong with the other settings.
+    ///
+    /// # Errors
+    /// When that itself is wrong, or the file that may hold it cannot be read.
+    pub fn admin(&self) -> Result<&Admin, Report> {
+        let mut names = vec![
+            "admin.listen".to_owned(),
+            "OUTRIGGER_ADMIN_LISTEN".to_owned(),
+        ];
+        if let Some((path, named_by)) = self.inputs.config_file() {
+            // A file that is not TOML goes by its path, one that cannot be read by what names it.
+            names.extend([path.to_string_lossy().into_owned(), named_by.to_string()]);
+        }
+        let problems = self.problems.iter();
+        let problems = problems.filter(|problem| names.contains(&problem.name));
+        let problems: Vec<Problem> = problems.cloned().collect();
+        if problems.is_empty() {
+            Ok(&self.settings.admin)
+        } else {
+            Err(Report { problems })
+        }
+    }
+
     /// What is not wrong but likely not meant.
     pub fn warnings(&self) -> &[String] {
         &self.sources.warnings

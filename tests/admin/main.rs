@@ -6,6 +6,7 @@
 mod support;
 
 mod client;
+mod health;
 mod limits;
 mod page;
 mod relay;

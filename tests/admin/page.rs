@@ -4,15 +4,13 @@
 //! skipped, and fails instead if `OUTRIGGER_TEST_REQUIRE` is set. `OUTRIGGER_TEST_SCREENSHOTS` names a folder that
 //! keeps what the browser showed.
 
+use base64::Engine as _;
+use serde_json::{Value, json};
 use std::fs::{File, OpenOptions};
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
-use std::time::{Duration, Instant};
-
-use base64::Engine as _;
-use serde_json::{Value, json};
 
 use crate::client::{address_of, await_answer};
 use crate::servers;
@@ -147,17 +145,20 @@ impl Browser {
         text.as_str().unwrap_or_default().to_owned()
     }
 
-    /// Waits until an expression is true.
+    /// Waits until an expression is true: looks whenever the page has changed.
     fn await_true(&mut self, expression: &str) {
-        let began = Instant::now();
-        while self.evaluate(expression) != json!(true) {
-            let page = self.evaluate("document.body.innerText");
-            assert!(
-                began.elapsed() < PATIENCE,
-                "never true: {expression}; the page: {page}"
-            );
-            std::thread::sleep(Duration::from_millis(20));
-        }
+        // Shorter than the wait for the answer, which could not say what the page shows instead.
+        let limit = (PATIENCE / 2).as_millis();
+        let seen = self.evaluate(&format!(
+            "new Promise((done) => {{ \
+               const look = () => {{ if ({expression}) {{ observer.disconnect(); done(true); }} }}; \
+               const observer = new MutationObserver(look); \
+               observer.observe(document, {{ subtree: true, childList: true, attributes: true, characterData: true }}); \
+               setTimeout(() => done(document.body.innerText), {limit}); \
+               look(); \
+             }})"
+        ));
+        assert_eq!(seen, json!(true), "never true: {expression}");
     }
 
     fn look(&mut self, width: u32, scheme: &str) {
@@ -185,6 +186,18 @@ impl Browser {
     fn requests(&mut self) -> usize {
         // Whatever was sent before this is answered before it.
         self.evaluate("1");
+        self.requests_heard()
+    }
+
+    /// Waits until the page has asked for the status so many times in all.
+    fn await_requests(&mut self, wanted: usize) {
+        while self.requests_heard() < wanted {
+            let message = self.answers.recv_timeout(PATIENCE);
+            self.events.push(message.expect("live updates"));
+        }
+    }
+
+    fn requests_heard(&self) -> usize {
         let sent = self.events.iter().filter(|event| {
             let url = event["params"]["request"]["url"].as_str();
             event["method"] == "Network.requestWillBeSent"
@@ -283,11 +296,7 @@ async fn the_page_shows_what_happens_in_both_themes_and_on_a_phone() {
 
         // It goes on by itself, rests while nobody looks, and goes on again.
         let first = browser.requests();
-        let began = Instant::now();
-        while browser.requests() < first + 2 {
-            assert!(began.elapsed() < PATIENCE, "no live updates");
-            std::thread::sleep(Duration::from_millis(20));
-        }
+        browser.await_requests(first + 2);
         browser.hide(true);
         browser.await_true("document.getElementById('freshness').innerText === 'paused'");
         let hidden = browser.requests();

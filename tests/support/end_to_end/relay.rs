@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -25,14 +25,18 @@ impl Settings {
         Relay::start(self)
     }
 
-    /// Runs another command with the same settings; it must succeed. Returns what it printed.
-    pub async fn run(&self, args: &[&str]) -> String {
+    /// Runs another command with the same settings.
+    pub async fn output(&self, args: &[&str]) -> Output {
         let mut command = Command::new(env!("CARGO_BIN_EXE_outrigger"));
         command.args(args).env_clear().envs(&self.0);
-        let output =
-            tokio::task::spawn_blocking(move || command.output().expect("the binary runs"))
-                .await
-                .expect("the command ends");
+        tokio::task::spawn_blocking(move || command.output().expect("the binary runs"))
+            .await
+            .expect("the command ends")
+    }
+
+    /// The same; it must succeed. Returns what it printed.
+    pub async fn run(&self, args: &[&str]) -> String {
+        let output = self.output(args).await;
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         assert!(
             output.status.success(),
