@@ -2,9 +2,12 @@
 
 use std::collections::BTreeMap;
 
+use secrecy::SecretString;
+
 use crate::cli::Failure;
 use crate::event::encode::{BatchLimits, Encoder, EncoderConfig, HeaderPrefix, Mode};
 use crate::event::route::{DeadLetterRouter, Router};
+use crate::secret_file::SecretFile;
 use crate::settings::{self, EventMode, PG_VARIABLES, Settings, SinkKind};
 use crate::sink::http::HttpSettings;
 use crate::sink::nats::NatsSettings;
@@ -15,8 +18,9 @@ use crate::store::postgres::{
 
 /// The database with its outbox. Opens no connection yet.
 pub fn database(settings: &Settings) -> Result<Database, Failure> {
-    let url = settings.database.url.as_ref();
-    Database::new(&connect(settings, url), mapping(settings)?).map_err(Failure::usage)
+    let settings::Database { url, url_file, .. } = &settings.database;
+    let connect = connect(settings, url.as_ref(), url_file.as_ref());
+    Database::new(&connect, mapping(settings)?).map_err(Failure::usage)
 }
 
 /// The same database by the way that LISTEN can use, if one of its own is set.
@@ -24,12 +28,17 @@ pub fn listen_database(settings: &Settings) -> Result<Option<Database>, Failure>
     let Some(url) = &settings.database.listen_url else {
         return Ok(None);
     };
-    let connect = connect(settings, Some(url));
+    let file = settings.database.listen_url_file.as_ref();
+    let connect = connect(settings, Some(url), file);
     let database = Database::new(&connect, mapping(settings)?).map_err(Failure::usage)?;
     Ok(Some(database))
 }
 
-fn connect(settings: &Settings, url: Option<&secrecy::SecretString>) -> ConnectSettings {
+fn connect(
+    settings: &Settings,
+    url: Option<&SecretString>,
+    url_file: Option<&SecretFile>,
+) -> ConnectSettings {
     // The settings name them by keyword, the store by variable.
     let variables: BTreeMap<String, String> = PG_VARIABLES
         .iter()
@@ -40,6 +49,7 @@ fn connect(settings: &Settings, url: Option<&secrecy::SecretString>) -> ConnectS
         .collect();
     ConnectSettings {
         url: url.cloned(),
+        url_file: url_file.cloned(),
         variables,
         pool_size: settings.database.pool_size,
         ..ConnectSettings::default()
@@ -147,6 +157,7 @@ pub fn rabbitmq(settings: &Settings) -> RabbitMqSettings {
     let rabbitmq = settings.rabbitmq.clone();
     RabbitMqSettings {
         urls: rabbitmq.urls,
+        url_file: rabbitmq.url_file,
         declare: rabbitmq.declare,
         exchange_type: rabbitmq.exchange_type.as_str().to_owned(),
         channels: rabbitmq.channels,
@@ -166,8 +177,10 @@ pub fn nats(settings: &Settings) -> NatsSettings {
     let nats = settings.nats.clone();
     NatsSettings {
         urls: nats.urls,
+        url_file: nats.url_file,
         credentials_file: nats.credentials_file,
         nkey_seed: nats.nkey_seed,
+        nkey_seed_file: nats.nkey_seed_file,
         lanes: nats.lanes,
         confirm_timeout: nats.confirm_timeout,
         ca_file: nats.ca_file,
@@ -184,7 +197,9 @@ pub fn http(settings: &Settings) -> HttpSettings {
     let http = settings.http.clone();
     HttpSettings {
         url: http.url.unwrap_or_default(),
+        url_file: http.url_file,
         authorization: http.authorization,
+        authorization_file: http.authorization_file,
         connections: http.connections,
         timeout: http.timeout,
         ca_file: http.ca_file,

@@ -32,6 +32,7 @@
 //! | [`admin`] | health, metrics and the status page, over HTTP |
 //! | [`error`] | kinds of failure, and the one function that decides what follows |
 //! | [`telemetry`] | logs |
+//! | [`secret_file`] | secrets that may be replaced while the relay runs |
 //!
 //! # The dependency rule
 //!
@@ -48,6 +49,7 @@ pub mod cli;
 pub mod error;
 pub mod event;
 pub mod relay;
+pub mod secret_file;
 pub mod settings;
 pub mod sink;
 pub mod store;

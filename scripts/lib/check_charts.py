@@ -21,6 +21,8 @@ HARDENED = {
     "capabilities": {"drop": ["ALL"]},
     "seccompProfile": {"type": "RuntimeDefault"},
 }
+# Where the sinks' other ends usually listen.
+SINK_PORTS = {"rabbitmq": {5671, 5672}, "nats": {4222}, "http": {80, 443}}
 # Values that must be refused, set beside an otherwise sound set, and a part of what is said then.
 REFUSED = [
     ("outrigger", ["replicas=3"], "replicas"),
@@ -29,6 +31,10 @@ REFUSED = [
     ("outrigger", ["settings.OUTRIGGER_EVENT_SOURCE=null"], "OUTRIGGER_EVENT_SOURCE is required"),
     ("outrigger", ["secrets.OUTRIGGER_DATABASE_URL=null"], "no database"),
     ("outrigger", ["secrets.OUTRIGGER_DATABASE_URL.key=null"], "key"),
+    ("outrigger", ["secrets.OUTRIGGER_RABBITMQ_URL=null"], "with the sink rabbitmq"),
+    ("outrigger", ["settings.OUTRIGGER_SINK=nats"], "secrets.OUTRIGGER_NATS_URL"),
+    ("outrigger", ["settings.OUTRIGGER_SINK=http"], "secrets.OUTRIGGER_HTTP_URL"),
+    ("outrigger", ["networkPolicy.extraEgres[0].to=x"], "extraEgres"),
     ("outrigger", ["shutdownTimeoutSeconds=30"], "must be longer than shutdownTimeoutSeconds"),
     ("outrigger", ["settings.OUTRIGGER_RELAY_SHUTDOWN_TIMEOUT=5s"], "set shutdownTimeoutSeconds instead"),
     ("outrigger", ["settings.OUTRIGGER_ADMIN_LISTEN=0.0.0.0:8080"], "must end in :9647"),
@@ -39,6 +45,7 @@ REFUSED = [
     ("outrigger", ["podMonitor.intervall=15s"], "intervall"),
     ("examples/orders", ["outrigger.setings.A=b"], "setings"),
     ("examples/orders", ["outrigger.shutdownTimeoutSeconds=30"], "must be longer than outrigger.shutdownTimeoutSeconds"),
+    ("examples/orders", ["outrigger.settings.OUTRIGGER_SINK=nats"], "outrigger.secrets.OUTRIGGER_NATS_URL"),
     ("examples/orders", ["outrigger.settings.AMQP_URL=amqp://u:p@h"], "AMQP_URL"),
     ("examples/orders", ["outrigger.settings.OUTRIGGER_EVENT_SOURCE=null"], "outrigger.settings.OUTRIGGER_EVENT_SOURCE"),
 ]
@@ -144,7 +151,7 @@ def judge(documents):
         judge_run(container, spec, sidecar is not None, say)
     if not found and any(d["kind"] in ("Deployment", "Job") for d in documents):
         problems.append("no relay at all")
-    return problems + judge_selectors(documents)
+    return problems + judge_selectors(documents) + judge_ways_out(documents)
 
 
 def judge_container(container, spec, say):
@@ -226,6 +233,23 @@ def judge_selectors(documents):
     return problems
 
 
+def judge_ways_out(documents):
+    """A policy lets the relay reach a name server, the database and what its sink publishes to."""
+    problems = []
+    for policy in (document for document in documents if document["kind"] == "NetworkPolicy"):
+        rules = policy["spec"]["egress"]
+        ports = {port["port"] for rule in rules for port in rule.get("ports", [])}
+        for kind, _, spec in pods(documents):
+            if kind != "Deployment":
+                continue
+            env = {entry["name"]: entry.get("value") for entry in spec["containers"][0]["env"]}
+            sink = env.get("OUTRIGGER_SINK") or "rabbitmq"
+            for what, wanted in (("a name server", {53}), ("the database", {5432}), (sink, SINK_PORTS[sink])):
+                if not wanted & ports:
+                    problems.append(f"NetworkPolicy: no way to {what}: {sorted(ports)}")
+    return problems
+
+
 def validate(documents, versions, crds):
     problems = []
     for document in documents:
@@ -298,7 +322,8 @@ def agreement(root, documents):
         for _, _, spec in pods(found):
             for container in spec.get("initContainers", []) + spec["containers"]:
                 for entry in container.get("env", []):
-                    variable = entry["name"].removesuffix("_FILE") if entry["name"].endswith("_URL_FILE") else entry["name"]
+                    bare = entry["name"].removesuffix("_FILE")
+                    variable = bare if bare in secret else entry["name"]
                     if variable.startswith("OUTRIGGER_") and variable not in known:
                         problems.append(f"{name}: there is no setting {variable}")
 
@@ -356,6 +381,13 @@ def blind_spots(documents, versions, crds):
             spoil(next(spec for kind, _, spec in pods(spoilt) if kind == "Deployment"))
             if not judge(spoilt) and not validate(spoilt, versions[:1], crds):
                 problems.append(f"this check is blind: it does not notice break {number} of {name}")
+    for name in ("outrigger-everything", "outrigger-nats", "outrigger-http"):
+        for number in range(2):
+            spoilt = copy.deepcopy(documents[name])
+            policy = next(document for document in spoilt if document["kind"] == "NetworkPolicy")
+            policy["spec"]["egress"] = [policy["spec"]["egress"][number]]
+            if not judge_ways_out(spoilt):
+                problems.append(f"this check is blind: {name} goes out by rule {number} alone")
     monitors = copy.deepcopy(documents["outrigger-everything"])
     for document in monitors:
         if document["kind"] in ("PodMonitor", "PrometheusRule"):

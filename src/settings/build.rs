@@ -16,6 +16,7 @@ use super::{
     Nats, Ordering, Outbox, Preset, RabbitMq, Relay, Retry, Route, Settings, SinkKind, Wake,
 };
 use crate::error::OnExhausted;
+use crate::secret_file::SecretFile;
 
 /// Checked values by key. A value that broke its rule is replaced by the default, so that the
 /// rules between settings can still be checked; its key is listed in `broken`.
@@ -157,7 +158,9 @@ pub(super) fn settings(values: &Values, inputs: &Inputs) -> Settings {
     Settings {
         database: Database {
             url: v.secret("database.url"),
+            url_file: secret_file(v, inputs, "database.url"),
             listen_url: v.secret("database.listen_url"),
+            listen_url_file: secret_file(v, inputs, "database.listen_url"),
             pg: pg(inputs),
             pool_size: v.count("database.pool_size"),
         },
@@ -173,9 +176,9 @@ pub(super) fn settings(values: &Values, inputs: &Inputs) -> Settings {
         },
         route: route(v),
         sink: sink(v),
-        rabbitmq: rabbitmq(v),
-        nats: nats(v),
-        http: http(v),
+        rabbitmq: rabbitmq(v, inputs),
+        nats: nats(v, inputs),
+        http: http(v, inputs),
         relay: relay(v, inputs),
         retry: Retry {
             max_attempts: v.count("retry.max_attempts"),
@@ -195,6 +198,16 @@ pub(super) fn settings(values: &Values, inputs: &Inputs) -> Settings {
         },
         log: log(v, inputs),
     }
+}
+
+/// The file that a secret's value comes from, if it comes from one of its own.
+fn secret_file(values: &Values, inputs: &Inputs, key: &str) -> Option<SecretFile> {
+    let variable = setting(key)?.file_variable()?;
+    let path = match values.origins.get(key)? {
+        Origin::Variable(name) if *name == variable => inputs.variable(&variable)?,
+        _ => return None,
+    };
+    Some(SecretFile::new(&variable, path))
 }
 
 fn outbox(v: &Values) -> Outbox {
@@ -235,13 +248,14 @@ fn outbox(v: &Values) -> Outbox {
     }
 }
 
-fn rabbitmq(v: &Values) -> RabbitMq {
+fn rabbitmq(v: &Values, inputs: &Inputs) -> RabbitMq {
     RabbitMq {
         urls: v
             .list("rabbitmq.url")
             .into_iter()
             .map(SecretString::from)
             .collect(),
+        url_file: secret_file(v, inputs, "rabbitmq.url"),
         declare: v.bool("rabbitmq.declare"),
         exchange_type: v.choice(
             "rabbitmq.exchange_type",
@@ -285,10 +299,12 @@ fn route(v: &Values) -> Route {
     }
 }
 
-fn http(v: &Values) -> Http {
+fn http(v: &Values, inputs: &Inputs) -> Http {
     Http {
         url: v.secret("http.url"),
+        url_file: secret_file(v, inputs, "http.url"),
         authorization: v.secret("http.authorization"),
+        authorization_file: secret_file(v, inputs, "http.authorization"),
         connections: v.count("http.connections"),
         timeout: v.duration("http.timeout"),
         ca_file: v.path("http.ca_file"),
@@ -298,12 +314,14 @@ fn http(v: &Values) -> Http {
     }
 }
 
-fn nats(v: &Values) -> Nats {
+fn nats(v: &Values, inputs: &Inputs) -> Nats {
     let urls = v.list("nats.url");
     Nats {
         urls: urls.into_iter().map(SecretString::from).collect(),
+        url_file: secret_file(v, inputs, "nats.url"),
         credentials_file: v.path("nats.credentials_file"),
         nkey_seed: v.secret("nats.nkey_seed"),
+        nkey_seed_file: secret_file(v, inputs, "nats.nkey_seed"),
         lanes: v.count("nats.lanes"),
         confirm_timeout: v.duration("nats.confirm_timeout"),
         ca_file: v.path("nats.ca_file"),

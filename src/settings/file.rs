@@ -4,11 +4,12 @@ use std::path::Path;
 
 use config::{File, FileFormat, Map, Source, Value, ValueKind};
 
-use super::load::{Layer, Sources, read_text};
+use super::load::{Layer, Sources};
 use super::report::{Origin, Problem};
 use super::suggest;
 use super::table::{SECTIONS, SETTINGS, Setting, setting};
 use super::value::Kind;
+use crate::secret_file::read_text;
 
 /// Reads the file; `named_by` is the flag or variable that names it.
 pub(super) fn read(path: &Path, named_by: &Origin, sources: &mut Sources) -> Layer {

@@ -1,8 +1,6 @@
 //! From the sources to one text per setting: layering, secret files, unknown names.
 
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use config::{Config, ConfigError, Map, Source, Value, ValueKind};
@@ -11,6 +9,7 @@ use super::file;
 use super::report::{Origin, Problem};
 use super::suggest;
 use super::table::{CONFIG_VARIABLE, PG_IGNORED, PG_VARIABLES, PREFIX, SETTINGS, Setting, setting};
+use crate::secret_file::read_secret;
 
 /// Everything settings are made from, so that loading is a pure function apart from the files
 /// named in here.
@@ -208,36 +207,6 @@ fn read_own(inputs: &Inputs, setting: &'static Setting, own: &mut Layer, sources
             sources.broken.push(setting.key);
         }
     }
-}
-
-/// Largest secret or configuration file, in bytes; guards against a path to something endless.
-const FILE_BYTES_MAX: u64 = 1 << 20;
-
-/// Reads a small text file; the error is a rule that names no content.
-pub(super) fn read_text(path: &Path) -> Result<String, String> {
-    let mut bytes = Vec::new();
-    File::open(path)
-        .and_then(|file| file.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes))
-        .map_err(|error| format!("cannot read the file: {error}"))?;
-    if bytes.len() as u64 > FILE_BYTES_MAX {
-        return Err("the file is larger than 1 MiB".into());
-    }
-    String::from_utf8(bytes).map_err(|_| "the file is not UTF-8 text".into())
-}
-
-fn read_secret(path: &Path) -> Result<String, String> {
-    let mut text = read_text(path)?;
-    // Editors and `echo` end a file with one newline that is not part of the secret.
-    if text.ends_with('\n') {
-        text.pop();
-        if text.ends_with('\r') {
-            text.pop();
-        }
-    }
-    if text.is_empty() {
-        return Err("the file is empty".into());
-    }
-    Ok(text)
 }
 
 /// Takes the merged tree apart again, back to the keys of the table.

@@ -30,7 +30,8 @@ pub fn markdown() -> String {
          `16MiB`, `1GiB`, `100kB`, `10MB`, `1GB`. Booleans are `true` and `false`."
             .to_owned(),
         "A setting marked *secret* can be read from a file: `OUTRIGGER_DATABASE_URL_FILE=/run/secrets/database-url`. One \
-         trailing newline is removed. Setting both is an error."
+         trailing newline is removed. Setting both is an error. The file is read again before each connection, and so are those \
+         of certificates and keys, so both may be replaced while the relay runs."
             .to_owned(),
         "An unknown `OUTRIGGER_*` variable or TOML key is an error; the variables Kubernetes makes for services \
          (`OUTRIGGER_PORT`, `OUTRIGGER_SERVICE_HOST`, ...) are not. All problems are reported at once, with exit code 2."

@@ -2,31 +2,10 @@
 //!
 //! When in doubt, these functions hide more than they must.
 
+use crate::secret_file::split_urls;
+
 /// What stands for a hidden part.
 pub(super) const HIDDEN: &str = "***";
-
-/// Splits a comma-separated list of URLs. A comma ends a URL only where another URL begins, so
-/// that a comma inside a password does not tear it in two.
-pub(super) fn split_urls(text: &str) -> impl Iterator<Item = &str> {
-    let mut rest = Some(text);
-    std::iter::from_fn(move || {
-        let text = rest?;
-        let end = text
-            .match_indices(',')
-            .map(|(index, _)| index)
-            .find(|index| {
-                let next = text.get(index + 1..).unwrap_or_default().trim_start();
-                let schemes = ["amqp://", "amqps://", "nats://", "tls://"];
-                next.is_empty() || schemes.iter().any(|scheme| next.starts_with(scheme))
-            });
-        let (url, left) = match end {
-            Some(index) => (&text[..index], text.get(index + 1..)),
-            None => (text, None),
-        };
-        rest = left.filter(|left| !left.trim().is_empty());
-        Some(url.trim())
-    })
-}
 
 /// A connection string, or a list of them, as it may be shown: URLs without their passwords,
 /// anything else not at all.

@@ -12,6 +12,7 @@ use tracing::level_filters::LevelFilter;
 #[cfg(doc)]
 use super::Need;
 use crate::error::{OnExhausted, RetryPolicy};
+use crate::secret_file::SecretFile;
 
 /// Everything a command may need, checked.
 #[derive(Debug, Clone)]
@@ -47,8 +48,12 @@ pub struct Settings {
 pub struct Database {
     /// A `postgres://` URL or a libpq keyword string. `None`: only [`pg`](Self::pg) is there.
     pub url: Option<SecretString>,
+    /// Where `url` was read from, to be read again.
+    pub url_file: Option<SecretFile>,
     /// A direct connection for LISTEN, when `url` leads through a transaction pooler.
     pub listen_url: Option<SecretString>,
+    /// Where `listen_url` was read from, to be read again.
+    pub listen_url_file: Option<SecretFile>,
     /// What the `PG*` variables say, by libpq keyword (`host`, `dbname`, `sslmode`, ...). They
     /// fill in what a URL leaves open. May hold a password.
     pub pg: BTreeMap<String, String>,
@@ -60,7 +65,9 @@ impl fmt::Debug for Database {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Database")
             .field("url", &self.url)
+            .field("url_file", &self.url_file)
             .field("listen_url", &self.listen_url)
+            .field("listen_url_file", &self.listen_url_file)
             // Names only: one of the values may be a password.
             .field("pg", &self.pg.keys().collect::<Vec<_>>())
             .field("pool_size", &self.pool_size)
@@ -191,6 +198,8 @@ pub enum SinkKind {
 pub struct RabbitMq {
     /// One URL per node, tried in turn. Empty only where no broker is needed.
     pub urls: Vec<SecretString>,
+    /// Where `urls` were read from, to be read again.
+    pub url_file: Option<SecretFile>,
     /// Declare a missing exchange instead of only checking that it exists.
     pub declare: bool,
     /// Type of exchanges to declare.
@@ -214,10 +223,14 @@ pub struct RabbitMq {
 pub struct Nats {
     /// One URL per server, tried in turn. Empty only where no server is needed.
     pub urls: Vec<SecretString>,
+    /// Where `urls` were read from, to be read again.
+    pub url_file: Option<SecretFile>,
     /// Credentials file with JWT and seed.
     pub credentials_file: Option<PathBuf>,
     /// Seed of the NKey to log in with.
     pub nkey_seed: Option<SecretString>,
+    /// Where `nkey_seed` was read from, to be read again.
+    pub nkey_seed_file: Option<SecretFile>,
     /// Batches published side by side.
     pub lanes: usize,
     /// Longest wait for the acknowledgements of a batch.
@@ -237,8 +250,12 @@ pub struct Nats {
 pub struct Http {
     /// Where events are posted. `None` only where no service is needed.
     pub url: Option<SecretString>,
+    /// Where `url` was read from, to be read again.
+    pub url_file: Option<SecretFile>,
     /// Value of the `Authorization` header.
     pub authorization: Option<SecretString>,
+    /// Where `authorization` was read from, to be read again.
+    pub authorization_file: Option<SecretFile>,
     /// Connections, each with one request at a time.
     pub connections: usize,
     /// Longest wait for an answer.

@@ -3,7 +3,8 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use super::{secret, suggest};
+use super::suggest;
+use crate::secret_file::split_urls;
 
 /// The type of a setting, with its limits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -338,7 +339,7 @@ fn parse_urls(
     text: &str,
     check: fn(&str) -> Result<(), Violation>,
 ) -> Result<Vec<String>, Violation> {
-    let urls: Vec<String> = secret::split_urls(text).map(str::to_owned).collect();
+    let urls: Vec<String> = split_urls(text).map(str::to_owned).collect();
     for (index, url) in urls.iter().enumerate() {
         let which = if urls.len() > 1 {
             format!("URL number {}: ", index + 1)

@@ -51,6 +51,49 @@ pub(super) fn load(files: Files<'_>) -> Result<Arc<ClientConfig>, String> {
     Ok(Arc::new(config))
 }
 
+/// What to do about a handshake that failed; begins with `; `, and is empty if nothing is known about it. Reads the
+/// error's words: they come through libraries that keep nothing else.
+pub(super) fn remedy(prefix: &str, error: &str) -> String {
+    let known: &[(&str, &str)] = &[
+        (
+            "UnknownIssuer",
+            "name the authority that signed the server's certificate in {}_CA_FILE",
+        ),
+        (
+            "not valid for name",
+            "connect by a name that is in the certificate: change the host in {}_URL, or the certificate",
+        ),
+        (
+            "certificate expired",
+            "renew the server's certificate: {}_URL asks for TLS, which is always verified",
+        ),
+        (
+            "certificate not valid yet",
+            "compare the clocks: {}_URL asks for TLS, which is always verified",
+        ),
+        (
+            "CertificateRequired",
+            "the server asks for a client certificate: set {}_CERT_FILE and {}_KEY_FILE",
+        ),
+        (
+            "alert: UnknownCA",
+            "the server does not trust the authority of {}_CERT_FILE: use a certificate that it knows",
+        ),
+        (
+            "alert: CertificateExpired",
+            "renew the client certificate in {}_CERT_FILE",
+        ),
+        (
+            "alert: BadCertificate",
+            "the server refuses the client certificate in {}_CERT_FILE: see its log",
+        ),
+    ];
+    let fitting = known.iter().find(|(part, _)| error.contains(part));
+    fitting.map_or_else(String::new, |(_, remedy)| {
+        format!("; {}", remedy.replace("{}", prefix))
+    })
+}
+
 fn authorities(variable: &str, path: &Path) -> Result<RootCertStore, String> {
     let mut roots = RootCertStore::empty();
     for certificate in certificates(variable, path)? {

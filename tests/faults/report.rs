@@ -20,7 +20,7 @@ const NOT_RUN: &[(&str, &str)] = &[
     (
         "12: a user deleted, a password changed, a certificate expired",
         "a relay sees that connections end and that new ones are refused: `connections-closed`, `connection-limit` and \
-         `tests/rabbitmq_sink/connection.rs`",
+         `tests/rabbitmq_sink/connection.rs`; passwords and certificates are replaced in `tests/tls/rotation.rs`",
     ),
     (
         "16: a full notification queue, a promoted standby",

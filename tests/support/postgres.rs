@@ -32,29 +32,36 @@ impl Postgres {
             .expect("starting PostgreSQL panicked")
     }
 
+    /// Starts a server after its folder was prepared, for example with certificates. In the settings `@DIR@` stands
+    /// for the folder.
+    pub async fn start_prepared(
+        settings: &[String],
+        prepare: impl Fn(&Path) + Send + 'static,
+    ) -> Self {
+        let settings = settings.to_vec();
+        tokio::task::spawn_blocking(move || Self::start_filled(&fresh(), &settings, &prepare))
+            .await
+            .expect("starting PostgreSQL panicked")
+    }
+
     /// Starts an asynchronous standby of this server, which it reaches at `port`.
     pub async fn standby(&self, port: u16) -> Self {
         let copy = format!(
             "'{}' -D data -h 127.0.0.1 -p {port} -U postgres -X stream -c fast -R",
             self.program("pg_basebackup").display()
         );
-        tokio::task::spawn_blocking(move || Self::start_filled(&copy, &[]))
+        tokio::task::spawn_blocking(move || Self::start_filled(&copy, &[], &|_| {}))
             .await
             .expect("starting a standby panicked")
     }
 
     /// The same as [`Self::start_with`], without a runtime.
     pub fn start_blocking(settings: &[String]) -> Self {
-        let initdb = find_bin().join("initdb");
-        let fresh = format!(
-            "'{}' -D data -U postgres --auth=trust --encoding=UTF8 --locale=C --no-sync",
-            initdb.display()
-        );
-        Self::start_filled(&fresh, settings)
+        Self::start_filled(&fresh(), settings, &|_| {})
     }
 
     /// Starts a server whose data directory is made by the command `fill`.
-    fn start_filled(fill: &str, settings: &[String]) -> Self {
+    fn start_filled(fill: &str, settings: &[String], prepare: &dyn Fn(&Path)) -> Self {
         let bin = find_bin();
         let directory = tempfile::Builder::new()
             .prefix("outrigger-pg-")
@@ -62,11 +69,17 @@ impl Postgres {
             .expect("temporary directory")
             .keep();
         fs::set_permissions(&directory, fs::Permissions::from_mode(0o755)).expect("permissions");
+        prepare(&directory);
+        let shown = directory.display().to_string();
+        let settings: Vec<String> = settings
+            .iter()
+            .map(|setting| setting.replace("@DIR@", &shown))
+            .collect();
         // The server refuses to run as root, so the directory must belong to somebody else.
         give_to_server(&directory);
         // Another process may take the port between choosing and binding it.
         for _ in 0..5 {
-            if let Some(server) = Self::try_start(&bin, &directory, fill, free_port(), settings) {
+            if let Some(server) = Self::try_start(&bin, &directory, fill, free_port(), &settings) {
                 return server;
             }
         }
@@ -229,6 +242,15 @@ impl Postgres {
         let status = as_server_user(&script).stdin(Stdio::null()).status();
         assert!(status.expect("a shell runs").success(), "pg_ctl {action}");
     }
+}
+
+/// The command that makes an empty data directory.
+fn fresh() -> String {
+    let initdb = find_bin().join("initdb");
+    format!(
+        "'{}' -D data -U postgres --auth=trust --encoding=UTF8 --locale=C --no-sync",
+        initdb.display()
+    )
 }
 
 impl Drop for Postgres {

@@ -59,7 +59,14 @@ impl Running {
         what: &str,
         is: impl FnMut(&SinkState) -> bool,
     ) -> SinkState {
-        within(what, self.state.wait_for(is)).await.unwrap().clone()
+        let mut state = self.state.clone();
+        match tokio::time::timeout(PATIENCE, state.wait_for(is)).await {
+            Ok(state) => state.unwrap().clone(),
+            Err(_) => panic!(
+                "not within {PATIENCE:?}: {what}; {:?}",
+                *self.state.borrow()
+            ),
+        }
     }
 
     pub async fn publish(&mut self, batch: &[Message]) -> Vec<Verdict> {

@@ -128,4 +128,23 @@ ports:
 {{- if not $database -}}
 {{- fail (printf "no database: name the key of a Secret in %ssecrets.OUTRIGGER_DATABASE_URL" .prefix) -}}
 {{- end -}}
+{{- /* The sink's own variable first, then those of other tools. A file of settings may hold anything. */ -}}
+{{- $sink := include "outrigger.sink" . -}}
+{{- $urls := get (dict
+      "rabbitmq" (list "OUTRIGGER_RABBITMQ_URL" "AMQP_URL")
+      "nats" (list "OUTRIGGER_NATS_URL" "NATS_URL")
+      "http" (list "OUTRIGGER_HTTP_URL")) $sink -}}
+{{- if and $urls (not (index $settings "OUTRIGGER_CONFIG")) -}}
+{{- $given := index $settings (printf "%s_FILE" (first $urls)) -}}
+{{- range $name := $urls -}}
+{{- if index $secrets $name }}{{ $given = true }}{{ end -}}
+{{- end -}}
+{{- if not $given -}}
+{{- fail (printf "nowhere to publish with the sink %s: name the key of a Secret in %ssecrets.%s" $sink .prefix (first $urls)) -}}
+{{- end -}}
+{{- end -}}
+{{- end }}
+
+{{- define "outrigger.sink" -}}
+{{- index (.values.settings | default dict) "OUTRIGGER_SINK" | default "rabbitmq" -}}
 {{- end }}

@@ -38,6 +38,16 @@ default
 {{- end -}}
 {{- end }}
 
+{{/* The usual ports of what the sink publishes to, as JSON. */}}
+{{- define "outrigger.sinkPorts" -}}
+{{- get (dict
+      "rabbitmq" (list 5671 5672)
+      "nats" (list 4222)
+      "http" (list 443 80)
+      "kafka" (list 9092 9093)
+      "eventbridge" (list 443)) (include "outrigger.sink" (dict "values" .Values)) | default list | toJson -}}
+{{- end }}
+
 {{/* What every pod of this chart has in common. */}}
 {{- define "outrigger.podDefaults" -}}
 automountServiceAccountToken: false

@@ -29,12 +29,12 @@ impl Probe {
 
     /// Scheme, host and port.
     pub fn address(&self) -> String {
-        self.shared.target.to_string()
+        self.shared.target().to_string()
     }
 
     /// Whether the connection is encrypted.
     pub fn is_encrypted(&self) -> bool {
-        self.shared.target.tls
+        self.shared.target().tls
     }
 
     /// Posts one message the way the sink does, and reports the answer.

@@ -76,7 +76,10 @@ async fn connect(
     let stream = TlsConnector::from(config)
         .connect(name, stream)
         .await
-        .map_err(|error| format!("TLS: {error}; check OUTRIGGER_HTTP_CA_FILE"))?;
+        .map_err(|error| {
+            let error = error.to_string();
+            format!("TLS: {error}{}", tls::remedy("OUTRIGGER_HTTP", &error))
+        })?;
     handshake(stream, ended).await
 }
 

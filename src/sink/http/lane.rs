@@ -93,7 +93,7 @@ impl HttpLane {
 
     async fn publish_one(&mut self, message: &Message) -> Verdict {
         let settings = &self.shared.settings;
-        let request = match prepare(message, &self.shared.target, settings.max_message_size) {
+        let request = match prepare(message, &self.shared.target(), settings.max_message_size) {
             Ok(request) => request,
             Err(reason) => return Verdict::Impossible(reason),
         };
@@ -106,9 +106,11 @@ impl HttpLane {
             Sent::Answered(Outcome::Busy(wait), status) => {
                 let what = match status {
                     StatusCode::UNAUTHORIZED | StatusCode::PROXY_AUTHENTICATION_REQUIRED => {
-                        format!(
-                            "the service does not accept the credentials ({status}); check OUTRIGGER_HTTP_AUTHORIZATION"
-                        )
+                        let problem = match self.shared.reread().await {
+                            Ok(()) => "check OUTRIGGER_HTTP_AUTHORIZATION".to_owned(),
+                            Err(problem) => problem,
+                        };
+                        format!("the service does not accept the credentials ({status}); {problem}")
                     }
                     _ => format!("the service asks to wait ({status})"),
                 };
@@ -187,6 +189,6 @@ impl HttpLane {
             return Ok(kept);
         }
         let ended = Arc::clone(&self.shared.ended);
-        Connection::open(&self.shared.target, &self.shared.settings, ended).await
+        Connection::open(&self.shared.target(), &self.shared.settings, ended).await
     }
 }

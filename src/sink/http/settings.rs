@@ -6,6 +6,7 @@ use std::time::Duration;
 use secrecy::{ExposeSecret as _, SecretString};
 
 use super::target::Target;
+use crate::secret_file::SecretFile;
 use crate::sink::tls::Files;
 
 /// More connections than this are a mistake.
@@ -16,8 +17,12 @@ const MAX_CONNECTIONS: usize = 1024;
 pub struct HttpSettings {
     /// Where events are posted, `http://` or `https://`. May hold `user:password@`.
     pub url: SecretString,
+    /// Where the URL is read again when the service does not accept the credentials.
+    pub url_file: Option<SecretFile>,
     /// The value of the `Authorization` header.
     pub authorization: Option<SecretString>,
+    /// Where that value is read again when the service does not accept it.
+    pub authorization_file: Option<SecretFile>,
     /// Requests under way side by side, each on a connection of its own: the sink's parallelism.
     pub connections: usize,
     /// How long one request may take.
@@ -36,7 +41,9 @@ impl Default for HttpSettings {
     fn default() -> Self {
         Self {
             url: SecretString::from(""),
+            url_file: None,
             authorization: None,
+            authorization_file: None,
             connections: 16,
             timeout: Duration::from_secs(30),
             ca_file: None,
@@ -52,6 +59,22 @@ impl HttpSettings {
     /// may hold a password. Reads no file and opens no connection.
     pub fn validate(&self) -> Vec<String> {
         self.target().err().unwrap_or_default()
+    }
+
+    /// The target as it is now, if a file has anything to say about it.
+    pub(super) async fn target_now(&self) -> Result<Option<Target>, String> {
+        if self.url_file.is_none() && self.authorization_file.is_none() {
+            return Ok(None);
+        }
+        let mut settings = self.clone();
+        if let Some(file) = &self.url_file {
+            settings.url = file.read_again().await?;
+        }
+        if let Some(file) = &self.authorization_file {
+            settings.authorization = Some(file.read_again().await?);
+        }
+        let target = settings.target();
+        target.map(Some).map_err(|problems| problems.join("; "))
     }
 
     /// The parsed target, or every problem of [`validate`](Self::validate).

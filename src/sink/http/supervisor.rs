@@ -1,7 +1,7 @@
 //! The state of the sink: lanes say what they met with, and the supervisor finds out when it is over.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{Notify, watch};
@@ -23,7 +23,8 @@ const STOPPED: &str = "stopped";
 /// What the supervisor, the lanes and the sink have in common.
 pub(super) struct Shared {
     pub(super) settings: HttpSettings,
-    pub(super) target: Target,
+    /// As last read; see [`Self::reread`].
+    target: Mutex<Arc<Target>>,
     pub(super) state: watch::Sender<SinkState>,
     pub(super) culprits: Culprits,
     /// A connection ended or could not be made: time to look.
@@ -36,12 +37,27 @@ impl Shared {
     pub(super) fn new(settings: HttpSettings, target: Target) -> Self {
         Self {
             settings,
-            target,
+            target: Mutex::new(Arc::new(target)),
             state: watch::Sender::new(SinkState::Down(String::new())),
             culprits: Culprits::default(),
             ended: Arc::new(Notify::new()),
             failures: AtomicU32::new(0),
         }
+    }
+
+    /// Where requests go, and with which credentials.
+    pub(super) fn target(&self) -> Arc<Target> {
+        let target = self.target.lock().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(&target)
+    }
+
+    /// Reads the files with URL and credentials again. The error says what is wrong with them; what was read before
+    /// stays in use.
+    pub(super) async fn reread(&self) -> Result<(), String> {
+        if let Some(target) = self.settings.target_now().await? {
+            *self.target.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(target);
+        }
+        Ok(())
     }
 
     /// The service took an event.
@@ -139,7 +155,13 @@ async fn watch_over(shared: &Shared) {
     loop {
         // A look is no reason to look again.
         let unheard = Arc::new(Notify::new());
-        match Connection::open(&shared.target, &shared.settings, unheard).await {
+        if let Err(reason) = shared.reread().await {
+            shared.report(SinkState::Down(reason));
+            failures += 1;
+            tokio::time::sleep(backoff(failures, rand::random())).await;
+            continue;
+        }
+        match Connection::open(&shared.target(), &shared.settings, unheard).await {
             Ok(_) => {
                 if matches!(*shared.state.borrow(), SinkState::Down(_)) {
                     shared.report(SinkState::Ready);

@@ -38,7 +38,7 @@ impl Credentials {
             let (jwt, pair) = parse(&text, path)?;
             auth.jwt = Some(jwt);
             key = Some(pair);
-        } else if let Some(seed) = &settings.nkey_seed {
+        } else if let Some(seed) = seed(settings)? {
             let pair = KeyPair::from_seed(seed.expose_secret().trim()).map_err(|_| {
                 "OUTRIGGER_NATS_NKEY_SEED is no seed of an NKey; it begins with `SU`".to_owned()
             })?;
@@ -56,6 +56,14 @@ impl Credentials {
             auth.signature = Some(signature);
         }
         Ok(auth)
+    }
+}
+
+/// The seed as it is now.
+fn seed(settings: &NatsSettings) -> Result<Option<SecretString>, String> {
+    match &settings.nkey_seed_file {
+        Some(file) => file.read().map(Some),
+        None => Ok(settings.nkey_seed.clone()),
     }
 }
 

@@ -10,6 +10,7 @@ use tokio::time::timeout;
 
 use super::credentials::Credentials;
 use super::settings::{NatsSettings, Server};
+use crate::sink::tls;
 
 /// Limit for each step of connecting, and for taking leave.
 const STEP_TIMEOUT: Duration = Duration::from_secs(10);
@@ -214,11 +215,17 @@ fn explain(server: &Server, error: &async_nats::ConnectError) -> String {
         ConnectErrorKind::AuthorizationViolation | ConnectErrorKind::Authentication => format!(
             "{server} does not accept the credentials ({chain}); check the user, token, NKey or credentials file"
         ),
-        ConnectErrorKind::Tls => format!(
-            "{server}: {chain}; check OUTRIGGER_NATS_CA_FILE, and that the certificate fits `{}`",
-            server.host
+        ConnectErrorKind::Tls => {
+            format!(
+                "{server}: {chain}; check OUTRIGGER_NATS_CA_FILE, and that the certificate fits `{}`",
+                server.host
+            )
+        }
+        // A handshake that fails later than the library thinks comes as an error of input and output.
+        _ => format!(
+            "cannot connect to {server}: {chain}{}",
+            tls::remedy("OUTRIGGER_NATS", &chain)
         ),
-        _ => format!("cannot connect to {server}: {chain}"),
     }
 }
 

@@ -7,6 +7,8 @@ use std::time::Duration;
 use secrecy::{ExposeSecret, SecretString};
 use url::Url;
 
+use crate::secret_file::{SecretFile, split_urls};
+
 /// More lanes than this only cost memory.
 const MAX_LANES: usize = 256;
 
@@ -16,10 +18,14 @@ pub struct NatsSettings {
     /// `nats://` or `tls://` URLs of the servers of one cluster, tried in this order. At least one. They
     /// may hold `user:password@` or `token@`.
     pub urls: Vec<SecretString>,
+    /// Where the URLs are read again before each connection; takes the place of `urls`.
+    pub url_file: Option<SecretFile>,
     /// A credentials file (JWT and seed), as `nsc` writes it.
     pub credentials_file: Option<PathBuf>,
     /// The seed of an NKey.
     pub nkey_seed: Option<SecretString>,
+    /// Where the seed is read again before each connection; takes the place of `nkey_seed`.
+    pub nkey_seed_file: Option<SecretFile>,
     /// Batches under way side by side: the sink's parallelism.
     pub lanes: usize,
     /// How long a batch may wait for all of its acknowledgements, writing included.
@@ -43,8 +49,10 @@ impl Default for NatsSettings {
     fn default() -> Self {
         Self {
             urls: Vec::new(),
+            url_file: None,
             credentials_file: None,
             nkey_seed: None,
+            nkey_seed_file: None,
             lanes: 8,
             confirm_timeout: Duration::from_secs(30),
             ca_file: None,
@@ -188,6 +196,20 @@ impl NatsSettings {
         } else {
             Err(problems)
         }
+    }
+
+    /// The servers as they are now: those that were parsed, or what the file says by this time.
+    pub(super) async fn servers_now(&self, parsed: &[Server]) -> Result<Vec<Server>, String> {
+        let Some(file) = &self.url_file else {
+            return Ok(parsed.to_vec());
+        };
+        let text = file.read_again().await?;
+        let urls = split_urls(text.expose_secret()).map(SecretString::from);
+        let settings = Self {
+            urls: urls.collect(),
+            ..self.clone()
+        };
+        settings.servers().map_err(|problems| problems.join("; "))
     }
 
     fn parse_urls(&self, problems: &mut Vec<String>) -> Vec<Server> {

@@ -133,6 +133,7 @@ async fn open_any(
     servers: &[Server],
     first: usize,
 ) -> Result<(Arc<Link>, usize), String> {
+    let servers = shared.settings.servers_now(servers).await?;
     let mut reasons = Vec::new();
     for offset in 0..servers.len() {
         let position = (first + offset) % servers.len();

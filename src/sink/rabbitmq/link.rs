@@ -289,19 +289,32 @@ pub(super) fn explain(error: &lapin::Error) -> String {
 
 fn explain_connect(error: &lapin::Error, endpoint: &Endpoint) -> String {
     let cause = explain(error);
-    let hint = match error.kind() {
+    let known = match error.kind() {
         ErrorKind::ProtocolError(error) => match error.get_id() {
+            403 if endpoint.is_external() => {
+                "; the broker needs the plugin rabbitmq_auth_mechanism_ssl, the mechanism EXTERNAL, and a user \
+                 named like the certificate in OUTRIGGER_RABBITMQ_CERT_FILE"
+            }
             403 => "; check user, password and permissions in OUTRIGGER_RABBITMQ_URL",
             530 => "; check the vhost in OUTRIGGER_RABBITMQ_URL and the user's permissions on it",
             _ => "",
         },
-        ErrorKind::IOError(_) if cause.contains("UnknownIssuer") => {
-            "; name the broker's certificate authority in OUTRIGGER_RABBITMQ_CA_FILE"
-        }
         ErrorKind::IOError(_) if cause.contains("InvalidContentType") => {
-            "; this port does not speak TLS: use `amqp://` or the TLS port"
+            "; this port does not speak TLS: use `amqp://` in OUTRIGGER_RABBITMQ_URL, or the TLS port"
         }
         _ => "",
+    };
+    // It answers with an alert, which is no AMQP, or just hangs up.
+    let speaks_otherwise = matches!(error.kind(), ErrorKind::ParsingError(_))
+        || ["reset by peer", "broken pipe", "unexpected end"]
+            .iter()
+            .any(|part| cause.to_lowercase().contains(part));
+    let hint = match known {
+        "" if speaks_otherwise && !endpoint.is_tls() => {
+            "; if this port speaks TLS only, use `amqps://` in OUTRIGGER_RABBITMQ_URL".to_owned()
+        }
+        "" => tls::remedy("OUTRIGGER_RABBITMQ", &cause),
+        known => known.to_owned(),
     };
     format!(
         "cannot connect to {endpoint} as `{}`: {cause}{hint}",

@@ -3,9 +3,10 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use secrecy::SecretString;
+use secrecy::{ExposeSecret as _, SecretString};
 
 use super::endpoint::Endpoint;
+use crate::secret_file::{SecretFile, split_urls};
 use crate::sink::tls::Files;
 
 /// RabbitMQ accepts no larger `max_message_size` than this.
@@ -19,6 +20,8 @@ const MAX_CHANNELS: usize = 256;
 pub struct RabbitMqSettings {
     /// AMQP URLs of the brokers of one cluster, tried in this order. At least one.
     pub urls: Vec<SecretString>,
+    /// Where the URLs are read again before each connection; takes the place of `urls`.
+    pub url_file: Option<SecretFile>,
     /// Declare missing exchanges (durable, of [`exchange_type`](Self::exchange_type)) instead of
     /// only verifying that they exist.
     pub declare: bool,
@@ -49,6 +52,7 @@ impl Default for RabbitMqSettings {
     fn default() -> Self {
         Self {
             urls: Vec::new(),
+            url_file: None,
             declare: false,
             exchange_type: "topic".to_owned(),
             channels: 8,
@@ -106,6 +110,20 @@ impl RabbitMqSettings {
         } else {
             Err(problems)
         }
+    }
+
+    /// The endpoints as they are now: those that were parsed, or what the file says by this time.
+    pub(super) async fn endpoints_now(&self, parsed: &[Endpoint]) -> Result<Vec<Endpoint>, String> {
+        let Some(file) = &self.url_file else {
+            return Ok(parsed.to_vec());
+        };
+        let text = file.read_again().await?;
+        let urls = split_urls(text.expose_secret()).map(SecretString::from);
+        let settings = Self {
+            urls: urls.collect(),
+            ..self.clone()
+        };
+        settings.endpoints().map_err(|problems| problems.join("; "))
     }
 
     fn parse_urls(&self, problems: &mut Vec<String>) -> Vec<Endpoint> {

@@ -117,6 +117,7 @@ async fn open_any(
     endpoints: &[Endpoint],
     first: usize,
 ) -> Result<(Arc<Link>, usize), String> {
+    let endpoints = shared.settings.endpoints_now(endpoints).await?;
     let mut reason = String::new();
     for offset in 0..endpoints.len() {
         let position = (first + offset) % endpoints.len();

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use deadpool_postgres::{
@@ -21,12 +21,15 @@ use super::dsn::{Params, bad};
 use super::error::StoreError;
 use super::options::{CONNECT_TIMEOUT, base_config};
 use super::tls::{self, Use};
+use crate::secret_file::SecretFile;
 
 /// Where the database is and how to log in. Built from settings; nothing here reads the environment.
 #[derive(Debug, Clone)]
 pub struct ConnectSettings {
     /// URL or `key=value` list, as libpq takes it.
     pub url: Option<SecretString>,
+    /// Where the URL is read again for each connection; takes the place of `url`.
+    pub url_file: Option<SecretFile>,
     /// `PG*` variables, by name; they fill what the URL leaves out.
     pub variables: BTreeMap<String, String>,
     /// Most connections of the pool, the listening one not counted.
@@ -39,6 +42,7 @@ impl Default for ConnectSettings {
     fn default() -> Self {
         Self {
             url: None,
+            url_file: None,
             variables: BTreeMap::new(),
             pool_size: 2,
             timeout: Duration::from_secs(30),
@@ -49,14 +53,23 @@ impl Default for ConnectSettings {
 type TlsStream = <MakeRustlsConnect as MakeTlsConnect<Socket>>::Stream;
 pub(super) type RawConnection = Connection<Socket, TlsStream>;
 
-/// Opens connections.
+/// Opens connections. What the settings name in files is read again for each, so that renewed certificates and
+/// passwords are picked up by reconnecting.
 #[derive(Clone)]
 pub(super) struct Connector {
+    settings: Arc<ConnectSettings>,
+    /// As last read without a mistake. Shared by all clones.
+    way: Arc<Mutex<Way>>,
+    /// Connections are known to lead to a session of their own. Shared by all clones.
+    direct: Arc<AtomicBool>,
+}
+
+/// How to connect, files included.
+#[derive(Clone)]
+struct Way {
     config: Config,
     tls: MakeRustlsConnect,
     usage: Use,
-    /// Connections are known to lead to a session of their own. Shared by all clones.
-    direct: Arc<AtomicBool>,
 }
 
 impl fmt::Debug for Connector {
@@ -67,11 +80,13 @@ impl fmt::Debug for Connector {
     }
 }
 
-impl Connector {
-    /// Reads the settings. Touches files (certificates, password file), but not the network.
-    pub(super) fn new(settings: &ConnectSettings) -> Result<Self, StoreError> {
-        let url = settings.url.as_ref().map_or("", |url| url.expose_secret());
-        let mut params = Params::parse(url)?;
+impl Way {
+    /// Reads the settings. Touches files (URL, certificates, password file), but not the network: blocking.
+    fn read(settings: &ConnectSettings) -> Result<Self, StoreError> {
+        let again = settings.url_file.as_ref().map(SecretFile::read);
+        let again = again.transpose().map_err(StoreError::fatal)?;
+        let url = again.as_ref().or(settings.url.as_ref());
+        let mut params = Params::parse(url.map_or("", |url| url.expose_secret()))?;
         params.fill_from(&settings.variables)?;
         let (mut usage, verify) = tls::policy(&params)?;
         let mut config = base_config(&params)?;
@@ -107,50 +122,11 @@ impl Connector {
             ));
         }
         let tls = MakeRustlsConnect::new(tls::config(&params, verify, direct)?);
-        Ok(Self {
-            config,
-            tls,
-            usage,
-            direct: Arc::default(),
-        })
+        Ok(Self { config, tls, usage })
     }
 
-    /// Whether each connection is known to have a session of its own, with no transaction pooler in between.
-    pub(super) fn is_direct(&self) -> bool {
-        self.direct.load(Ordering::Relaxed)
-    }
-
-    /// Says whether it is known.
-    pub(super) fn set_direct(&self, direct: bool) {
-        self.direct.store(direct, Ordering::Relaxed);
-    }
-
-    /// Host, port and database, for people. Never the password.
-    pub(super) fn target(&self) -> String {
-        let ports = self.config.get_ports();
-        let hosts: Vec<String> = self
-            .config
-            .get_hosts()
-            .iter()
-            .enumerate()
-            .map(|(i, host)| {
-                let port = ports.get(i).or(ports.first()).copied().unwrap_or(5432);
-                match host {
-                    Host::Tcp(name) => format!("{name}:{port}"),
-                    Host::Unix(path) => format!("{}:{port}", path.display()),
-                }
-            })
-            .collect();
-        format!(
-            "{}/{}",
-            hosts.join(","),
-            self.config.get_dbname().unwrap_or_default()
-        )
-    }
-
-    /// Opens one connection, falling back between TLS and plain as `allow` and `prefer` demand. The caller sets the
-    /// deadline.
-    pub(super) async fn open(&self) -> Result<(Client, RawConnection), Error> {
+    /// Opens one connection, falling back between TLS and plain as `allow` and `prefer` demand.
+    async fn open(&self) -> Result<(Client, RawConnection), Error> {
         let error = match self.config.connect(self.tls.clone()).await {
             Ok(connected) => return Ok(connected),
             Err(error) => error,
@@ -166,11 +142,94 @@ impl Connector {
         // The first error says more than that of the fallback.
         config.connect(self.tls.clone()).await.map_err(|_| error)
     }
+}
+
+/// Refuses every connection before a byte is sent, for a reason of ours: the client library has no other way to be
+/// told one.
+struct Refusal(StoreError);
+
+impl MakeTlsConnect<Socket> for Refusal {
+    type Stream = TlsStream;
+    type TlsConnect = <MakeRustlsConnect as MakeTlsConnect<Socket>>::TlsConnect;
+    type Error = StoreError;
+
+    fn make_tls_connect(&mut self, _: &str) -> Result<Self::TlsConnect, StoreError> {
+        Err(self.0.clone())
+    }
+}
+
+impl Connector {
+    /// Reads the settings. Touches files (URL, certificates, password file), but not the network.
+    pub(super) fn new(settings: &ConnectSettings) -> Result<Self, StoreError> {
+        let way = Way::read(settings)?;
+        Ok(Self {
+            settings: Arc::new(settings.clone()),
+            way: Arc::new(Mutex::new(way)),
+            direct: Arc::default(),
+        })
+    }
+
+    /// As last read.
+    fn way(&self) -> Way {
+        self.way
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    /// Whether each connection is known to have a session of its own, with no transaction pooler in between.
+    pub(super) fn is_direct(&self) -> bool {
+        self.direct.load(Ordering::Relaxed)
+    }
+
+    /// Says whether it is known.
+    pub(super) fn set_direct(&self, direct: bool) {
+        self.direct.store(direct, Ordering::Relaxed);
+    }
+
+    /// Host, port and database, for people. Never the password.
+    pub(super) fn target(&self) -> String {
+        let config = self.way().config;
+        let ports = config.get_ports();
+        let hosts: Vec<String> = config
+            .get_hosts()
+            .iter()
+            .enumerate()
+            .map(|(i, host)| {
+                let port = ports.get(i).or(ports.first()).copied().unwrap_or(5432);
+                match host {
+                    Host::Tcp(name) => format!("{name}:{port}"),
+                    Host::Unix(path) => format!("{}:{port}", path.display()),
+                }
+            })
+            .collect();
+        format!(
+            "{}/{}",
+            hosts.join(","),
+            config.get_dbname().unwrap_or_default()
+        )
+    }
+
+    /// Opens one connection, by the files as they are now. The caller sets the deadline.
+    pub(super) async fn open(&self) -> Result<(Client, RawConnection), Error> {
+        let settings = Arc::clone(&self.settings);
+        let read = tokio::task::spawn_blocking(move || Way::read(&settings)).await;
+        let way = match read.unwrap_or_else(|error| Err(StoreError::fatal(error.to_string()))) {
+            Ok(way) => way,
+            // A file that was good when the relay started may be good again in a moment.
+            Err(error) => {
+                let refusal = Refusal(StoreError::unavailable(error.to_string()));
+                return self.way().config.connect(refusal).await;
+            }
+        };
+        *self.way.lock().unwrap_or_else(PoisonError::into_inner) = way.clone();
+        way.open().await
+    }
 
     /// Asks the server to stop what it is doing for `client`, in the background and without insisting: a server that waits for
     /// a lock does not notice that its client is gone.
     pub(super) fn cancel(&self, client: &Client) {
-        let (token, tls) = (client.cancel_token(), self.tls.clone());
+        let (token, tls) = (client.cancel_token(), self.way().tls);
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
             runtime.spawn(async move {
                 let _ = tokio::time::timeout(CONNECT_TIMEOUT, token.cancel_query(tls)).await;
@@ -180,9 +239,9 @@ impl Connector {
 
     /// Longest sensible wait for `open`: every host may use up its connect timeout, on both attempts.
     pub(super) fn deadline(&self) -> Duration {
-        let hosts = self.config.get_hosts().len().max(1) as u32;
-        let one = self
-            .config
+        let config = self.way().config;
+        let hosts = config.get_hosts().len().max(1) as u32;
+        let one = config
             .get_connect_timeout()
             .copied()
             .unwrap_or(CONNECT_TIMEOUT);
@@ -192,7 +251,7 @@ impl Connector {
     /// The pool. No connection is opened yet.
     pub(super) fn pool(&self, size: usize, wait: Duration) -> Result<Pool, StoreError> {
         let manager = Manager::from_connect(
-            self.config.clone(),
+            self.way().config,
             self.clone(),
             ManagerConfig {
                 // A broken connection is noticed by its task; asking the server again would cost a round trip.
@@ -253,7 +312,7 @@ mod tests {
 
     #[test]
     fn defaults_are_those_of_a_relay() {
-        let config = connector("postgres://u:p@h/d").unwrap().config;
+        let config = connector("postgres://u:p@h/d").unwrap().way().config;
         assert_eq!(config.get_connect_timeout(), Some(&Duration::from_secs(5)));
         assert_eq!(config.get_keepalives_idle(), Duration::from_secs(30));
         assert_eq!(
@@ -276,7 +335,7 @@ mod tests {
         )
         .unwrap();
         assert_eq!(connector.target(), "a:1,b:2/d");
-        let config = connector.config;
+        let config = connector.way().config;
         assert_eq!(config.get_ports(), [1, 2]);
         assert_eq!(config.get_connect_timeout(), Some(&Duration::from_secs(7)));
         assert_eq!(config.get_target_session_attrs(), TargetSessionAttrs::Any);
@@ -318,10 +377,12 @@ mod tests {
         let path = file.path().display();
         let config = connector(&format!("host=h user=u dbname=d passfile={path}"))
             .unwrap()
+            .way()
             .config;
         assert_eq!(config.get_password(), Some(&b"p:a\\ss:word"[..]));
         let config = connector(&format!("host=h user=v dbname=d passfile={path}"))
             .unwrap()
+            .way()
             .config;
         assert_eq!(config.get_password(), Some(&b"last"[..]));
         let debug = format!("{:?}", connector("postgres://u:hunter2@h/d").unwrap());

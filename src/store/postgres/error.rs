@@ -107,11 +107,17 @@ impl From<tokio_postgres::Error> for StoreError {
             if let Some(hint) = db.hint().filter(|_| !code.starts_with("22")) {
                 message = format!("{message}; {hint}");
             }
+            if let Some(remedy) = code.starts_with("28").then(|| remedy(&message)).flatten() {
+                message = format!("{message}; {remedy}");
+            }
             return Self {
                 kind: kind_of(db.code()),
                 message,
                 sqlstate: Some(code.to_owned()),
             };
+        }
+        if let Some(own) = error.source().and_then(|cause| cause.downcast_ref()) {
+            return Self::clone(own);
         }
         let mut message = error.to_string();
         let mut cause = error.source();
@@ -132,8 +138,74 @@ impl From<tokio_postgres::Error> for StoreError {
         } else {
             StoreErrorKind::Unavailable
         };
+        if let Some(remedy) = remedy(&message) {
+            message = format!("{message}; {remedy}");
+        }
         Self::new(kind, message)
     }
+}
+
+/// What to do about a login or a TLS handshake that failed. Known by their words alone, which the servers and the TLS
+/// library choose.
+fn remedy(message: &str) -> Option<&'static str> {
+    const REMEDIES: &[(&str, &str)] = &[
+        (
+            "UnknownIssuer",
+            "name the authority that signed the server's certificate by `sslrootcert` in OUTRIGGER_DATABASE_URL",
+        ),
+        (
+            "not valid for name",
+            "connect by a name that is in the certificate, or accept any by `sslmode=verify-ca` in \
+             OUTRIGGER_DATABASE_URL",
+        ),
+        (
+            "certificate expired",
+            "renew the server's certificate; `sslmode` in OUTRIGGER_DATABASE_URL asks for one that is valid",
+        ),
+        (
+            "certificate not valid yet",
+            "compare the clocks; `sslmode` in OUTRIGGER_DATABASE_URL asks for a certificate that is valid",
+        ),
+        (
+            "server does not support TLS",
+            "switch on `ssl` in the server, or choose another `sslmode` in OUTRIGGER_DATABASE_URL",
+        ),
+        (
+            "alert: CertificateRequired",
+            "name a client certificate by `sslcert` and `sslkey` in OUTRIGGER_DATABASE_URL",
+        ),
+        (
+            "requires a valid client certificate",
+            "name a client certificate by `sslcert` and `sslkey` in OUTRIGGER_DATABASE_URL",
+        ),
+        (
+            "alert: UnknownCA",
+            "the server does not trust the authority of `sslcert` in OUTRIGGER_DATABASE_URL: use a certificate that \
+             the server's ssl_ca_file signed",
+        ),
+        (
+            "alert: CertificateExpired",
+            "renew the client certificate that `sslcert` in OUTRIGGER_DATABASE_URL names",
+        ),
+        (
+            "certificate authentication failed",
+            "`sslcert` in OUTRIGGER_DATABASE_URL must be made out to the user, or be mapped to it in pg_ident.conf",
+        ),
+        (
+            "no encryption",
+            "set `sslmode=require` or stronger in OUTRIGGER_DATABASE_URL, or allow it in pg_hba.conf",
+        ),
+        (
+            "SSL encryption",
+            "set `sslmode=disable` in OUTRIGGER_DATABASE_URL, or allow it in pg_hba.conf",
+        ),
+        (
+            "authentication failed",
+            "check user and password in OUTRIGGER_DATABASE_URL",
+        ),
+    ];
+    let fitting = REMEDIES.iter().find(|(part, _)| message.contains(part));
+    fitting.map(|(_, remedy)| *remedy)
 }
 
 impl From<deadpool_postgres::PoolError> for StoreError {
