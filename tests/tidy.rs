@@ -34,6 +34,12 @@ const RULES: &[Rule] = &[
         why: "only the RabbitMQ sink speaks to RabbitMQ (the log filter knows its name)",
     },
     Rule {
+        names: &["rdkafka"],
+        scope: &["src/"],
+        homes: &["src/sink/kafka/"],
+        why: "only the Kafka sink speaks to Kafka",
+    },
+    Rule {
         names: &["cloudevents"],
         scope: &["src/"],
         homes: &["src/event/"],

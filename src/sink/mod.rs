@@ -17,6 +17,8 @@
 //! * The sink reconnects by itself, with jittered backoff, and reports through [`SinkState`].
 
 pub mod discard;
+#[cfg(feature = "kafka")]
+pub mod kafka;
 pub mod rabbitmq;
 pub mod stdout;
 

@@ -6,6 +6,11 @@
 mod checks;
 mod events;
 mod harness;
+#[cfg(feature = "kafka")]
+#[path = "../support/kafka.rs"]
+mod kafka_node;
+#[cfg(feature = "kafka")]
+mod kafka_world;
 #[path = "../support/rabbitmq.rs"]
 mod rabbitmq_node;
 mod rabbitmq_world;
@@ -61,3 +66,6 @@ macro_rules! conformance {
 }
 
 conformance!(rabbitmq, crate::rabbitmq_world::RabbitMqWorld);
+
+#[cfg(feature = "kafka")]
+conformance!(kafka, crate::kafka_world::KafkaWorld);
