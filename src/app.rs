@@ -17,6 +17,8 @@ use crate::relay::core::window::Ordering;
 use crate::relay::driver::{self, Ended, Live, Parts};
 use crate::settings::{self, AfterPublish, Settings, SinkKind, Wake};
 use crate::sink::Sink;
+#[cfg(feature = "kafka")]
+use crate::sink::kafka::KafkaSink;
 use crate::sink::rabbitmq::RabbitMqSink;
 use crate::sink::stdout::StdoutSink;
 use crate::store::postgres::{Capabilities, Database, Listener, PostgresStore, StoreErrorKind};
@@ -128,6 +130,15 @@ fn sink(settings: &Settings) -> Result<Box<dyn Sink>, Failure> {
                 .map_err(|errors| Failure::usage(errors.join("\n")))?;
             Box::new(sink)
         }
+        #[cfg(feature = "kafka")]
+        SinkKind::Kafka => {
+            let sink = KafkaSink::start(assemble::kafka(settings))
+                .map_err(|errors| Failure::usage(errors.join("\n")))?;
+            Box::new(sink)
+        }
+        // The rules of the settings say so before, and with a hint.
+        #[cfg(not(feature = "kafka"))]
+        SinkKind::Kafka => return Err(Failure::usage("this program was built without Kafka")),
         SinkKind::Stdout => Box::new(StdoutSink::new()),
     })
 }

@@ -6,6 +6,8 @@ use crate::cli::Failure;
 use crate::event::encode::{BatchLimits, Encoder, EncoderConfig, HeaderPrefix, Mode};
 use crate::event::route::{DeadLetterRouter, Router};
 use crate::settings::{self, EventMode, PG_VARIABLES, Settings};
+#[cfg(feature = "kafka")]
+use crate::sink::kafka::{self, KafkaSettings};
 use crate::sink::rabbitmq::RabbitMqSettings;
 use crate::store::postgres::{
     AfterPublish, ConnectSettings, Database, Mapping, OutboxSettings, Preset,
@@ -154,6 +156,45 @@ pub fn rabbitmq(settings: &Settings) -> RabbitMqSettings {
         max_message_size: rabbitmq.max_message_size,
         connection_name: format!("outrigger {}", settings.relay.name),
         app_id: None,
+        known_destinations: known.into_iter().collect(),
+    }
+}
+
+/// The Kafka sink.
+#[cfg(feature = "kafka")]
+pub fn kafka(settings: &Settings) -> KafkaSettings {
+    let kafka = settings.kafka.clone();
+    // Only the destination of all events: a missing dead-letter topic must not stop the others.
+    let known = router(settings).ok();
+    let known = known.and_then(|router| router.constant_destination());
+    KafkaSettings {
+        brokers: kafka.brokers,
+        tls: kafka.tls,
+        ca_file: kafka.ca_file,
+        cert_file: kafka.cert_file,
+        key_file: kafka.key_file,
+        sasl: match kafka.sasl {
+            settings::Sasl::None => None,
+            settings::Sasl::Plain => Some(kafka::SaslMechanism::Plain),
+            settings::Sasl::ScramSha256 => Some(kafka::SaslMechanism::ScramSha256),
+            settings::Sasl::ScramSha512 => Some(kafka::SaslMechanism::ScramSha512),
+        },
+        username: kafka.username,
+        password: kafka.password,
+        lanes: kafka.lanes,
+        confirm_timeout: kafka.confirm_timeout,
+        max_message_size: kafka.max_message_size,
+        compression: match kafka.compression {
+            settings::Compression::None => kafka::Compression::None,
+            settings::Compression::Gzip => kafka::Compression::Gzip,
+            settings::Compression::Snappy => kafka::Compression::Snappy,
+            settings::Compression::Lz4 => kafka::Compression::Lz4,
+            settings::Compression::Zstd => kafka::Compression::Zstd,
+        },
+        partitioner: match kafka.partitioner {
+            settings::Partitioner::Murmur2 => kafka::Partitioner::Murmur2,
+            settings::Partitioner::Crc32 => kafka::Partitioner::Crc32,
+        },
         known_destinations: known.into_iter().collect(),
     }
 }

@@ -12,8 +12,9 @@ use super::report::{Origin, Problem};
 use super::table::{PG_VARIABLES, SETTINGS, setting};
 use super::value::Value;
 use super::{
-    AfterPublish, Columns, Database, Event, EventMode, ExchangeType, Log, LogFormat, Ordering,
-    Outbox, Preset, RabbitMq, Relay, Retry, Route, Settings, SinkKind, Wake,
+    AfterPublish, Columns, Compression, Database, Event, EventMode, ExchangeType, Kafka, Log,
+    LogFormat, Ordering, Outbox, Partitioner, Preset, RabbitMq, Relay, Retry, Route, Sasl,
+    Settings, SinkKind, Wake,
 };
 use crate::error::OnExhausted;
 
@@ -169,8 +170,13 @@ pub(super) fn settings(values: &Values, inputs: &Inputs) -> Settings {
             destination: v.text("route.destination"),
             key: v.text("route.key"),
         },
-        sink: v.choice("sink", [("stdout", SinkKind::Stdout)], SinkKind::RabbitMq),
+        sink: v.choice(
+            "sink",
+            [("kafka", SinkKind::Kafka), ("stdout", SinkKind::Stdout)],
+            SinkKind::RabbitMq,
+        ),
         rabbitmq: rabbitmq(v),
+        kafka: kafka(v),
         relay: relay(v, inputs),
         retry: Retry {
             max_attempts: v.count("retry.max_attempts"),
@@ -249,6 +255,45 @@ fn rabbitmq(v: &Values) -> RabbitMq {
         cert_file: v.path("rabbitmq.cert_file"),
         key_file: v.path("rabbitmq.key_file"),
         max_message_size: v.count("rabbitmq.max_message_size"),
+    }
+}
+
+fn kafka(v: &Values) -> Kafka {
+    Kafka {
+        brokers: v.list("kafka.brokers"),
+        tls: v.bool("kafka.tls"),
+        ca_file: v.path("kafka.ca_file"),
+        cert_file: v.path("kafka.cert_file"),
+        key_file: v.path("kafka.key_file"),
+        sasl: v.choice(
+            "kafka.sasl_mechanism",
+            [
+                ("plain", Sasl::Plain),
+                ("scram-sha-256", Sasl::ScramSha256),
+                ("scram-sha-512", Sasl::ScramSha512),
+            ],
+            Sasl::None,
+        ),
+        username: v.optional_text("kafka.username"),
+        password: v.secret("kafka.password"),
+        lanes: v.count("kafka.lanes"),
+        confirm_timeout: v.duration("kafka.confirm_timeout"),
+        max_message_size: v.count("kafka.max_message_size"),
+        compression: v.choice(
+            "kafka.compression",
+            [
+                ("gzip", Compression::Gzip),
+                ("snappy", Compression::Snappy),
+                ("lz4", Compression::Lz4),
+                ("zstd", Compression::Zstd),
+            ],
+            Compression::None,
+        ),
+        partitioner: v.choice(
+            "kafka.partitioner",
+            [("crc32", Partitioner::Crc32)],
+            Partitioner::Murmur2,
+        ),
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::build::{Values, name_in};
 use super::report::{Origin, Problem};
-use super::{Database, Need, Settings, SinkKind};
+use super::{Database, EventMode, Kafka, Need, Sasl, Settings, SinkKind};
 
 /// Adds every broken rule to `problems`.
 pub(super) fn check_together(
@@ -23,6 +23,9 @@ pub(super) fn check_together(
                 "rabbitmq.url",
                 "for example `amqp://user:password@host:5672`",
             );
+        }
+        if settings.sink == SinkKind::Kafka && !values.broken.contains("sink") {
+            rules.kafka_sink(settings);
         }
     }
 }
@@ -86,6 +89,90 @@ impl Rules<'_> {
                 file.is_none() || !plain_only,
                 "has no effect, because {} is not encrypted; use `amqps://`".into(),
             );
+        }
+    }
+
+    /// What the Kafka sink cannot do without, and what it cannot do.
+    fn kafka_sink(&mut self, settings: &Settings) {
+        self.required("kafka.brokers", "for example `kafka-1:9092,kafka-2:9092`");
+        self.kafka_security(&settings.kafka);
+        let given = |rules: &Self, key| {
+            let origin = rules.values.origins.get(key);
+            origin.is_some_and(|origin| *origin != Origin::Default)
+        };
+        let prefixed = given(self, "event.header_prefix");
+        self.rule(
+            "event.header_prefix",
+            "sink",
+            !prefixed,
+            "has no effect with this {}: CloudEvents spells headers `ce_` in Kafka".into(),
+        );
+        self.rule(
+            "event.mode",
+            "sink",
+            settings.event.mode != EventMode::Batch,
+            "cannot be `batch` with this {}: a Kafka record has one key, and the producer sends records in batches by itself"
+                .into(),
+        );
+        for key in ["route.key", "retry.dead_letter_key"] {
+            let set = given(self, key);
+            let text = "has no effect with this {}: a Kafka record has no routing key; its key is the row's `key`";
+            self.rule(key, "sink", !set, text.into());
+        }
+        if !cfg!(feature = "kafka") {
+            self.rule(
+                "sink",
+                "kafka.brokers",
+                false,
+                "cannot be `kafka`: this program was built without it; build with `cargo build --release --features kafka`"
+                    .into(),
+            );
+        }
+    }
+
+    fn kafka_security(&mut self, kafka: &Kafka) {
+        let (tls, sasl) = (kafka.tls, kafka.sasl != Sasl::None);
+        let (cert, key) = (kafka.cert_file.is_some(), kafka.key_file.is_some());
+        let (name, password) = (kafka.username.is_some(), kafka.password.is_some());
+        let alone = "is of no use without {}";
+        let plain = "has no effect unless {} is `true`";
+        let idle = "has no effect without {}";
+        for (key, other, holds, text) in [
+            ("kafka.cert_file", "kafka.key_file", !cert || key, alone),
+            ("kafka.key_file", "kafka.cert_file", !key || cert, alone),
+            (
+                "kafka.ca_file",
+                "kafka.tls",
+                tls || kafka.ca_file.is_none(),
+                plain,
+            ),
+            ("kafka.cert_file", "kafka.tls", tls || !cert, plain),
+            (
+                "kafka.sasl_mechanism",
+                "kafka.username",
+                !sasl || name,
+                "needs {}",
+            ),
+            (
+                "kafka.sasl_mechanism",
+                "kafka.password",
+                !sasl || password,
+                "needs {}",
+            ),
+            (
+                "kafka.username",
+                "kafka.sasl_mechanism",
+                sasl || !name,
+                idle,
+            ),
+            (
+                "kafka.password",
+                "kafka.sasl_mechanism",
+                sasl || !password,
+                idle,
+            ),
+        ] {
+            self.rule(key, other, holds, text.to_owned());
         }
     }
 

@@ -1,6 +1,9 @@
 //! The table of settings: the one place where a setting's name, default, limits and
 //! description are written down.
 
+mod kafka;
+mod rabbitmq;
+
 use super::value::Kind;
 
 /// The prefix of every variable.
@@ -10,7 +13,7 @@ pub(super) const PREFIX: &str = "OUTRIGGER_";
 pub const CONFIG_VARIABLE: &str = "OUTRIGGER_CONFIG";
 
 /// One setting.
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy)]
 pub struct Setting {
     /// Its place: `section.name`, or just a name at the top level. As in the TOML file.
     pub key: &'static str,
@@ -74,6 +77,10 @@ pub const SECTIONS: &[(&str, &str)] = &[
          a row's own `destination` and `routing_key` win.",
     ),
     ("rabbitmq", "The RabbitMQ sink."),
+    (
+        "kafka",
+        "The Kafka sink, in a build with the feature `kafka`.",
+    ),
     ("relay", "Ordering, sharing between replicas, and limits."),
     (
         "retry",
@@ -102,13 +109,42 @@ const fn column(key: &'static str, description: &'static str) -> Setting {
     }
 }
 
-/// Every setting, in the order of the reference.
-pub const SETTINGS: &[Setting] = &[
+/// Every setting, in the order of the reference. A sink's settings are in a file of their own.
+pub const SETTINGS: &[Setting] = &{
+    const PARTS: &[&[Setting]] = &[GENERAL, rabbitmq::SETTINGS, kafka::SETTINGS, RELAY];
+    joined::<{ count(PARTS) }>(PARTS)
+};
+
+const fn count(parts: &[&[Setting]]) -> usize {
+    let (mut part, mut all) = (0, 0);
+    while part < parts.len() {
+        all += parts[part].len();
+        part += 1;
+    }
+    all
+}
+
+const fn joined<const N: usize>(parts: &[&[Setting]]) -> [Setting; N] {
+    let mut all = [BASE; N];
+    let (mut part, mut at) = (0, 0);
+    while part < parts.len() {
+        let mut index = 0;
+        while index < parts[part].len() {
+            all[at] = parts[part][index];
+            at += 1;
+            index += 1;
+        }
+        part += 1;
+    }
+    all
+}
+
+const GENERAL: &[Setting] = &[
     Setting {
         key: "sink",
         kind: Kind::Choice {
-            allowed: &["rabbitmq", "stdout"],
-            planned: &["nats", "kafka", "eventbridge"],
+            allowed: &["rabbitmq", "kafka", "stdout"],
+            planned: &["nats", "eventbridge"],
         },
         default: Some("rabbitmq"),
         description: "Where events are published. `stdout` prints one JSON line per event, for demos and debugging.",
@@ -271,7 +307,7 @@ pub const SETTINGS: &[Setting] = &[
         key: "route.destination",
         kind: Kind::Template,
         default: Some("events"),
-        description: "Exchange (stream, topic or bus of other sinks).",
+        description: "RabbitMQ: exchange. Kafka: topic.",
         example: "orders.{{ type }}",
         ..BASE
     },
@@ -279,90 +315,12 @@ pub const SETTINGS: &[Setting] = &[
         key: "route.key",
         kind: Kind::Template,
         default: Some("{{ type }}"),
-        description: "Routing key (subject or record key of other sinks).",
+        description: "RabbitMQ: routing key. Kafka has none: the record's key is the row's `key`.",
         ..BASE
     },
-    Setting {
-        key: "rabbitmq.url",
-        kind: Kind::AmqpUrls,
-        unset: "required by the `rabbitmq` sink",
-        aliases: &["AMQP_URL"],
-        secret: true,
-        description: "`amqp://` or `amqps://` URL; several nodes of one cluster, comma separated, are tried in turn. \
-                      The virtual host `/` is written `%2f` or left out.",
-        example: "amqps://orders:secret@rabbit.internal/orders",
-        ..BASE
-    },
-    Setting {
-        key: "rabbitmq.declare",
-        kind: Kind::Bool,
-        default: Some("false"),
-        description: "`true`: declare a missing exchange (durable). `false`: only check that it exists.",
-        ..BASE
-    },
-    Setting {
-        key: "rabbitmq.exchange_type",
-        kind: Kind::Choice {
-            allowed: &["topic", "direct", "fanout", "headers"],
-            planned: &[],
-        },
-        default: Some("topic"),
-        description: "Type of exchanges that `rabbitmq.declare` declares.",
-        ..BASE
-    },
-    Setting {
-        key: "rabbitmq.channels",
-        kind: Kind::Integer { min: 1, max: 256 },
-        default: Some("8"),
-        description: "Channels that publish side by side, on one connection.",
-        ..BASE
-    },
-    Setting {
-        key: "rabbitmq.confirm_timeout",
-        kind: Kind::Duration {
-            min: "100ms",
-            max: "1h",
-        },
-        default: Some("30s"),
-        description: "Longest wait for the confirms of a batch. After it the connection is replaced and the events are \
-                      published again.",
-        ..BASE
-    },
-    Setting {
-        key: "rabbitmq.ca_file",
-        kind: Kind::Path,
-        unset: "the system's certificate authorities",
-        description: "PEM file with the certificate authorities to trust.",
-        example: "/etc/outrigger/tls/ca.pem",
-        ..BASE
-    },
-    Setting {
-        key: "rabbitmq.cert_file",
-        kind: Kind::Path,
-        unset: "no client certificate",
-        description: "PEM file with the client certificate chain. Goes with `rabbitmq.key_file`.",
-        example: "/etc/outrigger/tls/client.pem",
-        ..BASE
-    },
-    Setting {
-        key: "rabbitmq.key_file",
-        kind: Kind::Path,
-        unset: "no client certificate",
-        description: "PEM file with the private key of the client certificate.",
-        example: "/etc/outrigger/tls/client.key",
-        ..BASE
-    },
-    Setting {
-        key: "rabbitmq.max_message_size",
-        kind: Kind::Size {
-            min: "1KiB",
-            max: "512MiB",
-        },
-        default: Some("16MiB"),
-        description: "Largest body the broker accepts (its `max_message_size`). A larger event is dead at once instead \
-                      of taking the channel down.",
-        ..BASE
-    },
+];
+
+const RELAY: &[Setting] = &[
     Setting {
         key: "relay.name",
         unset: "`HOSTNAME` and the process id",

@@ -91,6 +91,7 @@ fn other_values(setting: &Setting) -> Vec<String> {
         Kind::Choice { allowed, .. } => allowed.iter().map(|word| (*word).into()).collect(),
         Kind::PostgresUrl => vec!["postgres://h/d".into()],
         Kind::AmqpUrls => vec!["amqp://h".into()],
+        Kind::Brokers => vec!["h:1".into()],
         Kind::Text | Kind::Template | Kind::Path | Kind::UriReference => vec!["other".into()],
     };
     all.into_iter()

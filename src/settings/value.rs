@@ -49,6 +49,8 @@ pub enum Kind {
     PostgresUrl,
     /// AMQP URLs, comma separated.
     AmqpUrls,
+    /// Hosts with ports, comma separated.
+    Brokers,
 }
 
 /// A value that keeps the rules of its [`Kind`].
@@ -107,6 +109,7 @@ impl Kind {
             Self::UriReference => "URI reference".into(),
             Self::PostgresUrl => "URL or keyword string".into(),
             Self::AmqpUrls => "URLs, comma separated".into(),
+            Self::Brokers => "`host:port`, comma separated".into(),
         }
     }
 
@@ -145,6 +148,7 @@ impl Kind {
             Self::UriReference => parse_uri_reference(text).map(Value::Text),
             Self::PostgresUrl => parse_postgres_url(text).map(Value::Text),
             Self::AmqpUrls => parse_amqp_urls(text).map(Value::List),
+            Self::Brokers => parse_brokers(text).map(Value::List),
         }
     }
 }
@@ -382,6 +386,43 @@ fn check_amqp_url(text: &str) -> Result<(), Violation> {
         ));
     }
     Ok(())
+}
+
+fn parse_brokers(text: &str) -> Result<Vec<String>, Violation> {
+    let example = "for example `kafka-1:9092,kafka-2:9092`";
+    let brokers = text.split(',').map(str::trim);
+    let brokers: Vec<String> = brokers
+        .filter(|broker| !broker.is_empty())
+        .map(str::to_owned)
+        .collect();
+    for broker in &brokers {
+        let rule = if broker.contains("://") {
+            format!("`{broker}` is a URL; expected `host:port`, without a scheme")
+        } else if !is_host_and_port(broker) {
+            format!("`{broker}` is not `host:port`")
+        } else {
+            continue;
+        };
+        return Err(Violation::with_hint(rule, example));
+    }
+    if brokers.is_empty() {
+        return Err(Violation::with_hint("names no broker", example));
+    }
+    Ok(brokers)
+}
+
+/// An IPv6 address is in brackets.
+fn is_host_and_port(text: &str) -> bool {
+    let Some((host, port)) = text.rsplit_once(':') else {
+        return false;
+    };
+    let name = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_');
+    let bare = match host.strip_prefix('[').and_then(|h| h.strip_suffix(']')) {
+        Some(address) => address.parse::<std::net::Ipv6Addr>().is_ok(),
+        None => !host.is_empty() && host.bytes().all(name),
+    };
+    bare && port.bytes().all(|byte| byte.is_ascii_digit())
+        && port.parse::<u16>().is_ok_and(|port| port > 0)
 }
 
 #[cfg(test)]

@@ -15,7 +15,7 @@ use crate::sink::rabbitmq::RabbitMqSettings;
 use crate::sink::rabbitmq::check::{Broker, Exchange, Probe};
 
 /// Longest wait for the answer to a test event.
-const PROBE_LIMIT: Duration = Duration::from_secs(10);
+pub(super) const PROBE_LIMIT: Duration = Duration::from_secs(10);
 
 /// Checks everything about the broker.
 pub(super) async fn check(report: &mut Report, probe: Option<&str>, settings: &Settings) {
@@ -181,7 +181,7 @@ async fn publish(report: &mut Report, settings: &Settings, connection: &Probe, e
 }
 
 /// A test event, encoded and routed like any other.
-fn message(settings: &Settings, event_type: &str) -> Result<Message, String> {
+pub(super) fn message(settings: &Settings, event_type: &str) -> Result<Message, String> {
     let (encoder, _) = assemble::encoder(settings)
         .map_err(|failure| failure.error.map(|e| e.to_string()).unwrap_or_default())?;
     let record = Record {

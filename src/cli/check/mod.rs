@@ -2,6 +2,8 @@
 
 mod broker;
 mod database;
+#[cfg(feature = "kafka")]
+mod kafka;
 mod report;
 
 use self::report::Report;
@@ -43,6 +45,15 @@ pub async fn run(args: &Check, loaded: &Loaded) -> Result<(), Failure> {
             report.warning("not checked: its settings are wrong", "mend them first");
         } else {
             Box::pin(broker::check(&mut report, args.probe.as_deref(), settings)).await;
+        }
+    }
+    #[cfg(feature = "kafka")]
+    if settings.sink == SinkKind::Kafka {
+        if touched(&problems, &["kafka", "sink", "route"]) {
+            report.area("broker");
+            report.warning("not checked: its settings are wrong", "mend them first");
+        } else {
+            Box::pin(kafka::check(&mut report, args.probe.as_deref(), settings)).await;
         }
     }
     if report.finish()? {
