@@ -3,28 +3,42 @@
 //! Start: wait for the database and its table, build the sink, run. Stop: the first signal ends reading
 //! and waits for what is in flight; a second one, or the deadline, abandons it, and that is a failure.
 
+mod watcher;
+
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use rand::Rng as _;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 
+use crate::admin::backlog::Watched;
+use crate::admin::{Admin, Facts, Site};
 use crate::assemble;
 use crate::cli::{FAILED, Failure};
 use crate::relay::core::CoreConfig;
 use crate::relay::core::window::Ordering;
-use crate::relay::driver::{self, Ended, Live, Parts};
-use crate::settings::{self, AfterPublish, Settings, SinkKind, Wake};
+use crate::relay::driver::{self, Ended, Parts};
+use crate::relay::live::Live;
+use crate::settings::{self, AfterPublish, EventMode, Settings, SinkKind, Wake};
 use crate::sink::Sink;
+use crate::sink::http::HttpSink;
 #[cfg(feature = "kafka")]
 use crate::sink::kafka::KafkaSink;
+use crate::sink::nats::NatsSink;
 use crate::sink::rabbitmq::RabbitMqSink;
 use crate::sink::stdout::StdoutSink;
 use crate::store::postgres::{Capabilities, Database, Listener, PostgresStore, StoreErrorKind};
+use crate::telemetry::metrics::{Measured, Operation};
 
 /// Events in one batch of one lane.
 const LANE_BATCH: usize = 200;
+/// The same where a lane waits for each event: a large batch would keep them from the other lanes.
+const SEQUENTIAL_LANE_BATCH: usize = 8;
 /// Longest pause between two looks at a database that is not ready.
 const OPEN_PAUSE_MAX: Duration = Duration::from_secs(5);
 /// Pause between two passes of retention.
@@ -57,8 +71,23 @@ async fn relay(settings: &Settings, mut stop: watch::Receiver<bool>) -> Result<(
         ordering = ?settings.relay.ordering,
         "outrigger starts"
     );
+    let (live, watching) = watch::channel(Live::starting());
+    // Before anything is waited for: who waits for long should be able to say so.
+    let measured = Arc::new(Measured::default());
+    let (watched, seen) = watch::channel(Watched::default());
+    let site = Site {
+        facts: facts(settings, &database),
+        live: watching.clone(),
+        measured: Arc::clone(&measured),
+        watched: seen,
+        history: Mutex::default(),
+    };
+    let _admin = match settings.admin.listen {
+        Some(address) => Some(serve(address, site).await?),
+        None => None,
+    };
     let sink = sink(settings)?;
-    let Some(store) = open(&database, &mut stop).await? else {
+    let Some(store) = open(&database, &mut stop, Some(&live)).await? else {
         sink.close().await;
         return Ok(());
     };
@@ -69,8 +98,12 @@ async fn relay(settings: &Settings, mut stop: watch::Receiver<bool>) -> Result<(
         (Wake::Listen, Some(direct)) => listen_directly(&direct, &mut stop).await?,
     };
 
-    let (live, watching) = watch::channel(Live::default());
-    let retention = tokio::spawn(retention(store.clone(), settings.clone(), watching));
+    let _watch = settings.admin.listen.map(|_| {
+        let watch = watcher::watch(store.clone(), measured.clone(), watching.clone(), watched);
+        AbortOnDropHandle::new(tokio::spawn(watch))
+    });
+    let retention = retention(store.clone(), settings.clone(), measured.clone(), watching);
+    let retention = tokio::spawn(retention);
     let parts = Parts {
         core: core_config(settings, dead_letters.is_some()),
         name: settings.relay.name.clone(),
@@ -81,6 +114,7 @@ async fn relay(settings: &Settings, mut stop: watch::Receiver<bool>) -> Result<(
         sink,
         encoder,
         dead_letters,
+        measured,
     };
     let running = driver::run(parts, stop, settings.relay.shutdown_timeout, live);
     let ended = Box::pin(running).await;
@@ -130,6 +164,16 @@ fn sink(settings: &Settings) -> Result<Box<dyn Sink>, Failure> {
                 .map_err(|errors| Failure::usage(errors.join("\n")))?;
             Box::new(sink)
         }
+        SinkKind::Nats => {
+            let sink = NatsSink::start(assemble::nats(settings))
+                .map_err(|errors| Failure::usage(errors.join("\n")))?;
+            Box::new(sink)
+        }
+        SinkKind::Http => {
+            let sink = HttpSink::start(assemble::http(settings))
+                .map_err(|errors| Failure::usage(errors.join("\n")))?;
+            Box::new(sink)
+        }
         #[cfg(feature = "kafka")]
         SinkKind::Kafka => {
             let sink = KafkaSink::start(assemble::kafka(settings))
@@ -143,11 +187,44 @@ fn sink(settings: &Settings) -> Result<Box<dyn Sink>, Failure> {
     })
 }
 
+/// Starts the admin listener; it ends with what is returned.
+async fn serve(address: SocketAddr, site: Site) -> Result<AbortOnDropHandle<()>, Failure> {
+    let admin = Admin::bind(address).await.map_err(|error| {
+        Failure::usage(format!(
+            "OUTRIGGER_ADMIN_LISTEN={address}: cannot listen there: {error}"
+        ))
+        .hint(
+            "choose a free port, one for each relay on this host (port 0 takes any), or set \
+             OUTRIGGER_ADMIN_LISTEN=off",
+        )
+    })?;
+    tracing::info!(address = %admin.address(), "admin listener");
+    let serving = admin.serve(Arc::new(site));
+    Ok(AbortOnDropHandle::new(tokio::spawn(serving)))
+}
+
+fn facts(settings: &Settings, database: &Database) -> Facts {
+    Facts {
+        version: env!("CARGO_PKG_VERSION"),
+        name: settings.relay.name.clone(),
+        table: settings.outbox.table.clone(),
+        sink: match settings.sink {
+            SinkKind::RabbitMq => "rabbitmq",
+            SinkKind::Nats => "nats",
+            SinkKind::Http => "http",
+            SinkKind::Kafka => "kafka",
+            SinkKind::Stdout => "stdout",
+        },
+        database: database.target(),
+    }
+}
+
 /// Opens the outbox. A sidecar starts before the service that creates the table, so what is
 /// missing is waited for. `None`: asked to stop meanwhile.
 async fn open(
     database: &Database,
     stop: &mut watch::Receiver<bool>,
+    live: Option<&watch::Sender<Live>>,
 ) -> Result<Option<PostgresStore>, Failure> {
     let mut pause = Duration::from_millis(200);
     let mut said = String::new();
@@ -162,6 +239,9 @@ async fn open(
             Err(error) => error,
         };
         let text = error.to_string();
+        if let Some(live) = live {
+            live.send_modify(|live| live.not_opened(&error));
+        }
         if text != said {
             tracing::warn!(%error, "the outbox is not ready; waiting for it");
             said = text;
@@ -179,7 +259,9 @@ async fn listen_directly(
     database: &Database,
     stop: &mut watch::Receiver<bool>,
 ) -> Result<Option<Listener>, Failure> {
-    Ok(open(database, stop).await?.map(|store| store.listen()))
+    Ok(open(database, stop, None)
+        .await?
+        .map(|store| store.listen()))
 }
 
 /// What the table cannot offer is refused, not guessed.
@@ -217,7 +299,12 @@ fn core_config(settings: &Settings, dead_letter: bool) -> CoreConfig {
             settings::Ordering::Pipelined => Ordering::Pipelined,
             settings::Ordering::None => Ordering::None,
         },
-        lane_batch: LANE_BATCH.min(relay.batch_size),
+        lane_batch: match settings.sink {
+            // A batch message is one request, and needs events to be made of.
+            SinkKind::Http if settings.event.mode != EventMode::Batch => SEQUENTIAL_LANE_BATCH,
+            _ => LANE_BATCH,
+        }
+        .min(relay.batch_size),
         batch_size: relay.batch_size,
         max_in_flight: relay.max_in_flight,
         max_in_flight_bytes: relay.max_in_flight_bytes,
@@ -230,7 +317,12 @@ fn core_config(settings: &Settings, dead_letter: bool) -> CoreConfig {
 }
 
 /// Deletes published rows that are old enough, in small steps, on one replica.
-async fn retention(store: PostgresStore, settings: Settings, live: watch::Receiver<Live>) {
+async fn retention(
+    store: PostgresStore,
+    settings: Settings,
+    measured: Arc<Measured>,
+    live: watch::Receiver<Live>,
+) {
     let table = store.capabilities();
     if settings.outbox.after_publish != AfterPublish::Mark || !table.has_published || !table.has_age
     {
@@ -241,7 +333,10 @@ async fn retention(store: PostgresStore, settings: Settings, live: watch::Receiv
         let mut after = None;
         let mut deleted = 0;
         while live.borrow().leads {
-            match store.retention_chunk(keep, after, RETENTION_CHUNK).await {
+            let began = Instant::now();
+            let step = store.retention_chunk(keep, after, RETENTION_CHUNK).await;
+            measured.asked(Operation::Retention, began.elapsed(), step.is_ok());
+            match step {
                 Ok(step) => {
                     deleted += step.deleted;
                     after = step.next_after;

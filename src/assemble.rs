@@ -5,9 +5,11 @@ use std::collections::BTreeMap;
 use crate::cli::Failure;
 use crate::event::encode::{BatchLimits, Encoder, EncoderConfig, HeaderPrefix, Mode};
 use crate::event::route::{DeadLetterRouter, Router};
-use crate::settings::{self, EventMode, PG_VARIABLES, Settings};
+use crate::settings::{self, EventMode, PG_VARIABLES, Settings, SinkKind};
+use crate::sink::http::HttpSettings;
 #[cfg(feature = "kafka")]
 use crate::sink::kafka::{self, KafkaSettings};
+use crate::sink::nats::NatsSettings;
 use crate::sink::rabbitmq::RabbitMqSettings;
 use crate::store::postgres::{
     AfterPublish, ConnectSettings, Database, Mapping, OutboxSettings, Preset,
@@ -130,7 +132,11 @@ pub fn encoder(settings: &Settings) -> Result<(Encoder, Option<DeadLetterRouter>
         header_prefix: prefix,
         router: router(settings)?,
         batch: BatchLimits {
-            bytes: limits.bytes.min(settings.rabbitmq.max_message_size),
+            bytes: match settings.sink {
+                SinkKind::RabbitMq => limits.bytes.min(settings.rabbitmq.max_message_size),
+                SinkKind::Http => limits.bytes.min(settings.http.max_message_size),
+                SinkKind::Nats | SinkKind::Kafka | SinkKind::Stdout => limits.bytes,
+            },
             ..limits
         },
     };
@@ -141,9 +147,6 @@ pub fn encoder(settings: &Settings) -> Result<(Encoder, Option<DeadLetterRouter>
 /// The RabbitMQ sink.
 pub fn rabbitmq(settings: &Settings) -> RabbitMqSettings {
     let rabbitmq = settings.rabbitmq.clone();
-    // Only the destination of all events: a missing dead-letter exchange must not stop the others.
-    let known = router(settings).ok();
-    let known = known.and_then(|router| router.constant_destination());
     RabbitMqSettings {
         urls: rabbitmq.urls,
         declare: rabbitmq.declare,
@@ -156,7 +159,40 @@ pub fn rabbitmq(settings: &Settings) -> RabbitMqSettings {
         max_message_size: rabbitmq.max_message_size,
         connection_name: format!("outrigger {}", settings.relay.name),
         app_id: None,
-        known_destinations: known.into_iter().collect(),
+        known_destinations: known_destinations(settings),
+    }
+}
+
+/// The NATS sink.
+pub fn nats(settings: &Settings) -> NatsSettings {
+    let nats = settings.nats.clone();
+    NatsSettings {
+        urls: nats.urls,
+        credentials_file: nats.credentials_file,
+        nkey_seed: nats.nkey_seed,
+        lanes: nats.lanes,
+        confirm_timeout: nats.confirm_timeout,
+        ca_file: nats.ca_file,
+        cert_file: nats.cert_file,
+        key_file: nats.key_file,
+        inbox_prefix: nats.inbox_prefix,
+        connection_name: format!("outrigger {}", settings.relay.name),
+        known_destinations: known_destinations(settings),
+    }
+}
+
+/// The http sink.
+pub fn http(settings: &Settings) -> HttpSettings {
+    let http = settings.http.clone();
+    HttpSettings {
+        url: http.url.unwrap_or_default(),
+        authorization: http.authorization,
+        connections: http.connections,
+        timeout: http.timeout,
+        ca_file: http.ca_file,
+        cert_file: http.cert_file,
+        key_file: http.key_file,
+        max_message_size: http.max_message_size,
     }
 }
 
@@ -164,9 +200,6 @@ pub fn rabbitmq(settings: &Settings) -> RabbitMqSettings {
 #[cfg(feature = "kafka")]
 pub fn kafka(settings: &Settings) -> KafkaSettings {
     let kafka = settings.kafka.clone();
-    // Only the destination of all events: a missing dead-letter topic must not stop the others.
-    let known = router(settings).ok();
-    let known = known.and_then(|router| router.constant_destination());
     KafkaSettings {
         brokers: kafka.brokers,
         tls: kafka.tls,
@@ -195,6 +228,14 @@ pub fn kafka(settings: &Settings) -> KafkaSettings {
             settings::Partitioner::Murmur2 => kafka::Partitioner::Murmur2,
             settings::Partitioner::Crc32 => kafka::Partitioner::Crc32,
         },
-        known_destinations: known.into_iter().collect(),
+        known_destinations: known_destinations(settings),
     }
+}
+
+/// The destination of all events, if it is one and the same. Not that of dead letters: were it missing, it must not
+/// stop the others.
+fn known_destinations(settings: &Settings) -> Vec<String> {
+    let router = router(settings).ok();
+    let known = router.and_then(|router| router.constant_destination());
+    known.into_iter().collect()
 }

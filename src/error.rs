@@ -59,7 +59,7 @@ pub enum ReasonCode {
 }
 
 impl ReasonCode {
-    /// Every code, for documentation and tests.
+    /// Every code, in the order of their declaration: counters are kept by it.
     pub const ALL: [ReasonCode; 10] = [
         Self::Nack,
         Self::Unroutable,

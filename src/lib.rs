@@ -29,6 +29,7 @@
 //! | [`relay`] | `core` decides, pure; `bound` says where reads may start, pure; `driver` carries out |
 //! | [`store`] | plain data between core and database; `postgres` holds every statement |
 //! | [`sink`] | the contract of a sink, and one module for each |
+//! | [`admin`] | health, metrics and the status page, over HTTP |
 //! | [`error`] | kinds of failure, and the one function that decides what follows |
 //! | [`telemetry`] | logs |
 //!
@@ -40,6 +41,7 @@
 //!
 //! The library exists for the binary and its tests; its interface is not stable.
 
+pub mod admin;
 pub mod app;
 pub mod assemble;
 pub mod cli;

@@ -23,9 +23,10 @@ fn main() -> ExitCode {
 fn run(cli: Cli) -> Result<(), Failure> {
     let inputs = cli.inputs();
     let command = cli.command.unwrap_or(Command::Run);
-    // These two must work however bad the settings are.
+    // These must work however bad the settings are.
     match &command {
         Command::Config(args) => return cli::config::run(args, inputs),
+        Command::Metrics(args) => return cli::metrics::run(args),
         Command::Completions { shell } => return cli::completions::run(*shell),
         _ => {}
     }

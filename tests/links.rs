@@ -109,7 +109,9 @@ fn every_link_leads_somewhere() {
         .map(|entry| entry.expect("a readable folder").path())
         .filter(|path| path.extension().is_some_and(|extension| extension == "md"))
         .collect();
-    documents(&root.join("docs"), &mut files);
+    for folder in ["docs", "charts", "examples"] {
+        documents(&root.join(folder), &mut files);
+    }
     files.sort();
     assert!(files.contains(&root.join("README.md")), "{files:?}");
     let found: Vec<String> = files.iter().flat_map(|file| broken(root, file)).collect();

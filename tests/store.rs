@@ -8,6 +8,8 @@
 
 #[path = "store/admin.rs"]
 mod admin;
+#[path = "store/figures.rs"]
+mod figures;
 #[path = "store/fixture.rs"]
 mod fixture;
 #[path = "store/mapping.rs"]

@@ -34,6 +34,12 @@ const RULES: &[Rule] = &[
         why: "only the RabbitMQ sink speaks to RabbitMQ (the log filter knows its name)",
     },
     Rule {
+        names: &["async_nats", "nkeys"],
+        scope: &["src/"],
+        homes: &["src/sink/nats/", "src/telemetry/"],
+        why: "only the NATS sink speaks to NATS (the log filter knows its name)",
+    },
+    Rule {
         names: &["rdkafka"],
         scope: &["src/"],
         homes: &["src/sink/kafka/"],
@@ -44,6 +50,12 @@ const RULES: &[Rule] = &[
         scope: &["src/"],
         homes: &["src/event/"],
         why: "CloudEvents are made in `event`",
+    },
+    Rule {
+        names: &["hyper", "hyper_util", "http_body_util"],
+        scope: &["src/"],
+        homes: &["src/admin/", "src/sink/http/", "src/telemetry/"],
+        why: "only the admin listener and the http sink speak HTTP (the log filter knows its name)",
     },
     Rule {
         names: &[

@@ -180,7 +180,7 @@ impl Broker {
                 while left > 0 {
                     let batch = left.min(per_confirm);
                     left -= batch;
-                    let publishes = (0..batch).map(|_| send(&channel, &body, None));
+                    let publishes = (0..batch).map(|_| send(&channel, &body, uuid::Uuid::now_v7()));
                     let confirms = try_join_all(publishes).await?;
                     for confirm in join_all(confirms).await {
                         routed(confirm?)?;
@@ -207,7 +207,8 @@ impl Broker {
         let body = vec![b'x'; message_size(TEXT)];
         let began = Instant::now();
         for _ in 0..messages {
-            routed(send(&channel, &body, None).await?.await?)?;
+            let id = uuid::Uuid::now_v7();
+            routed(send(&channel, &body, id).await?.await?)?;
         }
         let rate = messages as f64 / began.elapsed().as_secs_f64();
         channel.close(200, "done".into()).await?;
@@ -262,17 +263,20 @@ impl Broker {
     }
 }
 
+/// With the properties that the relay sets: the broker has work with each of them.
 async fn send(
     channel: &Channel,
     body: &[u8],
-    id: Option<uuid::Uuid>,
+    id: uuid::Uuid,
 ) -> lapin::Result<lapin::PublisherConfirm> {
-    let mut properties = BasicProperties::default()
+    let now = jiff::Timestamp::now().as_second();
+    let properties = BasicProperties::default()
         .with_delivery_mode(PERSISTENT)
-        .with_content_type("application/cloudevents+json".into());
-    if let Some(id) = id {
-        properties = properties.with_message_id(id.to_string().into());
-    }
+        .with_content_type("application/cloudevents+json".into())
+        .with_message_id(id.to_string().into())
+        .with_type("order.changed".into())
+        .with_app_id("outrigger".into())
+        .with_timestamp(u64::try_from(now).unwrap_or_default());
     let options = BasicPublishOptions {
         mandatory: true,
         ..Default::default()
@@ -301,7 +305,7 @@ pub(crate) struct Direct(Channel);
 impl Direct {
     pub(crate) async fn publish(&self, id: uuid::Uuid) -> Result<()> {
         let body = vec![b'x'; message_size(TEXT)];
-        routed(send(&self.0, &body, Some(id)).await?.await?)
+        routed(send(&self.0, &body, id).await?.await?)
     }
 }
 

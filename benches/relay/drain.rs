@@ -8,6 +8,7 @@ use crate::Result;
 use crate::broker::QueueKind;
 use crate::outbox::{Outbox, Rates, Seed, TEXT};
 use crate::process::{Relay, Usage};
+use crate::processors::{Account, Processors};
 use crate::world::{Settings, World};
 
 /// Longest time one backlog may take.
@@ -60,6 +61,7 @@ pub(crate) struct Drained {
     /// Resident memory: seconds since the start, and MiB.
     pub(crate) memory: Vec<(f64, f64)>,
     pub(crate) cost: Cost,
+    pub(crate) account: Account,
     pub(crate) rows: i64,
     /// Bytes of one message's body, where it can be looked at.
     pub(crate) body: Option<usize>,
@@ -97,12 +99,15 @@ pub(crate) async fn drain(world: &mut World, what: Drain<'_>) -> Result<Drained>
     world.broker.new_queue(what.queue).await?;
 
     let before = Counters::read(world, &outbox).await?;
+    let idle = Processors::now(world).await?;
     let mut relay = world.relay(&outbox, what.settings)?;
     outbox.await_row(1, &mut relay, LIMIT).await?;
     let first = Instant::now();
     outbox.await_all(rows, &mut relay, LIMIT).await?;
     let by_watch = rows as f64 / first.elapsed().as_secs_f64();
     let (usage, memory) = (relay.usage()?, relay.memory());
+    let drained = Processors::now(world).await?;
+    let account = idle.since(drained, Some(usage.cpu.as_secs_f64()), rows);
     relay.stop().await?;
     // A holder is no relay: it goes before the wait for those that are left.
     drop(holder);
@@ -132,6 +137,7 @@ pub(crate) async fn drain(world: &mut World, what: Drain<'_>) -> Result<Drained>
         usage,
         memory,
         cost,
+        account,
         rows,
         body,
         messages,
@@ -154,11 +160,32 @@ pub(crate) async fn drain_part(
     Ok((outbox.rates(after, up_to).await?.all, memory))
 }
 
+/// Publishes messages of this size with the client library alone: how many a second, and what each costs.
+pub(crate) async fn bare_publisher(
+    world: &World,
+    messages: i64,
+    size: usize,
+    queue: QueueKind,
+) -> Result<(f64, Account)> {
+    let idle = Processors::now(world).await?;
+    let rate = world.broker.publish_many(messages, size, queue).await?;
+    let done = Processors::now(world).await?;
+    Ok((rate, idle.since(done, None, messages)))
+}
+
+/// How fast SQL alone is, and what it costs.
+pub(crate) struct BareSql {
+    pub(crate) rate: f64,
+    pub(crate) cost: Cost,
+    pub(crate) account: Account,
+}
+
 /// Reads and marks (or deletes) like the relay, on one connection and with nothing in between.
-pub(crate) async fn bare_sql(world: &mut World, seed: Seed, mark: bool) -> Result<(f64, Cost)> {
+pub(crate) async fn bare_sql(world: &mut World, seed: Seed, mark: bool) -> Result<BareSql> {
     let outbox = world.outbox().await?;
     outbox.seed(seed).await?;
     let before = Counters::read(world, &outbox).await?;
+    let idle = Processors::now(world).await?;
     // One of its own, which has told the server's statistics everything once it has ended.
     let client = outbox.connect().await?;
     let read = "select o.seq, hashtextextended(o.key::text, 0), o.key is not null, \
@@ -187,6 +214,7 @@ pub(crate) async fn bare_sql(world: &mut World, seed: Seed, mark: bool) -> Resul
         done += client.execute_typed(settle, &[seqs]).await?;
     }
     let rate = seed.rows as f64 / began.elapsed().as_secs_f64();
+    let account = idle.since(Processors::now(world).await?, None, seed.rows);
     if done != seed.rows as u64 {
         return Err(format!("{done} rows settled of {}", seed.rows).into());
     }
@@ -194,7 +222,11 @@ pub(crate) async fn bare_sql(world: &mut World, seed: Seed, mark: bool) -> Resul
     outbox.await_alone().await?;
     let cost = before.cost(&Counters::read(world, &outbox).await?, seed.rows);
     world.drop(outbox).await?;
-    Ok((rate, cost))
+    Ok(BareSql {
+        rate,
+        cost,
+        account,
+    })
 }
 
 /// The server's counters at one moment.

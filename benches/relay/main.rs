@@ -15,6 +15,7 @@ mod idle;
 mod latency;
 mod outbox;
 mod process;
+mod processors;
 mod report;
 mod sizes;
 mod sweeps;

@@ -132,7 +132,7 @@ impl Relay {
 }
 
 /// User and system time from `/proc/PID/stat`. Linux shows it to programs in hundredths of a second.
-fn cpu_time(stat: &str) -> Result<Duration> {
+pub(crate) fn cpu_time(stat: &str) -> Result<Duration> {
     // The program's name comes second, in parentheses, and may contain anything.
     let fields = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
     let ticks: Vec<u64> = fields
@@ -143,6 +143,6 @@ fn cpu_time(stat: &str) -> Result<Duration> {
         .collect();
     match ticks[..] {
         [user, system] => Ok(Duration::from_millis((user + system) * 10)),
-        _ => Err("cannot read the relay's CPU time".into()),
+        _ => Err("cannot read a process's CPU time".into()),
     }
 }

@@ -2,13 +2,14 @@
 
 use crate::Result;
 use crate::broker::QueueKind;
-use crate::drain::{Drain, Drained, LIMIT, STDOUT, STRICT, drain, drain_part};
+use crate::drain::{Drain, Drained, LIMIT, STDOUT, STRICT, bare_publisher, drain, drain_part};
 use crate::outbox::{Outbox, Seed, TEXT, message_size};
 use crate::process::Relay;
+use crate::processors;
 use crate::report::sample::thousands;
 use crate::report::{Curve, Curves, Figure, Line, Measured, Sample, Sweep, Target, Unit};
 use crate::takeover::share;
-use crate::targets::{cpu, peak, rates};
+use crate::targets::{cpu, of, peak, rates};
 use crate::world::World;
 
 const COLUMNS: [&str; 5] = ["B", "relay", "ratio", "CPU per event", "peak memory"];
@@ -129,16 +130,14 @@ pub(crate) async fn keys(world: &mut World) -> Result<Measured> {
 
 pub(crate) async fn queues(world: &mut World) -> Result<Measured> {
     let mut bare = vec![Vec::new(); QueueKind::ALL.len()];
+    let mut accounts = vec![Vec::new(); QueueKind::ALL.len()];
     let mut drained = vec![Vec::new(); QueueKind::ALL.len()];
     let (rows, keys) = (world.sizes.sweep, world.sizes.keys);
     for _ in 0..world.sizes.rounds {
         for (index, queue) in QueueKind::ALL.into_iter().enumerate() {
-            bare[index].push(
-                world
-                    .broker
-                    .publish_many(rows, message_size(TEXT), queue)
-                    .await?,
-            );
+            let (rate, account) = bare_publisher(world, rows, message_size(TEXT), queue).await?;
+            bare[index].push(rate);
+            accounts[index].push(account);
             let mut what = Drain::new(rows, keys, &[STRICT]);
             what.queue = queue;
             drained[index].push(drain(world, what).await?);
@@ -149,7 +148,18 @@ pub(crate) async fn queues(world: &mut World) -> Result<Measured> {
         let bare = Sample::new(Unit::PerSecond, bare.iter().copied());
         line(queue.name(), &bare, drained)
     });
-    Ok(only(Sweep {
+    let time = QueueKind::ALL.iter().zip(accounts).zip(&drained);
+    let time = time.flat_map(|((queue, bare), drained)| {
+        let relay = format!("relay, {}", queue.name());
+        [(format!("B, {}", queue.name()), bare), (relay, of(drained))]
+    });
+    let time = processors::table(
+        "processors-queues",
+        "Where the processors' time goes: kinds of queues",
+        "As above.".into(),
+        time.collect(),
+    );
+    let queues = Sweep {
         id: "queues",
         title: "By kind of queue",
         about: format!(
@@ -161,7 +171,11 @@ pub(crate) async fn queues(world: &mut World) -> Result<Measured> {
         columns: columns(&COLUMNS),
         lines: lines.collect(),
         drawn: vec![0, 1],
-    }))
+    };
+    Ok(Measured {
+        sweeps: vec![queues, time],
+        ..Measured::default()
+    })
 }
 
 pub(crate) async fn replicas(world: &mut World) -> Result<Measured> {
@@ -293,9 +307,9 @@ impl Backlog {
         }
         let part = (self.done, self.done + rows);
         let drained = drain_part(world, &self.outbox, part, settings).await?;
-        // A relay that is stopped still settles what it has read, which is far less than this. Without an upper bound
-        // all that is pending would be looked through.
-        let sql = "select coalesce(max(seq), $1) from outbox where published_at is not null and seq <= $1 + 100000";
+        // A relay goes on until it is stopped, as fast as it can, which is far less than this. Without an upper bound all
+        // that is pending would be looked through.
+        let sql = "select coalesce(max(seq), $1) from outbox where published_at is not null and seq <= $1 + 1000000";
         self.done = self.outbox.row(sql, &[&part.1]).await?.try_get(0)?;
         Ok(drained)
     }

@@ -3,10 +3,11 @@
 use crate::Result;
 use crate::broker::QueueKind;
 use crate::drain::{
-    BATCH, BINARY, Cost, DELETE, Drain, Drained, PIPELINED, STDOUT, STRICT, UNORDERED, bare_sql,
-    drain,
+    BATCH, BINARY, Cost, DELETE, Drain, Drained, PIPELINED, STDOUT, STRICT, UNORDERED,
+    bare_publisher, bare_sql, drain,
 };
 use crate::outbox::{Seed, TEXT, message_size};
+use crate::processors::{self, Account, Processors};
 use crate::report::sample::thousands;
 use crate::report::{Curve, Curves, Figure, Line, Measured, Sample, Sweep, Target, Unit};
 use crate::world::{Settings, World};
@@ -39,20 +40,23 @@ const MODES: [(&str, Settings<'_>); 6] = [
 ];
 const B: &str = "B: bare publisher";
 const S: &str = "S: bare SQL";
+const TIME: &str = "Time of one processor for each event, in the rounds above, from what the kernel counts for the whole machine. Where \
+    all processors are in use, a rate is what is left of them: no relay is faster than the last column.";
 
 /// Many keys, in each setting, beside the bare publisher.
 pub(crate) async fn many_keys(world: &mut World) -> Result<Measured> {
     let (backlog, keys) = (world.sizes.backlog, world.sizes.keys);
-    let mut bare = Vec::new();
+    let (mut bare, mut bare_accounts) = (Vec::new(), Vec::new());
     let mut drained: Vec<Vec<Drained>> = vec![Vec::new(); MODES.len()];
+    let size = message_size(TEXT);
+    // Servers that have just started are slower: their first work does not count.
+    let warm_up = backlog / 4;
+    bare_publisher(world, warm_up, size, QueueKind::Classic).await?;
+    drain(world, Drain::new(warm_up, keys, &[STRICT])).await?;
     for _ in 0..world.sizes.rounds {
-        let size = message_size(TEXT);
-        bare.push(
-            world
-                .broker
-                .publish_many(backlog, size, QueueKind::Classic)
-                .await?,
-        );
+        let (rate, account) = bare_publisher(world, backlog, size, QueueKind::Classic).await?;
+        bare.push(rate);
+        bare_accounts.push(account);
         for (rounds, (_, settings)) in drained.iter_mut().zip(MODES) {
             rounds.push(drain(world, Drain::new(backlog, keys, settings)).await?);
         }
@@ -92,12 +96,30 @@ pub(crate) async fn many_keys(world: &mut World) -> Result<Measured> {
     ];
     let curves = memory(&configuration, &drained);
     let sweep = modes(&configuration, &bare, &drained);
-    figures.extend(discarded(world, strict, &drained[3]).await?);
+    let (more, [sql, stdout]) = discarded(world, strict, &drained[3]).await?;
+    figures.extend(more);
+    let time = processors::table(
+        "processors",
+        "Where the processors' time goes",
+        TIME.into(),
+        vec![
+            (B.to_owned(), bare_accounts),
+            (MODES[0].0.to_owned(), of(strict)),
+            (MODES[2].0.to_owned(), of(&drained[2])),
+            (MODES[5].0.to_owned(), of(&drained[5])),
+            (S.to_owned(), sql),
+            ("SINK=stdout".to_owned(), stdout),
+        ],
+    );
     Ok(Measured {
         figures,
-        sweeps: vec![sweep],
+        sweeps: vec![sweep, time],
         curves: vec![curves],
     })
+}
+
+pub(crate) fn of(drained: &[Drained]) -> Vec<Account> {
+    drained.iter().map(|drained| drained.account).collect()
 }
 
 fn modes(configuration: &str, bare: &Sample, drained: &[Vec<Drained>]) -> Sweep {
@@ -162,7 +184,7 @@ async fn discarded(
     world: &mut World,
     marked: &[Drained],
     deleted: &[Drained],
-) -> Result<Vec<Figure>> {
+) -> Result<(Vec<Figure>, [Vec<Account>; 2])> {
     let seed = Seed {
         rows: world.sizes.discarded,
         keys: world.sizes.keys,
@@ -170,15 +192,17 @@ async fn discarded(
     };
     let ([mut marking, mut deleting], mut drained) = ([vec![], vec![]], vec![]);
     let mut costs: [Vec<Cost>; 2] = [vec![], vec![]];
+    let mut time = vec![];
     for _ in 0..world.sizes.rounds {
-        let (rate, cost) = bare_sql(world, seed, true).await?;
-        marking.push(rate);
-        costs[0].push(cost);
+        let bare = bare_sql(world, seed, true).await?;
+        marking.push(bare.rate);
+        costs[0].push(bare.cost);
+        time.push(bare.account);
         let what = Drain::new(seed.rows, seed.keys, &[STDOUT]);
         drained.push(drain(world, what).await?);
-        let (rate, cost) = bare_sql(world, seed, false).await?;
-        deleting.push(rate);
-        costs[1].push(cost);
+        let bare = bare_sql(world, seed, false).await?;
+        deleting.push(bare.rate);
+        costs[1].push(bare.cost);
     }
     let marking = Sample::new(Unit::PerSecond, marking);
     let mut figures = vec![
@@ -210,16 +234,18 @@ async fn discarded(
             .beside(&name, &buffers),
         ]);
     }
-    Ok(figures)
+    Ok((figures, [time, of(&drained)]))
 }
 
 /// One key: nothing can be published side by side in strict order.
 pub(crate) async fn hot_key(world: &mut World) -> Result<Measured> {
     let (rows, many) = (world.sizes.hot_key, world.sizes.sweep);
-    let mut windows = Vec::new();
+    let (mut windows, mut window_accounts) = (Vec::new(), Vec::new());
     let [mut strict, mut spread, mut pipelined] = [vec![], vec![], vec![]];
     for _ in 0..world.sizes.rounds {
+        let idle = Processors::now(world).await?;
         windows.push(world.broker.publish_one_by_one(rows).await?);
+        window_accounts.push(idle.since(Processors::now(world).await?, None, rows));
         strict.push(drain(world, Drain::new(rows, 1, &[STRICT])).await?);
         let keys = world.sizes.keys;
         spread.push(drain(world, Drain::new(many, keys, &[PIPELINED])).await?);
@@ -237,8 +263,19 @@ pub(crate) async fn hot_key(world: &mut World) -> Result<Measured> {
             .target(Target::ShareAtLeast(0.9))
             .with(format!("{} rows", thousands(many as f64))),
     ];
+    let time = processors::table(
+        "processors-hot-key",
+        "Where the processors' time goes: one hot key",
+        "The same for one event at a time. What counts here is how long each step takes, one after the other.".into(),
+        vec![
+            ("window 1".to_owned(), window_accounts),
+            ("strict".to_owned(), of(&strict)),
+            ("pipelined".to_owned(), of(&pipelined)),
+        ],
+    );
     Ok(Measured {
         figures,
+        sweeps: vec![time],
         ..Measured::default()
     })
 }

@@ -8,6 +8,8 @@ use std::time::{Duration, Instant};
 use crate::Result;
 use crate::broker::QueueKind;
 use crate::outbox::{Outbox, TEXT};
+use crate::process::Relay;
+use crate::processors::{self, Account, Processors};
 use crate::report::{Figure, Measured, Sample, Target, Unit};
 use crate::world::{Settings, World};
 
@@ -85,11 +87,14 @@ pub(crate) async fn measure(world: &mut World) -> Result<Measured> {
         ),
     )?;
     let mut rates: Vec<Vec<f64>> = vec![Vec::new(); WAYS.len()];
+    let mut time: Vec<Vec<Account>> = vec![Vec::new(); WAYS.len()];
     for round in 0..world.sizes.rounds {
         for turn in 0..WAYS.len() {
             // Each round begins with another one: what comes first has the emptiest server.
             let index = (turn + 2 * round) % WAYS.len();
-            rates[index].push(one(world, &outbox, &script, WAYS[index]).await?);
+            let (rate, account) = one(world, &outbox, &script, WAYS[index]).await?;
+            rates[index].push(rate);
+            time[index].push(account);
         }
     }
     world.drop(outbox).await?;
@@ -116,13 +121,38 @@ pub(crate) async fn measure(world: &mut World) -> Result<Measured> {
         figure("no trigger, relay polling", Way::BarePolled),
         figure("a trigger that always notifies", Way::Naive),
     ];
+    let names = [
+        (Way::Bare, "no trigger, no relay"),
+        (Way::Awake, "our trigger, relay awake but not running"),
+        (Way::Relay, "our trigger and relay"),
+        (Way::NoBroker, "our trigger and relay, SINK=stdout"),
+    ];
+    let lines = names.map(|(way, name)| {
+        let index = WAYS.iter().position(|other| *other == way);
+        let rounds = index.map(|index| time[index].clone());
+        (name.to_owned(), rounds.unwrap_or_default())
+    });
+    let time = processors::table(
+        "processors-writers",
+        "Where the processors' time goes: writers",
+        "The same for each row written; pgbench is part of everything else. Writers and relay share the processors, so what \
+         the relay and the broker do for a row is not there for the next one."
+            .into(),
+        lines.into(),
+    );
     Ok(Measured {
         figures,
+        sweeps: vec![time],
         ..Measured::default()
     })
 }
 
-async fn one(world: &mut World, outbox: &Outbox, script: &Path, way: Way) -> Result<f64> {
+async fn one(
+    world: &mut World,
+    outbox: &Outbox,
+    script: &Path,
+    way: Way,
+) -> Result<(f64, Account)> {
     let client = &outbox.client;
     client.batch_execute(NO_TRIGGER).await?;
     client.batch_execute("truncate outbox").await?;
@@ -147,11 +177,20 @@ async fn one(world: &mut World, outbox: &Outbox, script: &Path, way: Way) -> Res
         }
         None => None,
     };
+    let used = |relay: &Option<Relay>| match relay {
+        Some(relay) => Ok(relay.usage()?.cpu.as_secs_f64()),
+        None => Result::Ok(0.0),
+    };
+    let (before, used_before) = (Processors::now(world).await?, used(&relay)?);
     let rate = pgbench(world, outbox, script).await;
+    let used = used(&relay)? - used_before;
+    let after = Processors::now(world).await?;
     if let Some(relay) = relay {
         relay.stop().await?;
     }
-    rate
+    let rate = rate?;
+    let rows = rate * world.sizes.writers.as_secs_f64();
+    Ok((rate, before.since(after, Some(used), rows as i64)))
 }
 
 /// Killed when dropped.

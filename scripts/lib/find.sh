@@ -100,3 +100,10 @@ epmd_program() {
         type -P epmd
     fi
 }
+
+# nats_program: the NATS server. Always the system's own: there is one for all releases.
+nats_program() {
+    local program
+    program=$(type -P nats-server) || program=/usr/sbin/nats-server
+    [[ -x $program ]] && printf '%s' "$program"
+}

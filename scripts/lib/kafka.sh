@@ -17,6 +17,23 @@ java_for_kafka() {
     ((${version:-0} >= 17))
 }
 
+# kafka_builds: whether everything is here that the sink is built with: librdkafka is made from its source and
+# linked to the system's OpenSSL.
+kafka_builds() {
+    type -P c++ make pkg-config >/dev/null && pkg-config --exists openssl 2>/dev/null
+}
+
+# kafka_features: the cargo feature, or nothing and why.
+kafka_features() {
+    if ! kafka_builds; then
+        say 'left out: the Kafka sink (it needs compilers for C and C++, make, pkg-config, libssl-dev)' >&2
+    elif [[ ${1:-} == --tests && ! -e $(kafka_folder)/recipe ]]; then
+        say 'left out: the Kafka sink (scripts/setup could not fetch Apache Kafka)' >&2
+    else
+        printf kafka
+    fi
+}
+
 # install_kafka: fills its folder, unless that is complete already.
 install_kafka() {
     local folder recipe began=$EPOCHREALTIME lib=$ROOT/scripts/lib
@@ -43,12 +60,12 @@ install_kafka() {
             say 'fetching Apache Kafka (once; about 60 MB)'
             mvn --batch-mode --quiet --file "$lib/kafka/pom.xml" -Dmaven.repo.local="$new/repository" \
                 dependency:copy-dependencies -DincludeScope=runtime -DoutputDirectory="$new/jars" \
-                </dev/null >&2
+                </dev/null >&2 || die 'Maven could not fetch Apache Kafka'
             rm -rf -- "$new/repository"
             check_kafka "$new/jars"
             cat "$lib/kafka/"* | sha256sum >"$new/recipe"
             rm -rf -- "$folder"
-            mv -T -- "$new" "$folder"
+            mv -T -- "$new" "$folder" || die "cannot write $folder"
             say "ready in $(seconds_since "$began"): Apache $(kafka_version), in ${folder#"$ROOT/"}"
         fi
     ) 9>"$ROOT/.cache/.kafka.lock"

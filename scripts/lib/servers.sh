@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# Private PostgreSQL and RabbitMQ servers in a temporary folder, on free ports of 127.0.0.1.
+# Private PostgreSQL, RabbitMQ and NATS servers in a temporary folder, on free ports of 127.0.0.1.
 #
 # Whoever sources this file gets a clean-up on every way out: normal end, error, Ctrl-C, TERM,
 # hang-up, closed pipe. Even if the script itself is killed with -9, the kernel tells its
@@ -253,6 +253,41 @@ await_rabbitmq() {
 }
 
 rabbitmq_decided() { ! running "$RABBITMQ_PID" || amqp_answers "$RABBITMQ_PORT"; }
+
+# start_nats: a NATS server with JetStream; sets NATS_URL.
+start_nats() {
+    local program folder password port monitor attempt log=$WORK/nats.log
+    program=$(nats_program) || die 'nats-server not found; run scripts/setup'
+    server_user nats
+    folder=$(server_folder nats)
+    password=$(secret)
+    for attempt in 1 2 3; do # another program may take a port first
+        port=$(free_port)
+        monitor=$(free_port)
+        install -m 400 -o "$SERVER_USER" /dev/stdin "$folder/nats.conf" <<CONF
+listen: "127.0.0.1:$port"
+http: "127.0.0.1:$monitor"
+authorization { user: "bank", password: "$password" }
+jetstream { store_dir: "$folder/store" }
+CONF
+        start nats KILL "$log" "${AS_USER[@]}" "$program" --config "$folder/nats.conf"
+        if wait_until 30 nats_decided "$LAST_PID" "$monitor" && running "$LAST_PID"; then
+            NATS_URL=nats://bank:$password@127.0.0.1:$port
+            return 0
+        fi
+        stop "$LAST_PID" || true
+    done
+    log_tail "$log"
+    die "NATS did not start in $attempt attempts"
+}
+
+# The port is open before JetStream serves; its health says when it does.
+nats_decided() { ! running "$1" || nats_healthy "$2"; }
+nats_healthy() (
+    exec 2>/dev/null 3<>"/dev/tcp/127.0.0.1/$1" || exit 1
+    printf 'GET /healthz HTTP/1.0\r\n\r\n' >&3
+    IFS= read -r -t 5 line <&3 && [[ $line == *' 200 '* ]]
+)
 
 port_open() { (exec 3<>"/dev/tcp/127.0.0.1/$1") 2>/dev/null; }
 

@@ -65,6 +65,8 @@ pub enum Command {
     Partitions(Partitions),
     /// Show every setting, its value and where it comes from; secrets are hidden.
     Config(Config),
+    /// Print what a monitoring system needs: metrics, dashboard, alerts.
+    Metrics(Metrics),
     /// Print a completion script.
     #[command(
         after_help = "Example:\n  outrigger completions bash > /etc/bash_completion.d/outrigger"
@@ -99,6 +101,21 @@ pub struct Write {
     /// Say what would be done, and do nothing.
     #[arg(long)]
     pub dry_run: bool,
+}
+
+/// `metrics`
+#[derive(Debug, Args)]
+#[group(required = true, multiple = false)]
+pub struct Metrics {
+    /// Every metric with its labels and meaning, in Markdown.
+    #[arg(long)]
+    pub reference: bool,
+    /// A dashboard for Grafana.
+    #[arg(long)]
+    pub dashboard: bool,
+    /// Alerting rules for Prometheus.
+    #[arg(long)]
+    pub alerts: bool,
 }
 
 /// `migrate`

@@ -7,6 +7,7 @@ pub mod config;
 mod connect;
 mod dead;
 mod emit;
+pub mod metrics;
 mod migrate;
 mod output;
 mod partitions;
@@ -131,7 +132,7 @@ impl Command {
             | Self::Pause(_)
             | Self::Partitions(_)
             | Self::Resume(_) => Need::Database,
-            Self::Config(_) | Self::Completions { .. } => Need::Nothing,
+            Self::Config(_) | Self::Metrics(_) | Self::Completions { .. } => Need::Nothing,
         }
     }
 }
@@ -152,7 +153,10 @@ pub async fn dispatch(command: Command, settings: Settings) -> Result<(), Failur
         Command::Partitions(args) => Box::pin(partitions::run(&args, settings)).await,
         Command::Resume(args) => Box::pin(pause::resume(&args, settings)).await,
         // They must work however bad the settings are, so `main` calls them.
-        Command::Check(_) | Command::Config(_) | Command::Completions { .. } => Ok(()),
+        Command::Check(_)
+        | Command::Config(_)
+        | Command::Metrics(_)
+        | Command::Completions { .. } => Ok(()),
     }
 }
 

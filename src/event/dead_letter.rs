@@ -8,6 +8,9 @@ use super::message::{HeaderValue, Message};
 use super::route::{DeadLetterRouter, Original};
 use crate::error::Reason;
 
+/// The header that only a dead letter has.
+pub const REASON_HEADER: &str = "x-outrigger-reason";
+
 /// Longest explanation carried in a header, in bytes.
 const ERROR_MAX: usize = 1024;
 
@@ -42,7 +45,7 @@ impl Encoder {
 
         let text = |value: &str| HeaderValue::Text(value.to_owned());
         let mut added = vec![
-            ("x-outrigger-reason", text(reason.code.as_str())),
+            (REASON_HEADER, text(reason.code.as_str())),
             ("x-outrigger-error", text(bounded(&reason.detail))),
             ("x-outrigger-attempts", HeaderValue::Int(attempts.into())),
         ];

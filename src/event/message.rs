@@ -19,9 +19,10 @@ pub enum HeaderValue {
 pub struct Message {
     /// The rows inside, by `seq`, in publish order. Never empty; one element unless batch mode.
     pub seqs: Vec<i64>,
-    /// Exchange, stream, topic or bus. May be empty (RabbitMQ's default exchange).
+    /// What must exist and take the message: exchange, stream, topic or bus. May be empty, where the sink gives that a
+    /// meaning (RabbitMQ's default exchange; whichever NATS stream takes the subject).
     pub destination: String,
-    /// Routing key, subject or record key.
+    /// How the destination sorts the message: routing key, subject or record key.
     pub routing_key: String,
     /// The body as it goes on the wire.
     pub body: Bytes,

@@ -3,6 +3,7 @@
 //! The core decides, this file does: every command becomes a task, every answer an input. Nothing else
 //! in the relay talks to the store or the sink.
 
+mod measure;
 mod publish;
 mod report;
 
@@ -17,20 +18,23 @@ use crate::event::encode::Encoder;
 use crate::event::route::DeadLetterRouter;
 use crate::relay::core::ownership::{STORED, Step};
 use crate::relay::core::pace::WakeReason;
-use crate::relay::core::{
-    Command, Core, CoreConfig, Gauges, HELD_MAX, Input, StoreFailed, Time, Totals,
-};
+use crate::relay::core::{Command, Core, CoreConfig, HELD_MAX, Input, StoreFailed, Time};
+use crate::relay::live::{Live, Phase};
 use crate::sink::{Lane, Sink, SinkState};
 use crate::store::postgres::{
     Database, ListenState, Listener, PostgresStore, StoreError, StoreErrorKind,
 };
-use crate::store::{Partitions, Settle};
+use crate::store::{Partitions, Settle, Tick};
+use crate::telemetry::metrics::{Measured, Operation};
+use measure::Measure;
 use report::Report;
 
 /// Pause between two attempts to look at a table that changed or vanished.
 const REOPEN_PAUSE: Duration = Duration::from_secs(2);
 /// How often the live figures are renewed.
 const LIVE_EVERY: Duration = Duration::from_millis(200);
+/// Longest time between two turns of the main loop: its heartbeat.
+const TURN_MAX: Duration = Duration::from_secs(1);
 
 /// What the relay is made of.
 pub struct Parts {
@@ -46,23 +50,14 @@ pub struct Parts {
     pub encoder: Encoder,
     /// Where given-up events go, if anywhere.
     pub dead_letters: Option<DeadLetterRouter>,
+    /// Where to count.
+    pub measured: Arc<Measured>,
     /// Name of this replica, for people.
     pub name: String,
     /// Partitions wanted; the stored number wins.
     pub partitions: i32,
     /// The core's settings; `lanes` is taken from the sink.
     pub core: CoreConfig,
-}
-
-/// How the relay stands, for whoever watches.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Live {
-    /// Counters since the start.
-    pub totals: Totals,
-    /// The present state.
-    pub gauges: Gauges,
-    /// Whether this replica does what one of them does for all (retention).
-    pub leads: bool,
 }
 
 /// How a run ended.
@@ -102,6 +97,7 @@ pub async fn run(
         driver.carry_out_commands();
         driver.publish_live(&live);
         if driver.core.has_stopped() {
+            live.send_modify(|live| live.phase = Phase::Stopped);
             driver.close().await;
             return Ok(Ended::Clean);
         }
@@ -109,10 +105,13 @@ pub async fn run(
         tokio::select! {
             _ = stop.wait_for(|stop| *stop), if stop_by.is_none() => {
                 stop_by = Some(Instant::now() + deadline);
+                driver.stopping = true;
+                driver.live_at = None;
                 driver.handle(Input::Stop);
             }
             () = until(stop_by) => {
                 let abandoned = driver.core.gauges(driver.now()).in_flight;
+                live.send_modify(|live| live.phase = Phase::Stopped);
                 driver.abandon().await;
                 return Ok(Ended::Abandoned(abandoned));
             }
@@ -171,6 +170,10 @@ struct Driver {
     tasks: JoinSet<Answer>,
     reopening: bool,
     report: Report,
+    measure: Measure,
+    stopping: bool,
+    tick: Option<Arc<Tick>>,
+    ticked_at: Instant,
     live_at: Option<Instant>,
 }
 
@@ -178,8 +181,9 @@ impl Driver {
     fn new(parts: Parts) -> Self {
         let mut sink = parts.sink;
         let lanes: Vec<_> = sink.lanes().into_iter().map(Some).collect();
+        let config_lanes = lanes.len();
         let config = CoreConfig {
-            lanes: lanes.len(),
+            lanes: config_lanes,
             has_order: parts.store.capabilities().has_order,
             ..parts.core
         };
@@ -200,6 +204,10 @@ impl Driver {
             tasks: JoinSet::new(),
             reopening: false,
             report: Report::default(),
+            measure: Measure::new(parts.measured, config_lanes),
+            stopping: false,
+            tick: None,
+            ticked_at: Instant::now(),
             live_at: None,
         }
     }
@@ -210,7 +218,7 @@ impl Driver {
 
     fn alarm(&self) -> Instant {
         let now = self.now();
-        self.started + self.core.deadline(now)
+        self.started + self.core.deadline(now).min(now + TURN_MAX)
     }
 
     fn handle(&mut self, input: Input) {
@@ -239,10 +247,13 @@ impl Driver {
                 };
                 let encoder = Arc::clone(&self.encoder);
                 let dead_letters = self.dead_letters.clone();
+                let measured = self.measure.departing(number, &batch);
                 self.tasks.spawn(async move {
+                    let began = Instant::now();
                     let results =
                         publish::publish(&encoder, dead_letters.as_deref(), &mut *lane, batch)
                             .await;
+                    measure::published(&measured, began, &results);
                     Answer::Published(
                         number,
                         lane,
@@ -255,13 +266,16 @@ impl Driver {
             }
             Command::Read(request) => {
                 self.ask(
+                    Operation::Read,
                     "read",
                     async move { store.read(&request).await },
                     Input::Read,
                 );
             }
             Command::Settle(settle) => {
+                self.measure.measured().settled(settle.rows.len());
                 self.ask(
+                    Operation::Settle,
                     "settle",
                     async move { settle_all(&store, settle).await },
                     Input::Settled,
@@ -271,6 +285,7 @@ impl Driver {
                 self.report.failures(&failures);
                 let replica = self.core.replica().unwrap_or_default();
                 self.ask(
+                    Operation::Failures,
                     "record failures",
                     async move { store.record_failures(&failures, replica).await },
                     Input::Recorded,
@@ -279,6 +294,7 @@ impl Driver {
             Command::Reload(partitions) => {
                 let partitions = self.only(partitions);
                 self.ask(
+                    Operation::Failures,
                     "load failures",
                     async move { store.load_failing(&partitions, HELD_MAX).await },
                     Input::Reloaded,
@@ -286,6 +302,7 @@ impl Driver {
             }
             Command::ExtendAwake(horizon) => {
                 self.ask(
+                    Operation::Lease,
                     "extend awake",
                     async move { store.extend_awake(horizon).await },
                     Input::AwakeExtended,
@@ -303,6 +320,7 @@ impl Driver {
                 let (name, partitions) = (self.name.clone(), self.partitions);
                 let ttl = self.lease_ttl.mul_f64(STORED);
                 self.ask(
+                    Operation::Lease,
                     "register",
                     async move {
                         let registered = store.register(&name, ttl, partitions).await?;
@@ -314,12 +332,14 @@ impl Driver {
             }
             Step::Tick { beat } => {
                 self.ask(
+                    Operation::Lease,
                     "renew the lease",
                     async move { store.tick(replica, beat).await },
                     Input::Ticked,
                 );
             }
             Step::Claim(partitions) => self.ask(
+                Operation::Lease,
                 "claim",
                 async move {
                     let claimed = store.claim(replica, &partitions).await?;
@@ -331,12 +351,14 @@ impl Driver {
             Step::Load(partitions) => {
                 let partitions = self.only(partitions);
                 self.ask(
+                    Operation::Failures,
                     "load failures",
                     async move { store.load_failing(&partitions, HELD_MAX).await },
                     Input::Loaded,
                 );
             }
             Step::Release(partitions) => self.ask(
+                Operation::Lease,
                 "release",
                 async move {
                     store.release(replica, &partitions).await?;
@@ -347,6 +369,7 @@ impl Driver {
             ),
             Step::Unregister => {
                 self.ask(
+                    Operation::Lease,
                     "unregister",
                     async move { store.unregister(replica).await },
                     Input::Unregistered,
@@ -366,13 +389,17 @@ impl Driver {
     /// Asks the store; a failure is reported here and told to the core as just that.
     fn ask<T: Send + 'static>(
         &mut self,
+        operation: Operation,
         what: &'static str,
         question: impl Future<Output = Result<T, StoreError>> + Send + 'static,
         input: impl FnOnce(Result<T, StoreFailed>) -> Input + Send + 'static,
     ) {
         let health = self.report.health();
+        let measured = self.measure.measured();
         self.tasks.spawn(async move {
+            let began = Instant::now();
             let result = question.await;
+            measured.asked(operation, began.elapsed(), result.is_ok());
             health.tell(what, result.as_ref().err());
             Answer::Input(input(result.map_err(|_| StoreFailed)))
         });
@@ -387,9 +414,20 @@ impl Driver {
             StoreError::new(StoreErrorKind::Fatal, format!("a relay task died: {error}"))
         })?;
         match answer {
-            Answer::Input(input) => self.handle(input),
+            Answer::Input(input) => {
+                match &input {
+                    Input::Ticked(Ok(tick)) => {
+                        self.tick = Some(Arc::new(tick.clone()));
+                        self.ticked_at = Instant::now();
+                    }
+                    Input::Read(Ok(batch)) => self.measure.measured().read(batch.rows.len()),
+                    _ => {}
+                }
+                self.handle(input);
+            }
             Answer::Published(number, lane, input) => {
                 self.lanes[number] = Some(lane);
+                self.measure.arrived(number);
                 self.handle(input);
             }
             Answer::Reopened(result) => {
@@ -427,10 +465,29 @@ impl Driver {
         }
         self.live_at = Some(Instant::now());
         let now = self.now();
+        let health = self.report.health();
         live.send_replace(Live {
+            at: Instant::now(),
+            phase: if self.stopping {
+                Phase::Stopping
+            } else {
+                Phase::Running
+            },
             totals: self.core.totals(),
             gauges: self.core.gauges(now),
             leads: self.core.leads(),
+            pending_above: self.core.pending_above(),
+            oldest: self.measure.oldest(self.core.first_waiting()),
+            replica: self.core.replica(),
+            database: health.problem(),
+            schema: health.schema(),
+            broker: self.sink.state().borrow().clone(),
+            listener: self
+                .listener
+                .as_ref()
+                .map(|listener| listener.state().borrow().clone()),
+            tick: self.tick.clone(),
+            ticked_at: self.ticked_at,
         });
     }
 

@@ -12,9 +12,9 @@ use super::report::{Origin, Problem};
 use super::table::{PG_VARIABLES, SETTINGS, setting};
 use super::value::Value;
 use super::{
-    AfterPublish, Columns, Compression, Database, Event, EventMode, ExchangeType, Kafka, Log,
-    LogFormat, Ordering, Outbox, Partitioner, Preset, RabbitMq, Relay, Retry, Route, Sasl,
-    Settings, SinkKind, Wake,
+    Admin, AfterPublish, Columns, Compression, Database, Event, EventMode, ExchangeType, Http,
+    Kafka, Log, LogFormat, Nats, Ordering, Outbox, Partitioner, Preset, RabbitMq, Relay, Retry,
+    Route, Sasl, Settings, SinkKind, Wake,
 };
 use crate::error::OnExhausted;
 
@@ -66,6 +66,12 @@ impl Values {
             #[cfg(test)]
             asked: Default::default(),
         }
+    }
+
+    /// Whether the user gave it, rather than the table.
+    pub(super) fn is_given(&self, key: &str) -> bool {
+        let origin = self.origins.get(key);
+        origin.is_some_and(|origin| *origin != Origin::Default)
     }
 
     fn get(&self, key: &str) -> Option<&Value> {
@@ -166,16 +172,11 @@ pub(super) fn settings(values: &Values, inputs: &Inputs) -> Settings {
             ),
             header_prefix: v.text("event.header_prefix"),
         },
-        route: Route {
-            destination: v.text("route.destination"),
-            key: v.text("route.key"),
-        },
-        sink: v.choice(
-            "sink",
-            [("kafka", SinkKind::Kafka), ("stdout", SinkKind::Stdout)],
-            SinkKind::RabbitMq,
-        ),
+        route: route(v),
+        sink: sink(v),
         rabbitmq: rabbitmq(v),
+        nats: nats(v),
+        http: http(v),
         kafka: kafka(v),
         relay: relay(v, inputs),
         retry: Retry {
@@ -189,6 +190,10 @@ pub(super) fn settings(values: &Values, inputs: &Inputs) -> Settings {
             ),
             dead_letter_destination: v.optional_text("retry.dead_letter_destination"),
             dead_letter_key: v.optional_text("retry.dead_letter_key"),
+        },
+        admin: Admin {
+            // The only other word that the table lets through is `off`.
+            listen: v.text("admin.listen").parse().ok(),
         },
         log: log(v, inputs),
     }
@@ -255,6 +260,59 @@ fn rabbitmq(v: &Values) -> RabbitMq {
         cert_file: v.path("rabbitmq.cert_file"),
         key_file: v.path("rabbitmq.key_file"),
         max_message_size: v.count("rabbitmq.max_message_size"),
+    }
+}
+
+fn sink(v: &Values) -> SinkKind {
+    v.choice(
+        "sink",
+        [
+            ("nats", SinkKind::Nats),
+            ("http", SinkKind::Http),
+            ("kafka", SinkKind::Kafka),
+            ("stdout", SinkKind::Stdout),
+        ],
+        SinkKind::RabbitMq,
+    )
+}
+
+fn route(v: &Values) -> Route {
+    let mut destination = v.text("route.destination");
+    // A URL is complete without a path below it.
+    if sink(v) == SinkKind::Http && !v.is_given("route.destination") {
+        destination.clear();
+    }
+    Route {
+        destination,
+        key: v.text("route.key"),
+    }
+}
+
+fn http(v: &Values) -> Http {
+    Http {
+        url: v.secret("http.url"),
+        authorization: v.secret("http.authorization"),
+        connections: v.count("http.connections"),
+        timeout: v.duration("http.timeout"),
+        ca_file: v.path("http.ca_file"),
+        cert_file: v.path("http.cert_file"),
+        key_file: v.path("http.key_file"),
+        max_message_size: v.count("http.max_message_size"),
+    }
+}
+
+fn nats(v: &Values) -> Nats {
+    let urls = v.list("nats.url");
+    Nats {
+        urls: urls.into_iter().map(SecretString::from).collect(),
+        credentials_file: v.path("nats.credentials_file"),
+        nkey_seed: v.secret("nats.nkey_seed"),
+        lanes: v.count("nats.lanes"),
+        confirm_timeout: v.duration("nats.confirm_timeout"),
+        ca_file: v.path("nats.ca_file"),
+        cert_file: v.path("nats.cert_file"),
+        key_file: v.path("nats.key_file"),
+        inbox_prefix: v.text("nats.inbox_prefix"),
     }
 }
 

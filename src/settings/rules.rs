@@ -2,6 +2,7 @@
 
 use super::build::{Values, name_in};
 use super::report::{Origin, Problem};
+use super::value::Value;
 use super::{Database, EventMode, Kafka, Need, Sasl, Settings, SinkKind};
 
 /// Adds every broken rule to `problems`.
@@ -18,14 +19,8 @@ pub(super) fn check_together(
     }
     if need == Need::Relay {
         rules.required("event.source", "for example `/services/orders`");
-        if settings.sink == SinkKind::RabbitMq && !values.broken.contains("sink") {
-            rules.required(
-                "rabbitmq.url",
-                "for example `amqp://user:password@host:5672`",
-            );
-        }
-        if settings.sink == SinkKind::Kafka && !values.broken.contains("sink") {
-            rules.kafka_sink(settings);
+        if !values.broken.contains("sink") {
+            rules.sink(settings);
         }
     }
 }
@@ -36,11 +31,55 @@ struct Rules<'a> {
 }
 
 impl Rules<'_> {
+    /// What the chosen sink cannot do without, and what it cannot do.
+    fn sink(&mut self, settings: &Settings) {
+        match settings.sink {
+            SinkKind::RabbitMq => self.required(
+                "rabbitmq.url",
+                "for example `amqp://user:password@host:5672`",
+            ),
+            SinkKind::Nats => {
+                self.required("nats.url", "for example `nats://user:password@host:4222`");
+                self.only_ce_headers("NATS");
+            }
+            SinkKind::Http => {
+                self.required("http.url", "for example `https://orders.internal/events`");
+                self.only_ce_headers("HTTP");
+                for key in ["route.key", "retry.dead_letter_key"] {
+                    let set = self.values.is_given(key);
+                    let text = "has no effect with this {}: http knows no routing keys; put it into the destination";
+                    self.rule(key, "sink", !set, text.into());
+                }
+            }
+            SinkKind::Kafka => self.kafka(settings),
+            SinkKind::Stdout => {}
+        }
+    }
+
+    /// The other spellings belong to AMQP.
+    fn only_ce_headers(&mut self, protocol: &str) {
+        let other = match self.values.values.get("event.header_prefix") {
+            Some(Value::Text(prefix)) => prefix != "ce-",
+            _ => false,
+        };
+        self.rule(
+            "event.header_prefix",
+            "sink",
+            !other,
+            format!(
+                "must be `ce-` with this {{}}: that is how CloudEvents spells headers in {protocol}"
+            ),
+        );
+    }
+
     fn between(&mut self, settings: &Settings) {
         let Settings {
             relay,
             retry,
             rabbitmq,
+            nats,
+            http,
+            kafka,
             ..
         } = settings;
         self.rule(
@@ -64,18 +103,22 @@ impl Rules<'_> {
             retry.dead_letter_key.is_none() || retry.dead_letter_destination.is_some(),
             "has no effect without {}".into(),
         );
-        let (cert, key) = (&rabbitmq.cert_file, &rabbitmq.key_file);
-        self.rule(
-            "rabbitmq.cert_file",
-            "rabbitmq.key_file",
-            cert.is_none() || key.is_some(),
-            "is of no use without {}".into(),
+        let cert = &rabbitmq.cert_file;
+        self.pair(
+            ["rabbitmq.cert_file", "rabbitmq.key_file"],
+            [cert.is_some(), rabbitmq.key_file.is_some()],
         );
-        self.rule(
-            "rabbitmq.key_file",
-            "rabbitmq.cert_file",
-            key.is_none() || cert.is_some(),
-            "is of no use without {}".into(),
+        self.pair(
+            ["nats.cert_file", "nats.key_file"],
+            [nats.cert_file.is_some(), nats.key_file.is_some()],
+        );
+        self.pair(
+            ["http.cert_file", "http.key_file"],
+            [http.cert_file.is_some(), http.key_file.is_some()],
+        );
+        self.pair(
+            ["kafka.cert_file", "kafka.key_file"],
+            [kafka.cert_file.is_some(), kafka.key_file.is_some()],
         );
         let urls = self.values.list("rabbitmq.url");
         let plain_only = !urls.is_empty() && urls.iter().all(|url| url.starts_with("amqp://"));
@@ -92,15 +135,17 @@ impl Rules<'_> {
         }
     }
 
-    /// What the Kafka sink cannot do without, and what it cannot do.
-    fn kafka_sink(&mut self, settings: &Settings) {
+    /// Two settings that go together.
+    fn pair(&mut self, [one, other]: [&'static str; 2], [has_one, has_other]: [bool; 2]) {
+        let text = || "is of no use without {}".to_owned();
+        self.rule(one, other, !has_one || has_other, text());
+        self.rule(other, one, !has_other || has_one, text());
+    }
+
+    fn kafka(&mut self, settings: &Settings) {
         self.required("kafka.brokers", "for example `kafka-1:9092,kafka-2:9092`");
         self.kafka_security(&settings.kafka);
-        let given = |rules: &Self, key| {
-            let origin = rules.values.origins.get(key);
-            origin.is_some_and(|origin| *origin != Origin::Default)
-        };
-        let prefixed = given(self, "event.header_prefix");
+        let prefixed = self.values.is_given("event.header_prefix");
         self.rule(
             "event.header_prefix",
             "sink",
@@ -115,7 +160,7 @@ impl Rules<'_> {
                 .into(),
         );
         for key in ["route.key", "retry.dead_letter_key"] {
-            let set = given(self, key);
+            let set = self.values.is_given(key);
             let text = "has no effect with this {}: a Kafka record has no routing key; its key is the row's `key`";
             self.rule(key, "sink", !set, text.into());
         }
@@ -132,45 +177,18 @@ impl Rules<'_> {
 
     fn kafka_security(&mut self, kafka: &Kafka) {
         let (tls, sasl) = (kafka.tls, kafka.sasl != Sasl::None);
-        let (cert, key) = (kafka.cert_file.is_some(), kafka.key_file.is_some());
+        let (cert, ca) = (kafka.cert_file.is_some(), kafka.ca_file.is_some());
         let (name, password) = (kafka.username.is_some(), kafka.password.is_some());
-        let alone = "is of no use without {}";
+        let (mechanism, user) = ("kafka.sasl_mechanism", "kafka.username");
         let plain = "has no effect unless {} is `true`";
         let idle = "has no effect without {}";
         for (key, other, holds, text) in [
-            ("kafka.cert_file", "kafka.key_file", !cert || key, alone),
-            ("kafka.key_file", "kafka.cert_file", !key || cert, alone),
-            (
-                "kafka.ca_file",
-                "kafka.tls",
-                tls || kafka.ca_file.is_none(),
-                plain,
-            ),
+            ("kafka.ca_file", "kafka.tls", tls || !ca, plain),
             ("kafka.cert_file", "kafka.tls", tls || !cert, plain),
-            (
-                "kafka.sasl_mechanism",
-                "kafka.username",
-                !sasl || name,
-                "needs {}",
-            ),
-            (
-                "kafka.sasl_mechanism",
-                "kafka.password",
-                !sasl || password,
-                "needs {}",
-            ),
-            (
-                "kafka.username",
-                "kafka.sasl_mechanism",
-                sasl || !name,
-                idle,
-            ),
-            (
-                "kafka.password",
-                "kafka.sasl_mechanism",
-                sasl || !password,
-                idle,
-            ),
+            (mechanism, user, !sasl || name, "needs {}"),
+            (mechanism, "kafka.password", !sasl || password, "needs {}"),
+            (user, mechanism, sasl || !name, idle),
+            ("kafka.password", mechanism, sasl || !password, idle),
         ] {
             self.rule(key, other, holds, text.to_owned());
         }

@@ -16,7 +16,8 @@ pub(super) fn split_urls(text: &str) -> impl Iterator<Item = &str> {
             .map(|(index, _)| index)
             .find(|index| {
                 let next = text.get(index + 1..).unwrap_or_default().trim_start();
-                next.is_empty() || next.starts_with("amqp://") || next.starts_with("amqps://")
+                let schemes = ["amqp://", "amqps://", "nats://", "tls://"];
+                next.is_empty() || schemes.iter().any(|scheme| next.starts_with(scheme))
             });
         let (url, left) = match end {
             Some(index) => (&text[..index], text.get(index + 1..)),
@@ -35,10 +36,20 @@ pub fn redact(text: &str) -> String {
 }
 
 fn redact_url(url: &str) -> String {
-    const SCHEMES: [&str; 4] = ["postgres", "postgresql", "amqp", "amqps"];
+    const SCHEMES: [&str; 6] = ["postgres", "postgresql", "amqp", "amqps", "nats", "tls"];
     let Some((scheme, rest)) = url.split_once("://") else {
         return HIDDEN.into();
     };
+    if matches!(scheme, "http" | "https") {
+        // The path of a webhook is often a secret itself.
+        let place = rest.rsplit_once('@').map_or(rest, |(_, place)| place);
+        let host = place.split(['/', '?', '#']).next().unwrap_or_default();
+        return match host == rest && is_host_and_port(host) {
+            true => format!("{scheme}://{host}"),
+            false if is_host_and_port(host) => format!("{scheme}://{host}/{HIDDEN}"),
+            false => format!("{scheme}://{HIDDEN}"),
+        };
+    }
     if !SCHEMES.contains(&scheme) {
         return HIDDEN.into();
     }
@@ -71,6 +82,8 @@ fn redact_url(url: &str) -> String {
     let user = match user_info {
         Some(user_info) => match user_info.split_once(':') {
             Some((user, _)) => format!("{user}:{HIDDEN}@"),
+            // A user without a password is a token there.
+            None if matches!(scheme, "nats" | "tls") => format!("{HIDDEN}@"),
             None => format!("{user_info}@"),
         },
         None => String::new(),
@@ -152,6 +165,14 @@ mod tests {
                 "amqp://a:p@h , amqps://b:q@i,",
                 "amqp://a:***@h,amqps://b:***@i",
             ),
+            (
+                "nats://u:p@h:4222,tls://t0ken@h",
+                "nats://u:***@h:4222,tls://***@h",
+            ),
+            ("https://h:8443", "https://h:8443"),
+            ("https://u:p@h/hooks/s3cret?k=v", "https://h/***"),
+            ("https://h/s3cret", "https://h/***"),
+            ("http://u:p/q", "http://***"),
             ("host=h password=p", "***"),
             ("p", "***"),
             ("p://a:b@c", "***"),

@@ -1,7 +1,9 @@
 //! The table of settings: the one place where a setting's name, default, limits and
 //! description are written down.
 
+mod http;
 mod kafka;
+mod nats;
 mod rabbitmq;
 
 use super::value::Kind;
@@ -77,6 +79,8 @@ pub const SECTIONS: &[(&str, &str)] = &[
          a row's own `destination` and `routing_key` win.",
     ),
     ("rabbitmq", "The RabbitMQ sink."),
+    ("nats", "The NATS JetStream sink."),
+    ("http", "The http sink."),
     (
         "kafka",
         "The Kafka sink, in a build with the feature `kafka`.",
@@ -85,6 +89,10 @@ pub const SECTIONS: &[(&str, &str)] = &[
     (
         "retry",
         "What happens to an event that the broker rejects. Outages do not count as attempts.",
+    ),
+    (
+        "admin",
+        "Health, metrics and the status page, over HTTP. Read-only, without a password.",
     ),
     ("log", "Logs go to standard error."),
 ];
@@ -111,7 +119,14 @@ const fn column(key: &'static str, description: &'static str) -> Setting {
 
 /// Every setting, in the order of the reference. A sink's settings are in a file of their own.
 pub const SETTINGS: &[Setting] = &{
-    const PARTS: &[&[Setting]] = &[GENERAL, rabbitmq::SETTINGS, kafka::SETTINGS, RELAY];
+    const PARTS: &[&[Setting]] = &[
+        GENERAL,
+        rabbitmq::SETTINGS,
+        nats::SETTINGS,
+        http::SETTINGS,
+        kafka::SETTINGS,
+        RELAY,
+    ];
     joined::<{ count(PARTS) }>(PARTS)
 };
 
@@ -143,8 +158,8 @@ const GENERAL: &[Setting] = &[
     Setting {
         key: "sink",
         kind: Kind::Choice {
-            allowed: &["rabbitmq", "kafka", "stdout"],
-            planned: &["nats", "eventbridge"],
+            allowed: &["rabbitmq", "nats", "http", "kafka", "stdout"],
+            planned: &["eventbridge"],
         },
         default: Some("rabbitmq"),
         description: "Where events are published. `stdout` prints one JSON line per event, for demos and debugging.",
@@ -307,7 +322,8 @@ const GENERAL: &[Setting] = &[
         key: "route.destination",
         kind: Kind::Template,
         default: Some("events"),
-        description: "RabbitMQ: exchange. Kafka: topic.",
+        description: "RabbitMQ: exchange. NATS: stream that must take the event. Kafka: topic. http: path below `http.url` \
+                      (by default none: the URL itself).",
         example: "orders.{{ type }}",
         ..BASE
     },
@@ -315,7 +331,8 @@ const GENERAL: &[Setting] = &[
         key: "route.key",
         kind: Kind::Template,
         default: Some("{{ type }}"),
-        description: "RabbitMQ: routing key. Kafka has none: the record's key is the row's `key`.",
+        description: "RabbitMQ: routing key. NATS: subject. Without a meaning for http and Kafka, whose record key is the row's \
+                      `key`.",
         ..BASE
     },
 ];
@@ -474,6 +491,15 @@ const RELAY: &[Setting] = &[
         unset: "the event's own routing key",
         description: "Routing key of dead events. Needs `retry.dead_letter_destination`.",
         example: "{{ routing_key }}.dlq",
+        ..BASE
+    },
+    Setting {
+        key: "admin.listen",
+        kind: Kind::Listen,
+        default: Some("0.0.0.0:9647"),
+        description: "Where `/livez`, `/readyz`, `/metrics` and the status page are served. Port 0 takes a free one, \
+                      which the log names; `off` serves nothing.",
+        example: "127.0.0.1:9647",
         ..BASE
     },
     Setting {

@@ -91,6 +91,9 @@ fn other_values(setting: &Setting) -> Vec<String> {
         Kind::Choice { allowed, .. } => allowed.iter().map(|word| (*word).into()).collect(),
         Kind::PostgresUrl => vec!["postgres://h/d".into()],
         Kind::AmqpUrls => vec!["amqp://h".into()],
+        Kind::Listen => vec!["127.0.0.1:1".into(), "off".into()],
+        Kind::NatsUrls => vec!["nats://h".into()],
+        Kind::HttpUrl => vec!["http://h".into()],
         Kind::Brokers => vec!["h:1".into()],
         Kind::Text | Kind::Template | Kind::Path | Kind::UriReference => vec!["other".into()],
     };
@@ -103,4 +106,76 @@ fn other_values(setting: &Setting) -> Vec<String> {
 fn retry_defaults_are_those_of_the_policy() {
     let settings = load(Inputs::default()).settings;
     assert_eq!(settings.retry.policy(), RetryPolicy::default());
+}
+
+fn problems_of(variables: &[(&str, &str)]) -> (Settings, Vec<String>) {
+    let mut inputs = Inputs::default();
+    for (name, value) in variables {
+        inputs.variables.insert((*name).into(), (*value).into());
+    }
+    let loaded = load(inputs);
+    let problems = match loaded.settings(Need::Relay) {
+        Ok(_) => Vec::new(),
+        Err(report) => report.problems.iter().map(ToString::to_string).collect(),
+    };
+    (loaded.settings, problems)
+}
+
+#[test]
+fn http_posts_to_its_url_unless_a_path_is_given() {
+    let base = [
+        ("OUTRIGGER_SINK", "http"),
+        ("OUTRIGGER_HTTP_URL", "https://h/hooks"),
+        ("OUTRIGGER_EVENT_SOURCE", "/s"),
+        ("DATABASE_URL", "postgres://h/d"),
+    ];
+    let (settings, problems) = problems_of(&base);
+    assert_eq!(problems, [""; 0]);
+    assert_eq!(settings.route.destination, "");
+    let given = [&base[..], &[("OUTRIGGER_ROUTE_DESTINATION", "{{ type }}")]].concat();
+    assert_eq!(problems_of(&given).0.route.destination, "{{ type }}");
+    let (settings, _) = problems_of(&base[2..]);
+    assert_eq!(settings.route.destination, "events");
+}
+
+#[test]
+fn what_a_sink_has_no_use_for_is_refused() {
+    let base = [
+        ("OUTRIGGER_EVENT_SOURCE", "/s"),
+        ("DATABASE_URL", "postgres://h/d"),
+        ("OUTRIGGER_NATS_URL", "nats://h"),
+        ("OUTRIGGER_HTTP_URL", "http://h"),
+    ];
+    for (sink, more, expected) in [
+        (
+            "nats",
+            ("OUTRIGGER_EVENT_HEADER_PREFIX", "cloudEvents:"),
+            "must be `ce-`",
+        ),
+        (
+            "http",
+            ("OUTRIGGER_EVENT_HEADER_PREFIX", "cloudEvents_"),
+            "must be `ce-`",
+        ),
+        (
+            "http",
+            ("OUTRIGGER_ROUTE_KEY", "{{ type }}"),
+            "no routing keys",
+        ),
+        (
+            "nats",
+            ("OUTRIGGER_NATS_CERT_FILE", "c.pem"),
+            "OUTRIGGER_NATS_KEY_FILE",
+        ),
+    ] {
+        let sink = ("OUTRIGGER_SINK", sink);
+        let (_, problems) = problems_of(&[&base[..], &[sink, more]].concat());
+        assert_eq!(problems.len(), 1, "{problems:?}");
+        assert!(problems[0].contains(expected), "{problems:?}");
+    }
+    for sink in ["nats", "http"] {
+        let only = [("OUTRIGGER_SINK", sink), base[0], base[1]];
+        let (_, problems) = problems_of(&only);
+        assert!(problems.concat().contains("required"), "{problems:?}");
+    }
 }

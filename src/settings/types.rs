@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -27,12 +28,18 @@ pub struct Settings {
     pub sink: SinkKind,
     /// The RabbitMQ sink.
     pub rabbitmq: RabbitMq,
+    /// The NATS sink.
+    pub nats: Nats,
+    /// The http sink.
+    pub http: Http,
     /// The Kafka sink.
     pub kafka: Kafka,
     /// The relay itself.
     pub relay: Relay,
     /// What happens to rejected events.
     pub retry: Retry,
+    /// Health, metrics and the status page.
+    pub admin: Admin,
     /// Logs.
     pub log: Log,
 }
@@ -162,9 +169,9 @@ pub enum EventMode {
 /// Route templates.
 #[derive(Debug, Clone)]
 pub struct Route {
-    /// Exchange (stream, topic, bus).
+    /// Where events go: an exchange, a stream, a path.
     pub destination: String,
-    /// Routing key (subject, record key).
+    /// And by which name: a routing key, a subject.
     pub key: String,
 }
 
@@ -173,6 +180,10 @@ pub struct Route {
 pub enum SinkKind {
     /// RabbitMQ, with publisher confirms.
     RabbitMq,
+    /// NATS JetStream, with acknowledgements.
+    Nats,
+    /// A service that takes events by HTTP.
+    Http,
     /// Kafka. Only in a build with the feature `kafka`; the settings are checked in any.
     Kafka,
     /// One JSON line per event on standard output.
@@ -199,6 +210,50 @@ pub struct RabbitMq {
     /// PEM file of the client certificate's private key.
     pub key_file: Option<PathBuf>,
     /// Largest body the broker accepts, in bytes.
+    pub max_message_size: usize,
+}
+
+/// The NATS sink.
+#[derive(Debug, Clone)]
+pub struct Nats {
+    /// One URL per server, tried in turn. Empty only where no server is needed.
+    pub urls: Vec<SecretString>,
+    /// Credentials file with JWT and seed.
+    pub credentials_file: Option<PathBuf>,
+    /// Seed of the NKey to log in with.
+    pub nkey_seed: Option<SecretString>,
+    /// Batches published side by side.
+    pub lanes: usize,
+    /// Longest wait for the acknowledgements of a batch.
+    pub confirm_timeout: Duration,
+    /// PEM file of certificate authorities to trust instead of the system's.
+    pub ca_file: Option<PathBuf>,
+    /// PEM file of the client certificate chain.
+    pub cert_file: Option<PathBuf>,
+    /// PEM file of the client certificate's private key.
+    pub key_file: Option<PathBuf>,
+    /// First part of the subjects of acknowledgements.
+    pub inbox_prefix: String,
+}
+
+/// The http sink.
+#[derive(Debug, Clone)]
+pub struct Http {
+    /// Where events are posted. `None` only where no service is needed.
+    pub url: Option<SecretString>,
+    /// Value of the `Authorization` header.
+    pub authorization: Option<SecretString>,
+    /// Connections, each with one request at a time.
+    pub connections: usize,
+    /// Longest wait for an answer.
+    pub timeout: Duration,
+    /// PEM file of certificate authorities to trust instead of the system's.
+    pub ca_file: Option<PathBuf>,
+    /// PEM file of the client certificate chain.
+    pub cert_file: Option<PathBuf>,
+    /// PEM file of the client certificate's private key.
+    pub key_file: Option<PathBuf>,
+    /// Largest body the service accepts, in bytes.
     pub max_message_size: usize,
 }
 
@@ -367,6 +422,13 @@ impl Retry {
             on_exhausted: self.on_exhausted,
         }
     }
+}
+
+/// Health, metrics and the status page.
+#[derive(Debug, Clone)]
+pub struct Admin {
+    /// Where they are served; `None`: nowhere.
+    pub listen: Option<SocketAddr>,
 }
 
 /// Logs.

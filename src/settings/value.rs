@@ -1,5 +1,6 @@
 //! Types of values: how each is written, and the rule a bad one breaks.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::{secret, suggest};
@@ -49,6 +50,12 @@ pub enum Kind {
     PostgresUrl,
     /// AMQP URLs, comma separated.
     AmqpUrls,
+    /// An address and a port to listen on, or `off`.
+    Listen,
+    /// NATS URLs, comma separated.
+    NatsUrls,
+    /// The URL of a service.
+    HttpUrl,
     /// Hosts with ports, comma separated.
     Brokers,
 }
@@ -108,7 +115,9 @@ impl Kind {
             Self::Choice { allowed, .. } => one_of(allowed),
             Self::UriReference => "URI reference".into(),
             Self::PostgresUrl => "URL or keyword string".into(),
-            Self::AmqpUrls => "URLs, comma separated".into(),
+            Self::Listen => "`address:port` or `off`".into(),
+            Self::AmqpUrls | Self::NatsUrls => "URLs, comma separated".into(),
+            Self::HttpUrl => "URL".into(),
             Self::Brokers => "`host:port`, comma separated".into(),
         }
     }
@@ -147,7 +156,10 @@ impl Kind {
             Self::Choice { allowed, planned } => parse_choice(text, allowed, planned),
             Self::UriReference => parse_uri_reference(text).map(Value::Text),
             Self::PostgresUrl => parse_postgres_url(text).map(Value::Text),
-            Self::AmqpUrls => parse_amqp_urls(text).map(Value::List),
+            Self::Listen => parse_listen(text).map(Value::Text),
+            Self::AmqpUrls => parse_urls(text, check_amqp_url).map(Value::List),
+            Self::NatsUrls => parse_urls(text, check_nats_url).map(Value::List),
+            Self::HttpUrl => check_http_url(text).map(|()| Value::Text(text.to_owned())),
             Self::Brokers => parse_brokers(text).map(Value::List),
         }
     }
@@ -326,7 +338,10 @@ fn parse_postgres_url(text: &str) -> Result<String, Violation> {
     }
 }
 
-fn parse_amqp_urls(text: &str) -> Result<Vec<String>, Violation> {
+fn parse_urls(
+    text: &str,
+    check: fn(&str) -> Result<(), Violation>,
+) -> Result<Vec<String>, Violation> {
     let urls: Vec<String> = secret::split_urls(text).map(str::to_owned).collect();
     for (index, url) in urls.iter().enumerate() {
         let which = if urls.len() > 1 {
@@ -334,7 +349,7 @@ fn parse_amqp_urls(text: &str) -> Result<Vec<String>, Violation> {
         } else {
             String::new()
         };
-        if let Err(violation) = check_amqp_url(url) {
+        if let Err(violation) = check(url) {
             return Err(Violation {
                 rule: which + &violation.rule,
                 hint: violation.hint,
@@ -344,6 +359,32 @@ fn parse_amqp_urls(text: &str) -> Result<Vec<String>, Violation> {
     Ok(urls)
 }
 
+/// The word that turns a listener off.
+const OFF: &str = "off";
+
+/// Addresses only: a name may stand for several, and which one is served should not depend on a name server.
+fn parse_listen(text: &str) -> Result<String, Violation> {
+    if text == OFF || text.parse::<SocketAddr>().is_ok() {
+        return Ok(text.to_owned());
+    }
+    let rule = "expected an IP address and a port such as `127.0.0.1:9647`, or `off`";
+    let port = text.strip_prefix(':').unwrap_or(text);
+    if port.parse::<u16>().is_ok() {
+        let hint = format!("write `0.0.0.0:{port}` for all interfaces");
+        return Err(Violation::with_hint(rule, hint));
+    }
+    if let Some(port) = text.strip_prefix("localhost:") {
+        return Err(Violation::with_hint(
+            rule,
+            format!("write `127.0.0.1:{port}`"),
+        ));
+    }
+    Err(match text {
+        "false" | "no" | "none" | "disabled" => Violation::with_hint(rule, "write `off`"),
+        _ => Violation::new(rule),
+    })
+}
+
 fn check_amqp_url(text: &str) -> Result<(), Violation> {
     if !text.starts_with("amqp://") && !text.starts_with("amqps://") {
         return Err(Violation::with_hint(
@@ -351,22 +392,7 @@ fn check_amqp_url(text: &str) -> Result<(), Violation> {
             "for example `amqp://user@host:5672/vhost`",
         ));
     }
-    let url = url::Url::parse(text).map_err(|error| {
-        Violation::with_hint(
-            format!("is not a valid URL: {error}"),
-            "percent-encode special characters in user name and password",
-        )
-    })?;
-    let host = url.host_str().unwrap_or_default();
-    if host.is_empty() {
-        return Err(Violation::new("names no host"));
-    }
-    if host.contains(',') {
-        return Err(Violation::with_hint(
-            "names several hosts in one URL",
-            "write one `amqp://` URL per host, comma separated",
-        ));
-    }
+    let url = with_host(text)?;
     if url.path() == "/" {
         return Err(Violation::with_hint(
             "ends in `/`, which names a virtual host without a name",
@@ -386,6 +412,57 @@ fn check_amqp_url(text: &str) -> Result<(), Violation> {
         ));
     }
     Ok(())
+}
+
+fn check_nats_url(text: &str) -> Result<(), Violation> {
+    if !text.starts_with("nats://") && !text.starts_with("tls://") {
+        return Err(Violation::with_hint(
+            "expected a `nats://` or `tls://` URL",
+            "for example `nats://user@host:4222`",
+        ));
+    }
+    let url = with_host(text)?;
+    if !matches!(url.path(), "" | "/") || url.query().is_some() {
+        return Err(Violation::with_hint(
+            "goes on after host and port",
+            "other options of NATS are settings of their own",
+        ));
+    }
+    Ok(())
+}
+
+fn check_http_url(text: &str) -> Result<(), Violation> {
+    if !text.starts_with("http://") && !text.starts_with("https://") {
+        return Err(Violation::with_hint(
+            "expected an `https://` or `http://` URL",
+            "for example `https://orders.internal/events`",
+        ));
+    }
+    with_host(text).map(|_| ())
+}
+
+/// A URL that names one host.
+fn with_host(text: &str) -> Result<url::Url, Violation> {
+    let url = url::Url::parse(text).map_err(|error| {
+        Violation::with_hint(
+            format!("is not a valid URL: {error}"),
+            "percent-encode special characters in user name and password",
+        )
+    })?;
+    let host = url.host_str().unwrap_or_default();
+    if host.is_empty() {
+        return Err(Violation::new("names no host"));
+    }
+    if host.contains(',') {
+        return Err(Violation::with_hint(
+            "names several hosts in one URL",
+            format!(
+                "write one `{}://` URL per host, comma separated",
+                url.scheme()
+            ),
+        ));
+    }
+    Ok(url)
 }
 
 fn parse_brokers(text: &str) -> Result<Vec<String>, Violation> {

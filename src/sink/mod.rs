@@ -16,11 +16,16 @@
 //!   broker blocks publishers, a batch already on its way waits: giving it up would only repeat it.
 //! * The sink reconnects by itself, with jittered backoff, and reports through [`SinkState`].
 
+mod backoff;
+mod binding;
 pub mod discard;
+pub mod http;
 #[cfg(feature = "kafka")]
 pub mod kafka;
+pub mod nats;
 pub mod rabbitmq;
 pub mod stdout;
+mod tls;
 
 use std::future::Future;
 use std::pin::Pin;

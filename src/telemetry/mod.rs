@@ -1,4 +1,6 @@
-//! Logs: to standard error, as text for people or JSON for machines.
+//! Logs: to standard error, as text for people or JSON for machines. Metrics: [`metrics`].
+
+pub mod metrics;
 
 use std::io::{self, IsTerminal};
 
@@ -31,13 +33,13 @@ fn filter(log: &Log) -> Result<EnvFilter, tracing_subscriber::filter::ParseError
         return EnvFilter::builder().parse(filter);
     }
     let level = log.level;
-    // The relay reports connection trouble itself, once per change of state; lapin calls a
+    // The relay reports connection trouble itself, once per change of state; lapin and async_nats call a
     // connection that we close an error.
-    let lapin = LevelFilter::OFF;
+    let clients = LevelFilter::OFF;
     // Notices of the server arrive at level info.
     let quiet = level.min(LevelFilter::WARN);
     EnvFilter::builder().parse(format!(
-        "{level},lapin={lapin},tokio_postgres={quiet},rustls={quiet}"
+        "{level},lapin={clients},async_nats={clients},tokio_postgres={quiet},rustls={quiet},hyper={quiet}"
     ))
 }
 

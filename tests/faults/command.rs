@@ -13,6 +13,7 @@ pub(crate) const USAGE: &str = "usage: faults [OPTIONS] [NAME...]
     --full          long forms: minutes of faults instead of seconds
     --report FILE   write the table as Markdown
     --revision TEXT what was built, for the report
+    --servers NAME  which servers were set up, for the report (default installed)
 
 Options of Rust's own test harness that make no difference here are accepted.";
 
@@ -31,6 +32,7 @@ pub(crate) struct Options {
     pub(crate) full: bool,
     pub(crate) report: Option<String>,
     pub(crate) revision: Option<String>,
+    pub(crate) servers: String,
 }
 
 impl Options {
@@ -60,6 +62,7 @@ impl Options {
 pub(crate) fn parse(arguments: impl Iterator<Item = String>) -> Result<Options, String> {
     let mut options = Options {
         seeds: 1,
+        servers: "installed".to_owned(),
         ..Options::default()
     };
     let mut arguments = arguments;
@@ -86,6 +89,7 @@ pub(crate) fn parse(arguments: impl Iterator<Item = String>) -> Result<Options, 
             "--seed" => options.seed = Some(number(value()?)?),
             "--report" => options.report = Some(value()?),
             "--revision" => options.revision = Some(value()?),
+            "--servers" => options.servers = value()?,
             "--format" => options.terse = value()? == "terse",
             "--nocapture" | "--no-capture" | "--show-output" | "--include-ignored" | "--quiet"
             | "-q" | "--test" => {}

@@ -43,6 +43,7 @@ pub(crate) struct Results {
     pub(crate) seeds: Vec<u64>,
     pub(crate) full: bool,
     pub(crate) revision: Option<String>,
+    pub(crate) servers: String,
     pub(crate) versions: Option<Versions>,
 }
 
@@ -103,6 +104,7 @@ pub(crate) fn run(scenarios: &[&'static Scenario], options: &Options) -> Results
         seeds,
         full: options.full,
         revision: options.revision.clone(),
+        servers: options.servers.clone(),
         versions: versions.into_inner().unwrap(),
     }
 }

@@ -330,7 +330,7 @@ fn bad_values_are_named_with_rule_and_source() {
             "OUTRIGGER_SINK",
             "eventbridge",
             &[
-                "OUTRIGGER_SINK=\"eventbridge\" (environment): `eventbridge` is not built yet; expected `rabbitmq`, `kafka` or `stdout`",
+                "OUTRIGGER_SINK=\"eventbridge\" (environment): `eventbridge` is not built yet; expected `rabbitmq`, `nats`, `http`, `kafka` or `stdout`",
             ],
         ),
         (

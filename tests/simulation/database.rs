@@ -323,6 +323,11 @@ impl Database {
 
     pub fn record_failures(&mut self, failures: &[Failure], replica: Uuid, now: Time) -> Vec<i64> {
         let mut stored = Vec::new();
+        let mut seqs: Vec<i64> = failures.iter().map(|failure| failure.seq).collect();
+        seqs.sort_unstable();
+        // PostgreSQL refuses the whole statement then (SQLSTATE 21000), and would again and again.
+        let twice = seqs.windows(2).find(|pair| pair[0] == pair[1]);
+        assert_eq!(twice, None, "a row twice in one recording");
         for failure in failures {
             let partition = partition_of(failure.hash, self.partitions());
             if self.owners[partition as usize].0 != Some(replica) {

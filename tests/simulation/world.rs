@@ -34,6 +34,8 @@ pub struct Scenario {
     pub replicas: usize,
     /// Share of transactions that stay open for seconds, in percent.
     pub long_percent: u64,
+    /// Writers hardly rest, so that keys fall behind.
+    pub busy: bool,
 }
 
 impl Scenario {
@@ -49,6 +51,7 @@ impl Scenario {
             ordering,
             replicas: random.between(1, 3) as usize,
             long_percent: random.below(20),
+            busy: random.chance(30),
         }
     }
 }
@@ -266,7 +269,7 @@ impl World {
         let writers = random.between(1, 6) as usize;
         let mut world = Self {
             now: Time::ZERO,
-            transactions_left: random.between(20, 120) as usize,
+            transactions_left: random.between(20, if scenario.busy { 300 } else { 120 }) as usize,
             random,
             scenario,
             config,

@@ -142,9 +142,12 @@ impl World for KafkaWorld {
         self.node.revive().await;
     }
 
-    /// Nothing is confirmed while a topic demands more replicas than there are.
+    /// Nothing is confirmed while a topic demands more replicas than there are. The node says yes to the demand before
+    /// it obeys, so a topic that is told last is asked.
     async fn block(&self) {
+        self.open(&self.place("asked-last")).await;
         self.replicas_wanted("2").await;
+        while self.node.takes("asked-last").await {}
     }
 
     async fn unblock(&self) {

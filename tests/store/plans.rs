@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use outrigger::store::postgres::{ListenState, OutboxSettings, StoreErrorKind};
+use outrigger::store::postgres::{ListenState, OutboxSettings, PostgresStore, StoreErrorKind};
 use outrigger::store::{ReadKind, ReadRequest};
 use tokio::time::timeout;
 
@@ -124,6 +124,69 @@ async fn a_plan_made_for_a_tiny_table_does_not_scan_the_full_one() {
     assert_eq!(f.count(scans).await, 0);
 }
 
+/// Has the server log the plan of every statement of new sessions, and gives such a store.
+async fn explained(f: &Fixture) -> PostgresStore {
+    let name = &f.name;
+    f.sql(&format!(
+        "alter database {name} set session_preload_libraries = 'auto_explain'; \
+         alter database {name} set auto_explain.log_min_duration = 0; \
+         alter database {name} set log_min_messages = 'log'"
+    ))
+    .await;
+    let url = server().await.url(name);
+    database(&url, &OutboxSettings::default())
+        .open()
+        .await
+        .unwrap()
+}
+
+/// The logged plans of statements that touch the outbox.
+async fn plans(f: &Fixture) -> Vec<String> {
+    // An entry goes on in lines that begin with a tab; then other databases may have their say.
+    let log = server().await.log();
+    let ours = format!("{}:LOG:", f.name);
+    let entries = log.split(&ours).map(|entry| {
+        let rest = entry.lines().skip(1);
+        let rest = rest.take_while(|line| line.starts_with('\t'));
+        rest.collect::<Vec<_>>().join("\n")
+    });
+    let touching = |entry: &String| {
+        entry.contains("Query Text:")
+            && (entry.contains("outbox\" o") || entry.contains("public.outbox o"))
+    };
+    entries.filter(touching).collect()
+}
+
+#[tokio::test]
+async fn a_plan_made_for_a_tiny_table_settles_many_rows_in_one_pass() {
+    let mut f = Fixture::new().await;
+    f.store = explained(&f).await;
+    let _listening = listening(&f).await;
+    // Nothing knows yet how large the table will be.
+    let nothing = settled(&f.store, &[0], &[]).await;
+    for _ in 0..12 {
+        f.store.settle(&nothing).await.unwrap();
+    }
+    f.insert(2_000, 100).await;
+    let seqs: Vec<i64> = (1..=1_000).collect();
+    let failed = &seqs[..500];
+    let many = settled(&f.store, &seqs[500..], &[]).await;
+    assert_eq!(f.store.settle(&many).await.unwrap(), 500);
+    let many = settled(&f.store, failed, failed).await;
+    assert_eq!(f.store.settle(&many).await.unwrap(), 500);
+    let settles = plans(&f).await;
+    let settles = settles
+        .iter()
+        .filter(|plan| plan.contains("published_at\" = now()"));
+    let settles: Vec<&String> = settles.collect();
+    assert!(settles.len() >= 14, "{settles:?}");
+    for plan in settles {
+        assert!(plan.contains("(hashed SubPlan"), "{plan}");
+        // Rows times ids: a second for three thousand of each.
+        assert!(!plan.contains("Nested Loop"), "{plan}");
+    }
+}
+
 #[tokio::test]
 async fn rows_come_only_from_the_server_that_is_asked() {
     let f = Fixture::new().await;
@@ -182,19 +245,7 @@ async fn reads_walk_the_index_whatever_the_history() {
     )
     .await;
     f.sql("vacuum analyze outbox").await;
-    // The server logs the plans of exactly the statements that the store sends on a new connection.
-    let name = &f.name;
-    f.sql(&format!(
-        "alter database {name} set session_preload_libraries = 'auto_explain'; \
-         alter database {name} set auto_explain.log_min_duration = 0; \
-         alter database {name} set log_min_messages = 'log'"
-    ))
-    .await;
-    let server = server().await;
-    let store = database(&server.url(name), &Default::default())
-        .open()
-        .await
-        .unwrap();
+    let store = explained(&f).await;
     let known: Vec<i64> = (100_001..=100_010).collect();
     for kind in [
         ReadKind::Main { after: None },
@@ -222,23 +273,8 @@ async fn reads_walk_the_index_whatever_the_history() {
         .settle(&settled(&f.store, &known, &[]).await)
         .await
         .unwrap();
-    let log = server.log();
-    // An entry goes on in lines that begin with a tab; then other databases may have their say.
-    let plans: Vec<String> = log
-        .split(&format!("{name}:LOG:"))
-        .map(|entry| {
-            let rest = entry
-                .lines()
-                .skip(1)
-                .take_while(|line| line.starts_with('\t'));
-            rest.collect::<Vec<_>>().join("\n")
-        })
-        .filter(|entry| {
-            entry.contains("Query Text:") && entry.contains("outbox\" o")
-                || entry.contains("public.outbox o")
-        })
-        .collect();
-    assert_eq!(plans.len(), 5, "{log}");
+    let plans = plans(&f).await;
+    assert_eq!(plans.len(), 5, "{plans:?}");
     for plan in plans {
         assert!(
             plan.contains("Index Scan using outbox_pending")

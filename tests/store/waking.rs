@@ -77,8 +77,8 @@ async fn writers_notify_only_while_nobody_polls() {
         .unwrap();
     assert_ne!(f.count(version).await, before);
     assert!(fence(&f, &mut listening).await, "extending is silent");
-    // The promise is over: writers notify again.
-    f.sql("select setval('outrigger.\"awake:public.outbox\"', (extract(epoch from now()) * 1000)::int8)")
+    // The promise is over: writers notify again. (A moment ago, since the milliseconds are rounded.)
+    f.sql("select setval('outrigger.\"awake:public.outbox\"', (extract(epoch from now()) * 1000)::int8 - 10)")
         .await;
     f.insert(1, 1).await;
     woken(&mut listening).await;

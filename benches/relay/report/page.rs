@@ -175,7 +175,7 @@ const METHOD: &str = "
   begins. A ratio is taken within a round, so what disturbs the machine for a while disturbs both sides.
 - **Bare publisher (B)**: the AMQP client library alone, persistent, mandatory, 8 channels, 200 messages per channel, then wait for
   their confirms (fewer for large messages: at most 16 MiB in all, as the relay); the same exchange, the same kind of queue and
-  messages of the same size, no database. *Window 1* waits for each confirm.
+  messages of the same size with the same properties, no database. *Window 1* waits for each confirm.
 - **Bare SQL (S)**: one connection reads 1,000 rows with the relay's columns and marks (or deletes) them, then the next 1,000.
 - **Drain**: a backlog is written, vacuumed and checkpointed, then one relay starts. The rate is taken between the first
   row published and the last, by the times in the rows. Queue and database are new each time; nobody consumes meanwhile.
@@ -189,5 +189,7 @@ const METHOD: &str = "
 - **WAL** is what the server wrote between two positions. Of an idle relay: less what the same server wrote in the same
   time without one.
 - **Buffers** are those the database touched, in memory or not, with the few of the measuring connection.
+- **Where the processors' time goes**: from /proc/stat for the machine, and from /proc of the relay, of all processes of the database
+  server, and of the measuring program; the broker's part is what is left.
 - **CPU** is user and system time of the relay process, **memory** its VmRSS and VmHWM, the program's file included.
 ";

@@ -1,9 +1,8 @@
 //! Kafka: the cluster, the topics that are known beforehand, and a test event.
 
-use super::broker::{PROBE_LIMIT, message};
+use super::probe::{self, Words};
 use super::report::Report;
 use crate::assemble;
-use crate::error::Verdict;
 use crate::settings::Settings;
 use crate::sink::kafka::KafkaSettings;
 use crate::sink::kafka::check::{Probe, TopicStatus};
@@ -37,7 +36,18 @@ pub(super) async fn check(report: &mut Report, event_type: Option<&str>, setting
         ),
     }
     if let (true, Some(event_type)) = (sound, event_type) {
-        publish(report, settings, &connection, event_type).await;
+        let words = Words {
+            destination: "topic",
+            key: "",
+            confirmed: "confirmed by all replicas in sync",
+            unroutable: "",
+        };
+        let why_silent = || {
+            let remedy = "are enough replicas in sync (min.insync.replicas)? See the brokers' logs";
+            ("no confirm".to_owned(), remedy)
+        };
+        let send = |message| connection.publish(message);
+        probe::publish(report, settings, event_type, words, send, why_silent).await;
     }
     connection.close().await;
 }
@@ -66,14 +76,7 @@ fn introduce(report: &mut Report, kafka: &KafkaSettings, connection: &Probe) {
 /// False when a probe makes no sense any more.
 async fn topics(report: &mut Report, settings: &Settings, connection: &Probe) -> bool {
     let mut sound = true;
-    let events = assemble::router(settings)
-        .ok()
-        .map(|router| router.constant_destination());
-    let dead = assemble::dead_letter_router(settings)
-        .ok()
-        .flatten()
-        .map(|router| router.constant_destination());
-    for (what, destination) in [("events", events), ("dead events", dead)] {
+    for (what, destination) in probe::destinations(settings) {
         let name = match destination {
             None => continue,
             Some(None) => {
@@ -111,33 +114,4 @@ async fn topics(report: &mut Report, settings: &Settings, connection: &Probe) ->
         }
     }
     sound
-}
-
-async fn publish(report: &mut Report, settings: &Settings, connection: &Probe, event_type: &str) {
-    let message = match message(settings, event_type) {
-        Ok(message) => message,
-        Err(problem) => {
-            report.warning(
-                format!("no test event was sent: {problem}"),
-                "the route templates need something that a test event does not have",
-            );
-            return;
-        }
-    };
-    let way = format!(
-        "test event of type {event_type} to topic `{}`",
-        message.destination
-    );
-    match tokio::time::timeout(PROBE_LIMIT, connection.publish(message)).await {
-        Ok(Verdict::Confirmed) => {
-            report.ok(format!("{way}: confirmed by all replicas in sync"));
-        }
-        Ok(Verdict::Rejected(reason) | Verdict::Impossible(reason)) => {
-            report.failed(format!("{way}: {reason}"), "");
-        }
-        Ok(Verdict::Unavailable) | Err(_) => report.failed(
-            format!("{way}: no confirm"),
-            "are enough replicas in sync (min.insync.replicas)? See the brokers' logs",
-        ),
-    }
 }

@@ -1,9 +1,12 @@
 //! `outrigger check`: what is wrong with settings, database and broker, and how to mend it.
 
-mod broker;
 mod database;
+mod http;
 #[cfg(feature = "kafka")]
 mod kafka;
+mod nats;
+mod probe;
+mod rabbitmq;
 mod report;
 
 use self::report::Report;
@@ -39,21 +42,28 @@ pub async fn run(args: &Check, loaded: &Loaded) -> Result<(), Failure> {
     } else {
         Box::pin(database::check(&mut report, settings)).await;
     }
-    if settings.sink == SinkKind::RabbitMq {
-        if touched(&problems, &["rabbitmq", "amqp", "sink", "route"]) {
-            report.area("broker");
-            report.warning("not checked: its settings are wrong", "mend them first");
-        } else {
-            Box::pin(broker::check(&mut report, args.probe.as_deref(), settings)).await;
-        }
-    }
-    #[cfg(feature = "kafka")]
-    if settings.sink == SinkKind::Kafka {
-        if touched(&problems, &["kafka", "sink", "route"]) {
-            report.area("broker");
-            report.warning("not checked: its settings are wrong", "mend them first");
-        } else {
-            Box::pin(kafka::check(&mut report, args.probe.as_deref(), settings)).await;
+    let sections: &[&str] = match settings.sink {
+        SinkKind::RabbitMq => &["rabbitmq", "amqp", "sink", "route"],
+        SinkKind::Nats => &["nats", "sink", "route", "event_header_prefix"],
+        SinkKind::Http => &["http", "sink", "route", "event_header_prefix"],
+        SinkKind::Kafka => &["kafka", "sink", "route", "event", "retry_dead"],
+        SinkKind::Stdout => &[],
+    };
+    if touched(&problems, sections) {
+        report.area("broker");
+        report.warning("not checked: its settings are wrong", "mend them first");
+    } else {
+        let probe = args.probe.as_deref();
+        match settings.sink {
+            SinkKind::RabbitMq => Box::pin(rabbitmq::check(&mut report, probe, settings)).await,
+            SinkKind::Nats => Box::pin(nats::check(&mut report, probe, settings)).await,
+            SinkKind::Http => Box::pin(http::check(&mut report, probe, settings)).await,
+            #[cfg(feature = "kafka")]
+            SinkKind::Kafka => Box::pin(kafka::check(&mut report, probe, settings)).await,
+            // A problem of the settings.
+            #[cfg(not(feature = "kafka"))]
+            SinkKind::Kafka => {}
+            SinkKind::Stdout => {}
         }
     }
     if report.finish()? {

@@ -9,7 +9,7 @@ use super::Core;
 use super::ownership::Step;
 use super::pace::WakeReason;
 use super::window::Item;
-use crate::error::Verdict;
+use crate::error::{ReasonCode, Verdict};
 use crate::store::{Claimed, Failing, Failure, ReadBatch, ReadRequest, Settle, Tick};
 
 /// A store command did not succeed; nothing is known about its effect.
@@ -84,21 +84,37 @@ pub enum Command {
     ExtendAwake(Duration),
 }
 
+/// Counts by reason, in the order of [`ReasonCode::ALL`].
+pub type ByReason = [u64; ReasonCode::ALL.len()];
+
 /// Counters for people and metrics; they only grow.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Totals {
     /// Events confirmed by the broker.
     pub published: u64,
+    /// Events refused by the broker or unfit to be published; every attempt counts.
+    pub refused: ByReason,
     /// Rejections that will be tried again.
     pub retried: u64,
-    /// Events given up.
-    pub dead: u64,
+    /// Events given up, their keys go on.
+    pub dead: ByReason,
+    /// Events given up, their keys wait for an operator.
+    pub blocked: ByReason,
     /// Events that expired before they could go.
     pub expired: u64,
     /// Events whose fate was unknown after an outage, to be published again.
     pub unavailable: u64,
     /// Main reads thrown away because a long transaction ended under them.
     pub discarded_reads: u64,
+    /// Main reads begun, by what they were begun for, in the order of [`WakeReason::ALL`].
+    pub wakes: [u64; WakeReason::ALL.len()],
+}
+
+impl Totals {
+    /// Events that will not be published any more, for whatever reason.
+    pub fn done(&self) -> u64 {
+        self.published + self.expired + self.dead.iter().sum::<u64>()
+    }
 }
 
 /// What is going on right now, for people and metrics.

@@ -23,15 +23,17 @@ pub mod pace;
 pub mod reading;
 pub mod window;
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use uuid::Uuid;
 
 use crate::error::RetryPolicy;
+use crate::event::Record;
 use crate::relay::bound::FAR_BEHIND;
 use crate::store::{Failing, Failure, FailureState, ReadBatch, Tick, partition_of};
 
-pub use messages::{Command, Gauges, Input, StoreFailed, Totals};
+pub use messages::{ByReason, Command, Gauges, Input, StoreFailed, Totals};
 use outcomes::Finished;
 use ownership::{Ownership, Step};
 use pace::{AWAKE_HORIZON, Pace, WakeReason};
@@ -150,7 +152,8 @@ pub struct Core {
     settle_after: Time,
     /// When the oldest row in `to_settle` came.
     settle_from: Time,
-    to_record: Vec<Failure>,
+    /// By `seq`: one statement cannot record a row twice.
+    to_record: BTreeMap<i64, Failure>,
     recording: Vec<Failure>,
     record_after: Time,
     awake_out: bool,
@@ -183,7 +186,7 @@ impl Core {
             settling: Vec::new(),
             settle_after: Time::ZERO,
             settle_from: Time::ZERO,
-            to_record: Vec::new(),
+            to_record: BTreeMap::new(),
             recording: Vec::new(),
             record_after: Time::ZERO,
             awake_out: false,
@@ -227,6 +230,11 @@ impl Core {
             paused: self.paused,
             proven: self.ownership.proven(now),
         }
+    }
+
+    /// The first row that waits in memory, in `seq` order.
+    pub fn first_waiting(&self) -> Option<&Record> {
+        self.window.first_waiting()
     }
 
     /// Whether a stop has run its course: everything settled and handed over.
@@ -305,7 +313,7 @@ impl Core {
         if partitions.is_empty() {
             return None;
         }
-        let unrecorded = self.to_record.iter().chain(&self.recording);
+        let unrecorded = self.to_record.values().chain(&self.recording);
         self.reload = Some(Reload {
             partitions: partitions.clone(),
             failed_since: unrecorded.map(|failure| failure.hash).collect(),
@@ -495,8 +503,8 @@ impl Core {
                 continue;
             }
             let (hash, keyed) = (record.hash, record.keyed);
-            if let Some((keys, _)) = &arrivals.caught_up
-                && !keys.contains(&hash)
+            if let Some(caught_up) = &arrivals.caught_up
+                && !caught_up.known_to.contains_key(&hash)
             {
                 continue;
             }
@@ -530,9 +538,9 @@ impl Core {
         }
         touched.sort_unstable();
         touched.dedup();
-        if let Some((keys, ended_at)) = arrivals.caught_up {
-            self.window.caught_up(&keys, ended_at);
-            if ended_at.is_none() {
+        if let Some(caught_up) = arrivals.caught_up {
+            self.window.caught_up(&caught_up);
+            if caught_up.complete {
                 // Main reads left these keys out; above their coverage, rows may have waited for this.
                 self.pace.wake(now, WakeReason::Change);
             }

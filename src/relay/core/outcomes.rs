@@ -83,8 +83,11 @@ impl Core {
         if self.to_record.is_empty() {
             return None;
         }
-        let most = self.to_record.len().min(RECORD_MAX);
-        self.recording = self.to_record.drain(..most).collect();
+        while self.recording.len() < RECORD_MAX
+            && let Some((_, failure)) = self.to_record.pop_first()
+        {
+            self.recording.push(failure);
+        }
         Some(Command::Record(self.recording.clone()))
     }
 
@@ -119,7 +122,8 @@ impl Core {
             failure(&item, state, item.record.attempts, crashes, reason, None)
         });
         let admitted = match way {
-            Way::Ordinary | Way::Due => self.window.admit(item),
+            Way::Ordinary => self.window.admit(item),
+            Way::Due => self.window.admit_due(item),
             Way::CatchUp => self.window.admit_held(item),
             Way::Retry => self.window.admit_retry(item),
         };
@@ -141,6 +145,9 @@ impl Core {
             Lane::Resting(now + LANE_RETRY)
         };
         for (item, verdict) in results {
+            if let Verdict::Rejected(reason) | Verdict::Impossible(reason) = &verdict {
+                self.totals.refused[reason.code as usize] += 1;
+            }
             match (verdict, item.dead_letter.clone()) {
                 (Verdict::Unavailable, _) => {
                     self.totals.unavailable += 1;
@@ -200,7 +207,7 @@ impl Core {
     /// No attempt is left (or none can help).
     pub(super) fn exhausted(&mut self, mut item: Item, reason: Reason, end: Action) {
         if end == Action::Block {
-            self.totals.dead += 1;
+            self.totals.blocked[reason.code as usize] += 1;
             let hold = Hold::Blocked {
                 seq: item.record.seq,
             };
@@ -225,7 +232,7 @@ impl Core {
     }
 
     pub(super) fn give_up(&mut self, item: Item, reason: Reason) {
-        self.totals.dead += 1;
+        self.totals.dead[reason.code as usize] += 1;
         self.window.failed(&item, None);
         self.record(failure(
             &item,
@@ -241,7 +248,9 @@ impl Core {
         if let Some(reload) = &mut self.reload {
             reload.failed_since.push(failure.hash);
         }
-        self.to_record.push(failure);
+        // A record that is there already is of a row that was dropped before it went, and read again: nothing counts
+        // on it any more. A row that has gone is not read again before it is recorded.
+        self.to_record.insert(failure.seq, failure);
     }
 
     pub(super) fn settled(&mut self, now: Time, result: Result<(), StoreFailed>) {
@@ -266,7 +275,10 @@ impl Core {
         let failures = std::mem::take(&mut self.recording);
         let Ok(stored) = result else {
             self.record_after = now + STORE_RETRY;
-            self.to_record.splice(0..0, failures);
+            for failure in failures {
+                // What was recorded since is newer.
+                self.to_record.entry(failure.seq).or_insert(failure);
+            }
             return;
         };
         let stored: HashSet<i64> = stored.into_iter().collect();
@@ -274,16 +286,12 @@ impl Core {
         for failure in failures {
             let ours = stored.contains(&failure.seq);
             if failure.state == FailureState::Suspect {
-                if ours {
-                    self.window.cleared(failure.seq, failure.crashes);
-                } else {
-                    self.window.drop_row(failure.seq);
-                }
+                self.suspected(&failure, ours);
                 continue;
             }
             if self.window.give_up_waiting(failure.seq) {
                 // A suspect given up before it went out.
-                self.totals.dead += 1;
+                self.totals.dead[ReasonCode::Poison as usize] += 1;
             } else {
                 self.ownership.arrived(failure.hash);
             }
@@ -294,6 +302,23 @@ impl Core {
             }
         }
         self.reading.settle_epochs(&mut self.window);
+    }
+
+    /// A suspect's record was written, or refused because its partition is no longer ours.
+    fn suspected(&mut self, failure: &Failure, ours: bool) {
+        if !ours {
+            self.window.drop_row(failure.seq);
+            return;
+        }
+        // Dropped and read again meanwhile, the row is to be recorded once more. Written twice, the same record could
+        // outlive the row; a different one must be there before the row goes.
+        match self.to_record.get(&failure.seq) {
+            Some(again) if (again.state, again.crashes) != (failure.state, failure.crashes) => {}
+            _ => {
+                self.to_record.remove(&failure.seq);
+                self.window.cleared(failure.seq, failure.crashes);
+            }
+        }
     }
 
     pub(super) fn jitter(&mut self) -> f64 {

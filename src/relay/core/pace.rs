@@ -39,6 +39,21 @@ pub enum WakeReason {
     Change,
 }
 
+impl WakeReason {
+    /// Every reason, for counting.
+    pub const ALL: [WakeReason; 4] = [Self::Notify, Self::Poll, Self::More, Self::Change];
+
+    /// Its name, as a metric label.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Notify => "notify",
+            Self::Poll => "poll",
+            Self::More => "more",
+            Self::Change => "change",
+        }
+    }
+}
+
 /// See the module documentation.
 #[derive(Debug, Clone)]
 pub struct Pace {

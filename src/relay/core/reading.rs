@@ -40,7 +40,7 @@ pub enum Way {
     Ordinary,
     /// Rows of lagging keys.
     CatchUp,
-    /// Delayed rows of keys that are not held.
+    /// Delayed rows of keys that do not wait for another row.
     Due,
     /// Rows back from their failure records.
     Retry,
@@ -53,8 +53,17 @@ pub struct Arrivals {
     pub rows: Vec<Record>,
     /// How they come in.
     pub way: Way,
-    /// Keys read by a catch-up read, and where it ended if it was cut.
-    pub caught_up: Option<(Vec<i64>, Option<i64>)>,
+    /// What a catch-up read tells about its keys.
+    pub caught_up: Option<CaughtUp>,
+}
+
+/// What a catch-up read tells about its keys.
+#[derive(Debug, Default)]
+pub struct CaughtUp {
+    /// The keys, and up to where each is known now.
+    pub known_to: BTreeMap<i64, i64>,
+    /// Whether it brought all that was visible.
+    pub complete: bool,
 }
 
 #[derive(Debug)]
@@ -251,20 +260,25 @@ impl Reading {
             ReadKind::Main { .. } => self.finish_main(now, batch, window, pace),
             ReadKind::CatchUp { .. } => {
                 // A key that failed meanwhile starts again from there.
-                let keys: Vec<i64> = out
+                let mut known_to: BTreeMap<i64, i64> = out
                     .known_to
                     .into_iter()
                     .filter(|(hash, last_known)| window.continues(*hash, *last_known))
-                    .map(|(hash, _)| hash)
                     .collect();
-                let ended_at = match batch.rows.last() {
-                    Some(last) if batch.cut => Some(last.seq),
-                    _ => None,
-                };
+                // Writers of one key are serialised: when a row of it is visible, all before it are. A row of another
+                // key says nothing: below it, a writer of this key may still be open.
+                for row in &batch.rows {
+                    if let Some(last_known) = known_to.get_mut(&row.hash) {
+                        *last_known = row.seq.max(*last_known);
+                    }
+                }
                 Arrivals {
                     rows: batch.rows,
                     way: Way::CatchUp,
-                    caught_up: Some((keys, ended_at)),
+                    caught_up: Some(CaughtUp {
+                        known_to,
+                        complete: !batch.cut,
+                    }),
                 }
             }
             ReadKind::Retries => {
@@ -397,6 +411,20 @@ impl Core {
         }
     }
 
+    /// Nothing that is known to be pending lies at or below this `seq`; `None`: it may lie anywhere. Delayed and
+    /// failed rows aside.
+    pub fn pending_above(&self) -> Option<i64> {
+        if !self.reading.has_order {
+            return None;
+        }
+        let coverage = self.reading.bound.coverage()?;
+        Some(
+            self.window
+                .pending_above()
+                .map_or(coverage, |seq| coverage.min(seq)),
+        )
+    }
+
     fn room(&self) -> usize {
         // Many small reads cost more than a few large ones.
         if self.free_bytes() < self.config.max_in_flight_bytes.div_ceil(4) {
@@ -472,7 +500,7 @@ impl Core {
                 known.extend(&reading.refused);
                 (known, self.window.lagging_keys())
             }
-            ReadKind::Due => (self.window.known(None, None), self.window.held_keys()),
+            ReadKind::Due => (self.window.known(None, None), self.window.stopped_keys()),
         };
         let ticket = reading.begin();
         reading.out = Some(Out {
@@ -530,6 +558,7 @@ impl Core {
             return Some((ReadKind::CatchUp { after, up_to, keys }, limit));
         }
         if main_due {
+            self.totals.wakes[self.pace.reason() as usize] += 1;
             self.pace.read_started();
             let after = if self.reading.has_order {
                 self.reading.bound.start()

@@ -79,6 +79,13 @@ pub struct Item {
     pub suspect: Suspect,
 }
 
+impl Item {
+    /// Whether it came because its `available_at` had passed: its age says nothing about how late it is.
+    pub fn is_delayed(&self) -> bool {
+        self.out_of_order && !self.retried
+    }
+}
+
 /// Whether a row is under suspicion after a crash.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Suspect {
@@ -114,7 +121,7 @@ struct Key {
     waiting: VecDeque<i64>,
     in_flight: usize,
     hold: Option<Hold>,
-    /// While held: every row of the key up to here is known, settled or recorded as failed.
+    /// While held: every row of the key up to here is in memory, done with, or the one that holds it up.
     last_known: i64,
     /// While held: it has failed rows that are not here. Main reads never bring those, so a catch-up
     /// read must look above their coverage, too.
@@ -149,6 +156,12 @@ impl Key {
             has_failed: false,
         }
     }
+
+    /// A failed row of the held key that is not here: a catch-up read is to bring it in its place.
+    fn missing(&mut self, seq: i64) {
+        self.last_known = self.last_known.min(seq.saturating_sub(1));
+        self.has_failed = true;
+    }
 }
 
 impl Window {
@@ -178,6 +191,14 @@ impl Window {
         self.bytes
     }
 
+    /// The first row that waits, in `seq` order. Delayed rows aside: they are older than they are late.
+    pub fn first_waiting(&self) -> Option<&Record> {
+        self.slots.values().find_map(|slot| match slot {
+            Slot::Waiting(item) if !item.is_delayed() => Some(&item.record),
+            _ => None,
+        })
+    }
+
     /// Rows that may go now.
     pub fn ready(&self) -> usize {
         self.ready.len()
@@ -205,22 +226,28 @@ impl Window {
         self.slots.contains_key(&seq)
     }
 
-    /// Takes in a row from a main, sweep or due read. Refused (false) if it is known already or its
-    /// key is held.
+    /// Whether this row waits, is in flight, or is done with and the database does not know yet.
+    fn is_here(&self, seq: i64) -> bool {
+        let slot = self.slots.get(&seq);
+        slot.is_some_and(|slot| !matches!(slot, Slot::Gone))
+    }
+
+    /// Takes in a row from a main read. Refused (false) if it is known already or its key is held.
     pub fn admit(&mut self, item: Item) -> bool {
-        if self.knows(item.record.seq) {
+        if self.ordered(&item.record) && self.hold_of(item.record.hash).is_some() {
             return false;
         }
-        if self.ordered(&item.record)
-            && self
-                .keys
-                .get(&item.record.hash)
-                .is_some_and(|key| key.hold.is_some())
-        {
+        self.admit_held(item)
+    }
+
+    /// Takes in a delayed row whose time has come, unless its key waits for another row. It goes before what waits of a
+    /// lagging key, which may lag for hours.
+    pub fn admit_due(&mut self, item: Item) -> bool {
+        let hold = self.hold_of(item.record.hash);
+        if self.ordered(&item.record) && hold.is_some_and(|hold| hold != Hold::Lagging) {
             return false;
         }
-        self.insert(item);
-        true
+        self.admit_held(item)
     }
 
     /// Takes in a row that comes back from its failure record. A held key takes back only the row that

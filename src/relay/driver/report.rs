@@ -26,12 +26,12 @@ impl Report {
 
     /// Whether the table should be looked at again.
     pub(super) fn wants_reopening(&self) -> bool {
-        self.health.lock().schema
+        self.health.lock().schema.is_some()
     }
 
     /// The table was looked at again.
     pub(super) fn reopened(&self) {
-        self.health.lock().schema = false;
+        self.health.lock().schema = None;
         tracing::info!("the outbox table was looked at again");
     }
 
@@ -130,8 +130,8 @@ pub(super) fn released(partitions: &[i32]) {
 struct State {
     /// What does not work, and what was said about it.
     down: HashMap<&'static str, String>,
-    /// The table does not look as it did when it was opened.
-    schema: bool,
+    /// The table does not look as it did when it was opened: how.
+    schema: Option<String>,
 }
 
 /// Whether the database answers.
@@ -143,6 +143,18 @@ impl Health {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// What does not work at the moment, and why.
+    pub(super) fn problem(&self) -> Option<String> {
+        let state = self.lock();
+        let first = state.down.iter().min_by_key(|(what, _)| **what);
+        first.map(|(what, error)| format!("{what}: {error}"))
+    }
+
+    /// How the table fails to fit.
+    pub(super) fn schema(&self) -> Option<String> {
+        self.lock().schema.clone()
+    }
+
     /// Takes in how a statement of this kind went; says something when that changes.
     pub(super) fn tell(&self, what: &'static str, error: Option<&StoreError>) {
         let mut state = self.lock();
@@ -152,8 +164,10 @@ impl Health {
             }
             return;
         };
-        state.schema |= error.kind() == StoreErrorKind::Schema;
         let text = error.to_string();
+        if error.kind() == StoreErrorKind::Schema {
+            state.schema = Some(text.clone());
+        }
         let known = state.down.values().any(|said| *said == text);
         state.down.insert(what, text);
         if known {

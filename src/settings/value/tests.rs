@@ -123,7 +123,7 @@ fn postgres_connection_strings() {
 
 #[test]
 fn amqp_urls() {
-    let two = parse_amqp_urls("amqp://a:p,q@one/v, amqps://two:5671").unwrap();
+    let two = parse_urls("amqp://a:p,q@one/v, amqps://two:5671", check_amqp_url).unwrap();
     assert_eq!(two, ["amqp://a:p,q@one/v", "amqps://two:5671"]);
     for (text, expected) in [
         ("http://h", "expected an `amqp://` or `amqps://` URL"),
@@ -134,7 +134,30 @@ fn amqp_urls() {
         ("amqp://h?verify=verify_none", "has the parameter `verify`"),
         ("amqp://h,amqp://h:port", "URL number 2: is not a valid URL"),
     ] {
-        let got = violation(parse_amqp_urls(text));
+        let got = violation(parse_urls(text, check_amqp_url));
         assert!(got.starts_with(expected), "{text}: {got}");
+    }
+}
+
+#[test]
+fn listen_addresses() {
+    for text in ["127.0.0.1:9647", "0.0.0.0:0", "[::]:9647", "off"] {
+        assert!(parse_listen(text).is_ok(), "{text}");
+    }
+    let rule = "expected an IP address and a port such as `127.0.0.1:9647`, or `off`";
+    for (text, hint) in [
+        ("9647", " | write `0.0.0.0:9647` for all interfaces"),
+        (":9647", " | write `0.0.0.0:9647` for all interfaces"),
+        ("localhost:9647", " | write `127.0.0.1:9647`"),
+        ("false", " | write `off`"),
+        ("127.0.0.1", ""),
+        ("127.0.0.1:99999", ""),
+        ("example.com:9647", ""),
+    ] {
+        assert_eq!(
+            violation(parse_listen(text)),
+            format!("{rule}{hint}"),
+            "{text}"
+        );
     }
 }

@@ -27,10 +27,10 @@ use super::lane::RabbitMqLane;
 use super::link::Link;
 use super::settings::RabbitMqSettings;
 use super::supervisor::Shared;
-use super::tls;
 use crate::error::{Reason, Verdict};
 use crate::event::Message;
 use crate::sink::Lane;
+use crate::sink::tls;
 
 /// A broker's first frame is a few hundred bytes; anything much longer is no broker.
 const GREETING_MAX: usize = 64 * 1024;
@@ -206,7 +206,7 @@ fn greet(endpoint: &Endpoint, settings: &RabbitMqSettings) -> Result<Broker, Str
     if !endpoint.is_tls() {
         return read_greeting(socket).map_err(text);
     }
-    let mut stream = start_tls(endpoint, tls::load(settings)?, socket)?;
+    let mut stream = start_tls(endpoint, tls::load(settings.tls())?, socket)?;
     let mut broker = read_greeting(&mut stream).map_err(text)?;
     let session = &stream.conn;
     if let (Some(protocol), Some(cipher)) = (

@@ -22,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 use super::endpoint::Endpoint;
 use super::exchanges::Exchanges;
 use super::settings::RabbitMqSettings;
-use super::tls;
+use crate::sink::tls;
 
 /// Limit for opening a channel, selecting confirms, declaring an exchange, or closing.
 pub(super) const STEP_TIMEOUT: Duration = Duration::from_secs(5);
@@ -231,7 +231,7 @@ async fn tls_connector(
         return Ok(None);
     }
     let settings = settings.clone();
-    let config = tokio::task::spawn_blocking(move || tls::load(&settings))
+    let config = tokio::task::spawn_blocking(move || tls::load(settings.tls()))
         .await
         .map_err(|error| format!("cannot load certificates: {error}"))??;
     Ok(Some(RustlsConnector::from(config)))

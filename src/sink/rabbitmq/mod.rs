@@ -7,7 +7,7 @@
 //! ```
 //!
 //! * [`RabbitMqSettings`]: what can be set, and everything wrong with it at once.
-//! * `endpoint`, `tls`: URLs and certificates.
+//! * `endpoint`: URLs.
 //! * `exchanges`: which exchanges exist, asked before their first use.
 //! * `prepare`: a message becomes AMQP properties, or is refused for what AMQP cannot carry.
 //! * `outcome`: confirms and returns become verdicts. Its docs explain why a single confirm proves
@@ -32,7 +32,6 @@ mod prepare;
 mod settings;
 mod supervisor;
 mod suspects;
-mod tls;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -6,6 +6,7 @@ use std::time::Duration;
 use secrecy::SecretString;
 
 use super::endpoint::Endpoint;
+use crate::sink::tls::Files;
 
 /// RabbitMQ accepts no larger `max_message_size` than this.
 const MAX_MESSAGE_SIZE_CEILING: usize = 512 * 1024 * 1024;
@@ -85,6 +86,16 @@ impl RabbitMqSettings {
             }
         }
         problems
+    }
+
+    /// What they say about TLS.
+    pub(super) fn tls(&self) -> Files<'_> {
+        Files {
+            prefix: "OUTRIGGER_RABBITMQ",
+            ca_file: self.ca_file.as_ref(),
+            cert_file: self.cert_file.as_ref(),
+            key_file: self.key_file.as_ref(),
+        }
     }
 
     /// The parsed endpoints, or every problem of [`validate`](Self::validate).

@@ -4,7 +4,7 @@
 //! * [`mapping`], [`inspect`]: which table and columns; what the catalog says about them.
 //! * [`migrate`]: schema, native table, grants.
 //! * `sql`, `read`, `settle`, `failures`, `ownership`: what the relay does.
-//! * [`listen`]: the wake-up hint. [`status`], [`admin`], [`emit`], [`replay`]: what operators do. [`probe`]: what `check` asks.
+//! * [`listen`]: the wake-up hint. [`figures`]: what metrics need. [`status`], [`admin`], [`emit`], [`replay`]: what operators do. [`probe`]: what `check` asks.
 //!
 //! Every wait has a limit, and nothing depends on what a session keeps: no SET, no session lock. Statements are unnamed
 //! and typed; the frequent ones are prepared where `session` allows it. So it all works through a transaction
@@ -16,6 +16,7 @@ mod dsn;
 pub mod emit;
 pub mod error;
 mod failures;
+pub mod figures;
 pub mod inspect;
 pub mod listen;
 pub mod mapping;

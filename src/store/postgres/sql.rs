@@ -150,11 +150,12 @@ impl Sql {
     }
 
     /// Marks or deletes the rows with one of the `seq`s (an array) and one of the ids (a subquery). Rows are found by
-    /// `seq`, as an array and not as a join: a plan that merges would walk all dead entries of the index.
+    /// `seq`, as an array and not as a join: a plan that merges would walk all dead entries of the index. `is true` keeps
+    /// the ids from becoming a join, too: made while the table was small, its plan compares each row with each id.
     pub(super) fn settle_those(&self, seqs: &str, ids: &str) -> String {
         let (head, tail) = &self.settle_around;
         format!(
-            "{head} where {} = any({seqs}) and {} in ({ids}){tail}",
+            "{head} where {} = any({seqs}) and ({} in ({ids})) is true{tail}",
             self.seq, self.id_text
         )
     }
@@ -168,7 +169,7 @@ impl Sql {
     pub(super) fn settle_with_failures(&self) -> String {
         format!(
             "with cleared as (delete from outrigger.failures f where f.outbox = {} and f.seq = any($3) \
-               and f.event_id in (select unnest($2))) {}",
+               and (f.event_id in (select unnest($2))) is true) {}",
             self.outbox,
             self.settle()
         )

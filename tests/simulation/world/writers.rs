@@ -96,7 +96,10 @@ impl World {
             }
             Writer::Lingering { txn } => {
                 self.database.release_locks(txn);
-                (Writer::Idle, self.random.below(300))
+                (
+                    Writer::Idle,
+                    self.random.below(if self.scenario.busy { 6 } else { 300 }),
+                )
             }
         };
         self.writers[writer] = next;

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 
 use super::{Hold, Key, Ordering, Slot, Window};
 use crate::relay::core::Time;
+use crate::relay::core::reading::CaughtUp;
 
 impl Window {
     /// Keys that take in no rows from main reads.
@@ -12,32 +13,48 @@ impl Window {
         self.held
     }
 
-    /// The keys a read must leave out.
+    /// Where the first row in memory, or the first left out because of its key, begins: just below it.
+    pub fn pending_above(&self) -> Option<i64> {
+        let first = self
+            .slots
+            .iter()
+            .find(|(_, slot)| !matches!(slot, Slot::Gone))
+            .map(|(seq, _)| seq.saturating_sub(1));
+        let left_out = self
+            .keys
+            .values()
+            .filter(|key| key.hold.is_some())
+            .map(|key| key.last_known);
+        left_out.chain(first).min()
+    }
+
+    /// The keys that take in no rows from main reads.
     pub fn held_keys(&self) -> Vec<i64> {
+        self.keys_with(|_| true)
+    }
+
+    /// The keys that take in rows from catch-up and due reads only.
+    pub fn lagging_keys(&self) -> Vec<i64> {
+        self.keys_with(|hold| hold == Hold::Lagging)
+    }
+
+    /// The keys that wait for one of their rows.
+    pub fn stopped_keys(&self) -> Vec<i64> {
+        self.keys_with(|hold| hold != Hold::Lagging)
+    }
+
+    fn keys_with(&self, wanted: impl Fn(Hold) -> bool) -> Vec<i64> {
         if self.held == 0 {
             return Vec::new();
         }
         let mut keys: Vec<i64> = self
             .keys
             .iter()
-            .filter(|(_, key)| key.hold.is_some())
+            .filter(|(_, key)| key.hold.is_some_and(&wanted))
             .map(|(hash, _)| *hash)
             .collect();
         keys.sort_unstable();
         keys
-    }
-
-    /// The keys that take in rows from catch-up reads only.
-    pub fn lagging_keys(&self) -> Vec<i64> {
-        if self.held == 0 {
-            return Vec::new();
-        }
-        let lagging = |key: &Key| key.hold == Some(Hold::Lagging);
-        self.keys
-            .iter()
-            .filter(|(_, key)| lagging(key))
-            .map(|(hash, _)| *hash)
-            .collect()
     }
 
     /// The hold of a key.
@@ -46,21 +63,28 @@ impl Window {
     }
 
     /// Holds a key, keeping its first `keep` waiting rows. `known`: every row of the key up to there is
-    /// known; counts only if the key was not held before.
+    /// known; counts only if the key was not held before. Of two failed rows the earlier one holds the key.
     pub(super) fn restrain(&mut self, hash: i64, hold: Hold, known: i64, keep: usize) {
         if let Some(head) = self.keys.get(&hash).and_then(|key| key.waiting.front()) {
             self.ready.remove(head);
         }
         let dropped = self.trim(hash, keep);
         let key = self.keys.entry(hash).or_insert_with(Key::new);
-        let known = if key.hold.is_some() {
-            key.last_known
-        } else {
+        let old = key.hold.replace(hold);
+        if old.is_none() {
             self.held += 1;
-            known
-        };
-        key.last_known = known.min(dropped.map_or(i64::MAX, |first| first.saturating_sub(1)));
-        key.hold = Some(hold);
+            key.last_known = known;
+        }
+        if let Some(first) = dropped {
+            key.last_known = key.last_known.min(first.saturating_sub(1));
+        }
+        if let (Some(old), Some(one)) = (old, hold.culprit())
+            && let Some(other) = old.culprit()
+            && one != other
+        {
+            key.hold = Some(if other < one { old } else { hold });
+            key.missing(one.max(other));
+        }
         self.refresh(hash);
     }
 
@@ -168,18 +192,19 @@ impl Window {
             .is_some_and(|key| key.hold == Some(Hold::Lagging) && key.last_known == last_known)
     }
 
-    /// Ends a catch-up read of these keys, before its rows beyond the cap are dropped. If it was complete
-    /// they are normal again; otherwise they are known up to where it ended.
-    pub fn caught_up(&mut self, hashes: &[i64], ended_at: Option<i64>) {
-        for &hash in hashes {
+    /// Ends a catch-up read, before rows beyond the cap are dropped. If it was complete its keys are normal again;
+    /// otherwise they are known a bit further.
+    pub fn caught_up(&mut self, read: &CaughtUp) {
+        for (&hash, &known_to) in &read.known_to {
             let Some(key) = self.keys.get_mut(&hash) else {
                 continue;
             };
-            match ended_at {
+            if key.hold != Some(Hold::Lagging) {
                 // Stopped at a failing row meanwhile.
-                _ if key.hold != Some(Hold::Lagging) => {}
-                Some(ended_at) => key.last_known = key.last_known.max(ended_at),
-                None => self.release(hash),
+            } else if read.complete {
+                self.release(hash);
+            } else {
+                key.last_known = key.last_known.max(known_to);
             }
         }
     }
@@ -202,7 +227,15 @@ impl Window {
             }
         }
         for (hash, rows) in listed {
-            if self.ordering == Ordering::None || rows.iter().all(|seq| self.knows(*seq)) {
+            let culprit = self.hold_of(hash).and_then(Hold::culprit);
+            let missing = rows
+                .into_iter()
+                .filter(|seq| !self.is_here(*seq) && Some(*seq) != culprit)
+                .min();
+            let Some(missing) = missing else {
+                continue;
+            };
+            if self.ordering == Ordering::None {
                 continue;
             }
             if self.hold_of(hash).is_none() {
@@ -210,7 +243,7 @@ impl Window {
                 self.restrain(hash, Hold::Lagging, i64::MIN, 0);
             }
             if let Some(key) = self.keys.get_mut(&hash) {
-                key.has_failed = true;
+                key.missing(missing);
             }
         }
     }

@@ -1,24 +1,14 @@
-//! Each broker, the exchanges that are known beforehand, and a test event.
+//! RabbitMQ: each broker, the exchanges that are known beforehand, and a test event.
 
-use std::time::Duration;
-
-use bytes::Bytes;
-use jiff::Timestamp;
-use uuid::Uuid;
-
+use super::probe::{self, Words};
 use super::report::Report;
 use crate::assemble;
-use crate::error::Verdict;
-use crate::event::{Data, Message, Record};
 use crate::settings::Settings;
 use crate::sink::rabbitmq::RabbitMqSettings;
 use crate::sink::rabbitmq::check::{Broker, Exchange, Probe};
 
-/// Longest wait for the answer to a test event.
-pub(super) const PROBE_LIMIT: Duration = Duration::from_secs(10);
-
 /// Checks everything about the broker.
-pub(super) async fn check(report: &mut Report, probe: Option<&str>, settings: &Settings) {
+pub(super) async fn check(report: &mut Report, event_type: Option<&str>, settings: &Settings) {
     report.area("broker");
     let rabbitmq = assemble::rabbitmq(settings);
     let problems = rabbitmq.validate();
@@ -32,9 +22,26 @@ pub(super) async fn check(report: &mut Report, probe: Option<&str>, settings: &S
         return;
     };
     if exchanges(report, settings, &rabbitmq, &connection).await
-        && let Some(event_type) = probe
+        && let Some(event_type) = event_type
     {
-        publish(report, settings, &connection, event_type).await;
+        let words = Words {
+            destination: "exchange",
+            key: "key",
+            confirmed: "confirmed, and a queue took it",
+            unroutable: "bind a queue, or probe with a type that is bound: --probe=TYPE",
+        };
+        let why_silent = || match connection.is_blocked() {
+            true => (
+                "the broker blocks publishers".to_owned(),
+                "it has a memory or disk alarm: see `rabbitmqctl status`",
+            ),
+            false => (
+                "no answer, or the connection broke".to_owned(),
+                "see the broker's log",
+            ),
+        };
+        let send = |message| connection.publish(message);
+        probe::publish(report, settings, event_type, words, send, why_silent).await;
     }
     connection.close().await;
 }
@@ -92,15 +99,8 @@ async fn exchanges(
     rabbitmq: &RabbitMqSettings,
     connection: &Probe,
 ) -> bool {
-    let events = assemble::router(settings)
-        .ok()
-        .map(|router| router.constant_destination());
-    let dead = assemble::dead_letter_router(settings)
-        .ok()
-        .flatten()
-        .map(|router| router.constant_destination());
     let mut sound = true;
-    for (what, destination) in [("events", events), ("dead events", dead)] {
+    for (what, destination) in probe::destinations(settings) {
         let name = match destination {
             None => continue,
             Some(None) => {
@@ -142,59 +142,4 @@ async fn exchanges(
         }
     }
     sound
-}
-
-async fn publish(report: &mut Report, settings: &Settings, connection: &Probe, event_type: &str) {
-    let message = match message(settings, event_type) {
-        Ok(message) => message,
-        Err(problem) => {
-            report.warning(
-                format!("no test event was sent: {problem}"),
-                "the route templates need something that a test event does not have",
-            );
-            return;
-        }
-    };
-    let way = format!(
-        "test event of type {event_type} to exchange `{}` with key `{}`",
-        message.destination, message.routing_key
-    );
-    match tokio::time::timeout(PROBE_LIMIT, connection.publish(message)).await {
-        Ok(Verdict::Confirmed) => report.ok(format!("{way}: confirmed, and a queue took it")),
-        Ok(Verdict::Rejected(reason) | Verdict::Impossible(reason)) => report.failed(
-            format!("{way}: {reason}"),
-            if reason.code == crate::error::ReasonCode::Unroutable {
-                "bind a queue, or probe with a type that is bound: --probe=TYPE"
-            } else {
-                ""
-            },
-        ),
-        Ok(Verdict::Unavailable) | Err(_) if connection.is_blocked() => report.failed(
-            format!("{way}: the broker blocks publishers"),
-            "it has a memory or disk alarm: see `rabbitmqctl status`",
-        ),
-        Ok(Verdict::Unavailable) | Err(_) => report.failed(
-            format!("{way}: no answer, or the connection broke"),
-            "see the broker's log",
-        ),
-    }
-}
-
-/// A test event, encoded and routed like any other.
-pub(super) fn message(settings: &Settings, event_type: &str) -> Result<Message, String> {
-    let (encoder, _) = assemble::encoder(settings)
-        .map_err(|failure| failure.error.map(|e| e.to_string()).unwrap_or_default())?;
-    let record = Record {
-        id: Uuid::new_v4().to_string(),
-        event_type: event_type.to_owned(),
-        data: Data::Json(Bytes::from_static(b"{\"probe\":true}")),
-        created_at: Some(Timestamp::now()),
-        ..Record::default()
-    };
-    let encoded = encoder.encode([&record]);
-    if let Some((_, reason)) = encoded.rejected.into_iter().next() {
-        return Err(reason.to_string());
-    }
-    let message = encoded.messages.into_iter().next();
-    message.ok_or_else(|| "it was not encoded".to_owned())
 }

@@ -8,12 +8,18 @@
 //!
 //! ```text
 //! AMQP_URL=amqp://guest:guest@localhost cargo run --example bank_consumer
+//! NATS_URL=nats://localhost cargo run --example bank_consumer -- --from nats
+//! cargo run --example bank_consumer -- --from http --listen 127.0.0.1:8080
 //! ```
 //!
-//! It declares its queue and runs until it gets TERM or Ctrl-C, reads what is left in the queue,
+//! It creates its queue or stream and runs until it gets TERM or Ctrl-C, reads what is left there,
 //! and reports. With `--report DIR` the report goes to files there: `balances.tsv` (account,
 //! version, balance), `events.tsv` (id, times delivered) and `summary` (one `name value` a line;
 //! while it runs, `progress` has the same form).
+
+mod http;
+mod nats;
+mod rabbitmq;
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -25,15 +31,7 @@ use std::time::{Duration, Instant};
 
 use clap::Parser;
 use cloudevents::{AttributesReader, Data, Event};
-use futures_util::StreamExt;
 use jiff::Timestamp;
-use lapin::message::Delivery;
-use lapin::options::{
-    BasicAckOptions, BasicConsumeOptions, BasicQosOptions, ExchangeDeclareOptions,
-    QueueBindOptions, QueueDeclareOptions,
-};
-use lapin::types::FieldTable;
-use lapin::{Channel, Connection, ConnectionProperties, ExchangeKind};
 use serde::Deserialize;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -42,18 +40,33 @@ type Result<T> = std::result::Result<T, Box<dyn Error + Send + Sync>>;
 /// Rebuilds bank balances from `bank.account.changed` events.
 #[derive(Parser)]
 struct Args {
-    /// Topic exchange the events are published to; declared if it does not exist.
+    /// Where events come from.
+    #[arg(long, value_enum, default_value = "rabbitmq")]
+    from: From,
+    /// Topic exchange, or NATS stream, that events are published to; created if it does not exist.
     #[arg(long, default_value = "events")]
     exchange: String,
-    /// Queue to read; declared if it does not exist.
+    /// Queue, or NATS consumer, to read; created if it does not exist.
     #[arg(long, default_value = "bank")]
     queue: String,
     /// Routing keys the queue is interested in.
     #[arg(long, default_value = "bank.#")]
     binding: String,
+    /// Address to take events at, with `--from http`.
+    #[arg(long, default_value = "127.0.0.1:8080")]
+    listen: String,
     /// Folder for the report; without it, the summary is printed.
     #[arg(long)]
     report: Option<PathBuf>,
+}
+
+/// Kinds of sources.
+#[derive(Clone, Copy, clap::ValueEnum)]
+enum From {
+    #[value(name = "rabbitmq")]
+    RabbitMq,
+    Nats,
+    Http,
 }
 
 /// What an event carries.
@@ -188,16 +201,12 @@ fn change_of(event: &Event) -> Result<Change> {
 }
 
 /// Decodes a message in CloudEvents structured mode.
-fn decode(delivery: &Delivery) -> Result<Event> {
-    let content_type = delivery
-        .properties
-        .content_type()
-        .as_ref()
-        .map_or("", |text| text.as_str());
+fn structured(content_type: Option<&str>, body: &[u8]) -> Result<Event> {
+    let content_type = content_type.unwrap_or_default();
     if !content_type.starts_with("application/cloudevents+json") {
         return Err(format!("content type `{content_type}` is not a CloudEvent").into());
     }
-    Ok(serde_json::from_slice(&delivery.data)?)
+    Ok(serde_json::from_slice(body)?)
 }
 
 /// Writes a file so that a reader sees the old content or the new one, never half of it.
@@ -208,88 +217,89 @@ fn replace(path: &Path, text: &str) -> Result<()> {
     Ok(())
 }
 
-/// Declares the queue and everything it needs, so that no event goes nowhere.
-async fn declare(channel: &Channel, args: &Args) -> Result<()> {
-    let durable = ExchangeDeclareOptions {
-        durable: true,
-        ..Default::default()
-    };
-    channel
-        .exchange_declare(
-            args.exchange.as_str().into(),
-            ExchangeKind::Topic,
-            durable,
-            FieldTable::default(),
-        )
-        .await?;
-    let durable = QueueDeclareOptions {
-        durable: true,
-        ..Default::default()
-    };
-    channel
-        .queue_declare(args.queue.as_str().into(), durable, FieldTable::default())
-        .await?;
-    channel
-        .queue_bind(
-            args.queue.as_str().into(),
-            args.exchange.as_str().into(),
-            args.binding.as_str().into(),
-            QueueBindOptions::default(),
-            FieldTable::default(),
-        )
-        .await?;
-    Ok(())
+/// Where events come from.
+enum Source {
+    RabbitMq(rabbitmq::Queue),
+    Nats(nats::Consumer),
+    Http(http::Service),
 }
 
-/// Messages waiting in the queue that were not handed to this consumer yet.
-async fn waiting(channel: &Channel, queue: &str) -> Result<u32> {
-    let only_look = QueueDeclareOptions {
-        passive: true,
-        ..Default::default()
-    };
-    let state = channel
-        .queue_declare(queue.into(), only_look, FieldTable::default())
-        .await?;
-    Ok(state.message_count())
+impl Source {
+    async fn open(args: &Args) -> Result<Self> {
+        let variable = |name: &str| {
+            std::env::var(name).map_err(|_| format!("set {name} to the broker's address"))
+        };
+        Ok(match &args.from {
+            From::RabbitMq => {
+                Self::RabbitMq(rabbitmq::Queue::open(&variable("AMQP_URL")?, args).await?)
+            }
+            From::Nats => Self::Nats(nats::Consumer::open(&variable("NATS_URL")?, args).await?),
+            From::Http => Self::Http(http::Service::open(&args.listen).await?),
+        })
+    }
+
+    /// The next event. Dropping the future loses none.
+    async fn next(&mut self) -> Result<Event> {
+        match self {
+            Self::RabbitMq(source) => source.next().await,
+            Self::Nats(source) => source.next().await,
+            Self::Http(source) => source.next().await,
+        }
+    }
+
+    /// The event is taken into account.
+    fn taken(&mut self) {
+        match self {
+            Self::RabbitMq(source) => source.taken(),
+            Self::Nats(source) => source.taken(),
+            Self::Http(source) => source.taken(),
+        }
+    }
+
+    /// Tells the broker about all that is taken into account.
+    async fn acknowledge(&mut self) -> Result<()> {
+        match self {
+            Self::RabbitMq(source) => source.acknowledge().await,
+            Self::Nats(source) => source.acknowledge().await,
+            // Each event is answered by itself.
+            Self::Http(_) => Ok(()),
+        }
+    }
+
+    /// Events that wait somewhere.
+    async fn waiting(&mut self) -> Result<u64> {
+        match self {
+            Self::RabbitMq(source) => source.waiting().await,
+            Self::Nats(source) => source.waiting().await,
+            Self::Http(_) => Ok(0),
+        }
+    }
 }
 
-/// Reads until told to stop and the queue is empty.
-async fn consume(channel: &Channel, args: &Args, bank: &mut Bank) -> Result<()> {
-    let mut deliveries = channel
-        .basic_consume(
-            args.queue.as_str().into(),
-            "bank_consumer".into(),
-            BasicConsumeOptions::default(),
-            FieldTable::default(),
-        )
-        .await?;
+/// Reads until told to stop and nothing waits.
+async fn consume(source: &mut Source, args: &Args, bank: &mut Bank) -> Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut tick = tokio::time::interval(Duration::from_millis(100));
     let mut stopping = false;
     let mut last_delivery = Instant::now();
-    let mut unacknowledged = None;
 
     loop {
         tokio::select! {
-            delivery = deliveries.next() => {
-                let delivery = delivery.ok_or("the broker cancelled the consumer")??;
-                bank.apply(&decode(&delivery)?, Timestamp::now())?;
+            event = source.next() => {
+                bank.apply(&event?, Timestamp::now())?;
+                source.taken();
                 last_delivery = Instant::now();
-                unacknowledged = Some(delivery.acker);
             }
             _ = terminate.recv() => stopping = true,
             _ = interrupt.recv() => stopping = true,
             _ = tick.tick() => {
-                // One acknowledgement covers everything before it.
-                if let Some(acker) = unacknowledged.take() {
-                    acker.ack(BasicAckOptions { multiple: true }).await?;
-                }
+                source.acknowledge().await?;
                 if let Some(folder) = &args.report {
                     replace(&folder.join("progress"), &bank.progress())?;
                 }
                 let quiet = last_delivery.elapsed() > Duration::from_millis(250);
-                if stopping && quiet && waiting(channel, &args.queue).await? == 0 {
+                if stopping && quiet && source.waiting().await? == 0 {
                     return Ok(());
                 }
             }
@@ -300,23 +310,13 @@ async fn consume(channel: &Channel, args: &Args, bank: &mut Bank) -> Result<()> 
 #[tokio::main]
 async fn main() -> Result<()> {
     let args = Args::parse();
-    let url = std::env::var("AMQP_URL").map_err(|_| "set AMQP_URL to the broker's address")?;
-
-    let connection = Connection::connect(&url, ConnectionProperties::default()).await?;
-    let channel = connection.create_channel().await?;
-    // Enough to stay busy between two acknowledgements, and a limit all the same.
-    channel
-        .basic_qos(10_000, BasicQosOptions::default())
-        .await?;
-    declare(&channel, &args).await?;
-
+    let mut source = Source::open(&args).await?;
     let mut bank = Bank::default();
-    consume(&channel, &args, &mut bank).await?;
+    consume(&mut source, &args, &mut bank).await?;
     match &args.report {
         Some(folder) => bank.write_report(folder)?,
         None => print!("{}", bank.summary()),
     }
-    connection.close(200, "done".into()).await?;
     Ok(())
 }
 

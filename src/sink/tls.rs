@@ -1,42 +1,48 @@
-//! TLS client configuration for `amqps://`.
+//! TLS client configuration from PEM files.
 //!
 //! Read again for every connection, so that renewed certificates are picked up by reconnecting.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ClientConfig, RootCertStore};
 
-use super::settings::RabbitMqSettings;
+/// What a sink's settings say about TLS.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Files<'a> {
+    /// What its variables begin with, such as `OUTRIGGER_RABBITMQ`.
+    pub(super) prefix: &'a str,
+    pub(super) ca_file: Option<&'a PathBuf>,
+    pub(super) cert_file: Option<&'a PathBuf>,
+    pub(super) key_file: Option<&'a PathBuf>,
+}
 
 /// Builds the configuration. Reads files and the system's certificates: blocking.
-pub(super) fn load(settings: &RabbitMqSettings) -> Result<Arc<ClientConfig>, String> {
-    let roots = match &settings.ca_file {
-        Some(path) => authorities("OUTRIGGER_RABBITMQ_CA_FILE", path)?,
-        None => system_authorities()?,
+pub(super) fn load(files: Files<'_>) -> Result<Arc<ClientConfig>, String> {
+    let variable = |name: &str| format!("{}_{name}", files.prefix);
+    let roots = match files.ca_file {
+        Some(path) => authorities(&variable("CA_FILE"), path)?,
+        None => system_authorities(files.prefix)?,
     };
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let builder = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .map_err(|error| format!("cannot set up TLS: {error}"))?
         .with_root_certificates(roots);
-    let config = match (&settings.cert_file, &settings.key_file) {
+    let config = match (files.cert_file, files.key_file) {
         (Some(cert_file), Some(key_file)) => {
-            let chain = certificates("OUTRIGGER_RABBITMQ_CERT_FILE", cert_file)?;
+            let chain = certificates(&variable("CERT_FILE"), cert_file)?;
             let key = PrivateKeyDer::from_pem_file(key_file).map_err(|error| {
-                unreadable(
-                    "OUTRIGGER_RABBITMQ_KEY_FILE",
-                    key_file,
-                    "private key",
-                    &error,
-                )
+                unreadable(&variable("KEY_FILE"), key_file, "private key", &error)
             })?;
             builder.with_client_auth_cert(chain, key).map_err(|error| {
                 format!(
-                    "OUTRIGGER_RABBITMQ_CERT_FILE and OUTRIGGER_RABBITMQ_KEY_FILE do not make a \
-                     usable client certificate ({error}); check that they belong together"
+                    "{} and {} do not make a usable client certificate ({error}); check that they \
+                     belong together",
+                    variable("CERT_FILE"),
+                    variable("KEY_FILE")
                 )
             })?
         }
@@ -58,16 +64,15 @@ fn authorities(variable: &str, path: &Path) -> Result<RootCertStore, String> {
     Ok(roots)
 }
 
-fn system_authorities() -> Result<RootCertStore, String> {
+fn system_authorities(prefix: &str) -> Result<RootCertStore, String> {
     let found = rustls_native_certs::load_native_certs();
     let mut roots = RootCertStore::empty();
     roots.add_parsable_certificates(found.certs);
     if roots.is_empty() {
-        return Err(
-            "the system has no certificate authorities to verify the broker with; install \
-             `ca-certificates` or set OUTRIGGER_RABBITMQ_CA_FILE"
-                .to_owned(),
-        );
+        return Err(format!(
+            "the system has no certificate authorities to verify the server with; install \
+             `ca-certificates` or set {prefix}_CA_FILE"
+        ));
     }
     Ok(roots)
 }

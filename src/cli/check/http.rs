@@ -1,0 +1,58 @@
+//! http: the connection to the service, and a test event.
+
+use super::probe::{self, Words};
+use super::report::Report;
+use crate::assemble;
+use crate::settings::Settings;
+use crate::sink::http::check::Probe;
+
+/// Checks everything about the service. Without a test event nothing is posted.
+pub(super) async fn check(report: &mut Report, event_type: Option<&str>, settings: &Settings) {
+    report.area("broker");
+    let http = assemble::http(settings);
+    let problems = http.validate();
+    if !problems.is_empty() {
+        for problem in problems {
+            report.failed(problem, "");
+        }
+        return;
+    }
+    let connection = match Probe::connect(&http).await {
+        Ok(connection) => connection,
+        Err(error) => {
+            report.failed(error, "check OUTRIGGER_HTTP_URL: host, port, TLS");
+            return;
+        }
+    };
+    introduce(report, &connection);
+    let Some(event_type) = event_type else { return };
+    let words = Words {
+        destination: "path",
+        key: "",
+        confirmed: "the service took it",
+        unroutable: "",
+    };
+    let why_silent = || match connection.trouble() {
+        Some(reason) => reason,
+        None => "no answer, or an error of the service".to_owned(),
+    };
+    let why_silent = || (why_silent(), "see the service's log");
+    let send = |message| connection.publish(message);
+    probe::publish(report, settings, event_type, words, send, why_silent).await;
+}
+
+fn introduce(report: &mut Report, connection: &Probe) {
+    let address = connection.address();
+    let text = format!("service at {address}");
+    let local = ["//127.", "//localhost", "//::1"];
+    if connection.is_encrypted() {
+        report.ok(format!("{text}, encrypted"));
+    } else if local.iter().any(|host| address.contains(host)) {
+        report.ok(format!("{text}, not encrypted"));
+    } else {
+        report.warning(
+            format!("{text}, not encrypted"),
+            "use https:// in OUTRIGGER_HTTP_URL",
+        );
+    }
+}

@@ -1,0 +1,296 @@
+//! The settings of the NATS sink, and everything that can be said about them without a server.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use secrecy::{ExposeSecret, SecretString};
+use url::Url;
+
+/// More lanes than this only cost memory.
+const MAX_LANES: usize = 256;
+
+/// How to reach NATS and how to publish to it. Plain data.
+#[derive(Debug, Clone)]
+pub struct NatsSettings {
+    /// `nats://` or `tls://` URLs of the servers of one cluster, tried in this order. At least one. They
+    /// may hold `user:password@` or `token@`.
+    pub urls: Vec<SecretString>,
+    /// A credentials file (JWT and seed), as `nsc` writes it.
+    pub credentials_file: Option<PathBuf>,
+    /// The seed of an NKey.
+    pub nkey_seed: Option<SecretString>,
+    /// Batches under way side by side: the sink's parallelism.
+    pub lanes: usize,
+    /// How long a batch may wait for all of its acknowledgements, writing included.
+    pub confirm_timeout: Duration,
+    /// PEM file with the certificate authorities to trust *instead of* the system's.
+    pub ca_file: Option<PathBuf>,
+    /// PEM file with the client certificate chain.
+    pub cert_file: Option<PathBuf>,
+    /// PEM file with the client certificate's private key.
+    pub key_file: Option<PathBuf>,
+    /// First part of the subjects that answers come to.
+    pub inbox_prefix: String,
+    /// Name of the connection in the server's monitoring.
+    pub connection_name: String,
+    /// Streams known from the configuration. The sink is not ready before they exist, so that
+    /// a missing stream is an outage and costs no event an attempt.
+    pub known_destinations: Vec<String>,
+}
+
+impl Default for NatsSettings {
+    fn default() -> Self {
+        Self {
+            urls: Vec::new(),
+            credentials_file: None,
+            nkey_seed: None,
+            lanes: 8,
+            confirm_timeout: Duration::from_secs(30),
+            ca_file: None,
+            cert_file: None,
+            key_file: None,
+            inbox_prefix: "_INBOX".to_owned(),
+            connection_name: "outrigger".to_owned(),
+            known_destinations: Vec::new(),
+        }
+    }
+}
+
+/// One server of the cluster. Shown without its secrets.
+#[derive(Clone)]
+pub(super) struct Server {
+    /// Without user and password.
+    pub(super) address: String,
+    pub(super) host: String,
+    pub(super) tls: bool,
+    pub(super) user: Option<String>,
+    pub(super) password: Option<SecretString>,
+    pub(super) token: Option<SecretString>,
+}
+
+impl fmt::Display for Server {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.address)
+    }
+}
+
+impl Server {
+    /// Never echoes the URL in its error, which may hold a password.
+    fn parse(url: &SecretString) -> Result<Self, String> {
+        let url =
+            Url::parse(url.expose_secret()).map_err(|error| format!("not a URL ({error})"))?;
+        let tls = match url.scheme() {
+            "nats" => false,
+            "tls" => true,
+            other => {
+                return Err(format!(
+                    "unknown scheme `{other}`; use `nats://` or, encrypted, `tls://`"
+                ));
+            }
+        };
+        let host = url.host_str().filter(|host| !host.is_empty());
+        let host = host.ok_or("no host; write `nats://host:4222`")?.to_owned();
+        if !matches!(url.path(), "" | "/") || url.query().is_some() || url.fragment().is_some() {
+            return Err("nothing may follow host and port; other options are settings".to_owned());
+        }
+        let decoded = |text: &str| {
+            percent_decoded(text).ok_or_else(|| "user or password is not valid UTF-8".to_owned())
+        };
+        let user = decoded(url.username())?;
+        let password = url.password().map(decoded).transpose()?;
+        let (user, token) = match password {
+            Some(_) => (Some(user), None),
+            None if user.is_empty() => (None, None),
+            None => (None, Some(SecretString::from(user))),
+        };
+        Ok(Self {
+            address: format!("{}://{host}:{}", url.scheme(), url.port().unwrap_or(4222)),
+            host,
+            tls,
+            user,
+            password: password.map(SecretString::from),
+            token,
+        })
+    }
+
+    fn has_credentials(&self) -> bool {
+        self.user.is_some() || self.token.is_some()
+    }
+}
+
+fn percent_decoded(text: &str) -> Option<String> {
+    let bytes = text.as_bytes();
+    let mut decoded = Vec::with_capacity(bytes.len());
+    let mut at = 0;
+    while at < bytes.len() {
+        let hex = text.get(at + 1..at + 3).filter(|_| bytes[at] == b'%');
+        match hex.and_then(|hex| u8::from_str_radix(hex, 16).ok()) {
+            Some(byte) => {
+                decoded.push(byte);
+                at += 3;
+            }
+            None => {
+                decoded.push(bytes[at]);
+                at += 1;
+            }
+        }
+    }
+    String::from_utf8(decoded).ok()
+}
+
+impl NatsSettings {
+    /// Everything wrong with these settings, each naming its variable. Never echoes a URL, which
+    /// may hold a password. Reads no file and opens no connection.
+    pub fn validate(&self) -> Vec<String> {
+        let mut problems = Vec::new();
+        let servers = self.parse_urls(&mut problems);
+        if !(1..=MAX_LANES).contains(&self.lanes) {
+            problems.push(format!(
+                "OUTRIGGER_NATS_LANES must be between 1 and {MAX_LANES}, not {}",
+                self.lanes
+            ));
+        }
+        if self.confirm_timeout.is_zero() {
+            problems.push(
+                "OUTRIGGER_NATS_CONFIRM_TIMEOUT must be longer than zero, for example `30s`"
+                    .to_owned(),
+            );
+        }
+        let prefix = &self.inbox_prefix;
+        if prefix.split('.').any(str::is_empty) || prefix.contains([' ', '*', '>']) {
+            problems.push(
+                "OUTRIGGER_NATS_INBOX_PREFIX must be a subject without wildcards, for example `_INBOX`"
+                    .to_owned(),
+            );
+        }
+        let ways = [
+            self.credentials_file.is_some(),
+            self.nkey_seed.is_some(),
+            servers.iter().any(Server::has_credentials),
+        ];
+        if ways.iter().filter(|way| **way).count() > 1 {
+            problems.push(
+                "OUTRIGGER_NATS_CREDENTIALS_FILE, OUTRIGGER_NATS_NKEY_SEED and a user or token in \
+                 OUTRIGGER_NATS_URL are different ways to log in; keep one"
+                    .to_owned(),
+            );
+        }
+        self.check_tls(&mut problems);
+        problems
+    }
+
+    /// The parsed servers, or every problem of [`validate`](Self::validate).
+    pub(super) fn servers(&self) -> Result<Vec<Server>, Vec<String>> {
+        let problems = self.validate();
+        if problems.is_empty() {
+            Ok(self.parse_urls(&mut Vec::new()))
+        } else {
+            Err(problems)
+        }
+    }
+
+    fn parse_urls(&self, problems: &mut Vec<String>) -> Vec<Server> {
+        if self.urls.is_empty() {
+            problems.push(
+                "OUTRIGGER_NATS_URL is not set; give a URL such as `nats://user:password@host:4222`"
+                    .to_owned(),
+            );
+        }
+        let mut servers = Vec::with_capacity(self.urls.len());
+        for (position, url) in self.urls.iter().enumerate() {
+            match Server::parse(url) {
+                Ok(server) => servers.push(server),
+                Err(problem) if self.urls.len() > 1 => problems.push(format!(
+                    "OUTRIGGER_NATS_URL, number {}: {problem}",
+                    position + 1
+                )),
+                Err(problem) => problems.push(format!("OUTRIGGER_NATS_URL: {problem}")),
+            }
+        }
+        servers
+    }
+
+    fn check_tls(&self, problems: &mut Vec<String>) {
+        for (one, other, set, unset) in [
+            ("CERT", "KEY", &self.cert_file, &self.key_file),
+            ("KEY", "CERT", &self.key_file, &self.cert_file),
+        ] {
+            if set.is_some() && unset.is_none() {
+                problems.push(format!(
+                    "OUTRIGGER_NATS_{one}_FILE is set without OUTRIGGER_NATS_{other}_FILE; a client \
+                     certificate needs both"
+                ));
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    fn with_url(url: &str) -> NatsSettings {
+        NatsSettings {
+            urls: vec![SecretString::from(url)],
+            ..NatsSettings::default()
+        }
+    }
+
+    #[track_caller]
+    fn check(settings: &NatsSettings, expected: &[&str]) {
+        let problems = settings.validate();
+        assert_eq!(problems.len(), expected.len(), "{problems:#?}");
+        for (problem, part) in problems.iter().zip(expected) {
+            assert!(problem.contains(part), "{problem:?} lacks {part:?}");
+        }
+    }
+
+    #[test]
+    fn a_url_may_hold_a_user_or_a_token() {
+        check(&with_url("nats://localhost"), &[]);
+        let server = |url: &str| Server::parse(&SecretString::from(url)).unwrap();
+        let plain = server("nats://broker");
+        assert_eq!(plain.to_string(), "nats://broker:4222");
+        assert!(!plain.has_credentials());
+        let user = server("tls://o%40x:p%2fw@broker:4443");
+        assert_eq!(user.user.as_deref(), Some("o@x"));
+        assert_eq!(user.password.unwrap().expose_secret(), "p/w");
+        assert!(user.tls);
+        let token = server("nats://t0ken@broker");
+        assert_eq!(token.token.as_ref().unwrap().expose_secret(), "t0ken");
+        assert!(!token.to_string().contains("t0ken"));
+    }
+
+    #[test]
+    fn every_problem_is_reported_at_once() {
+        let settings = NatsSettings {
+            urls: vec![
+                "nats://a@b".into(),
+                "http://s3cret@b".into(),
+                "nats://c/d".into(),
+            ],
+            nkey_seed: Some("SU".into()),
+            lanes: 0,
+            confirm_timeout: Duration::ZERO,
+            inbox_prefix: "a.>".into(),
+            key_file: Some("client.key".into()),
+            ..NatsSettings::default()
+        };
+        check(
+            &settings,
+            &[
+                "number 2",
+                "number 3",
+                "OUTRIGGER_NATS_LANES",
+                "OUTRIGGER_NATS_CONFIRM_TIMEOUT",
+                "OUTRIGGER_NATS_INBOX_PREFIX",
+                "different ways to log in",
+                "without OUTRIGGER_NATS_CERT_FILE",
+            ],
+        );
+        assert!(!settings.validate().concat().contains("s3cret"));
+        check(&NatsSettings::default(), &["OUTRIGGER_NATS_URL is not set"]);
+    }
+}

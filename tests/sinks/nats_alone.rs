@@ -1,0 +1,204 @@
+//! What only the NATS sink does: logging in, permissions, the server's own recognition of repetitions, full streams.
+
+use nkeys::KeyPair;
+use outrigger::error::ReasonCode;
+use outrigger::event::{HeaderValue, Message, REASON_HEADER};
+use outrigger::sink::SinkState;
+use outrigger::sink::nats::check::{Probe, Stream};
+use outrigger::sink::nats::{NatsSettings, NatsSink};
+use secrecy::SecretString;
+use serde_json::{Value, json};
+
+use crate::harness::{Is, Running, assert_verdicts, ids, message, messages};
+use crate::nats_node::{NatsNode, RawClient};
+use crate::world::Place;
+
+const JETSTREAM: &str = r#"jetstream { store_dir: "@DIR@/store" }"#;
+
+fn settings(node: &NatsNode, login: &str) -> NatsSettings {
+    NatsSettings {
+        urls: vec![SecretString::from(format!(
+            "nats://{login}127.0.0.1:{}",
+            node.port()
+        ))],
+        known_destinations: vec!["E".into()],
+        lanes: 1,
+        ..NatsSettings::default()
+    }
+}
+
+fn start(settings: NatsSettings) -> Running {
+    Running::start(Box::new(NatsSink::start(settings).unwrap()))
+}
+
+fn place(subject: &str) -> Place {
+    Place {
+        destination: "E".into(),
+        routing_key: subject.into(),
+    }
+}
+
+async fn stream(client: &mut RawClient, more: Value) {
+    let mut config = json!({"name": "E", "subjects": ["e.>"], "storage": "file"});
+    for (name, value) in more.as_object().into_iter().flatten() {
+        config[name] = value.clone();
+    }
+    client.api("STREAM.CREATE.E", config, 0).await;
+}
+
+async fn stored(client: &mut RawClient) -> u64 {
+    let info = client.api("STREAM.INFO.E", Value::Null, 0).await;
+    info["state"]["messages"].as_u64().unwrap()
+}
+
+#[tokio::test]
+async fn every_way_to_log_in_works_and_a_wrong_one_is_explained() {
+    let key = KeyPair::new_user();
+    for (authorization, login, admin) in [
+        ("token: t0ken", "t0ken@", json!({"auth_token": "t0ken"})),
+        (
+            "user: me, password: \"p@ss\"",
+            "me:p%40ss@",
+            json!({"user": "me", "pass": "p@ss"}),
+        ),
+        (
+            "users = [{nkey: KEY}, {user: admin, password: admin}]",
+            "",
+            json!({"user": "admin", "pass": "admin"}),
+        ),
+    ] {
+        let config = authorization.replace("KEY", &key.public_key());
+        let node =
+            NatsNode::start_with(&format!("{JETSTREAM}\nauthorization {{ {config} }}")).await;
+        stream(
+            &mut RawClient::connect(node.port(), admin).await,
+            Value::Null,
+        )
+        .await;
+        let mut right = settings(&node, login);
+        if login.is_empty() {
+            right.nkey_seed = Some(SecretString::from(key.seed().unwrap()));
+        }
+        let mut running = start(right);
+        running.await_state("logged in", SinkState::is_ready).await;
+        let verdicts = running.publish(&[message("a", &place("e.a"))]).await;
+        assert_verdicts(authorization, &verdicts, |_| Is::Confirmed);
+        running.close().await;
+
+        let mut running = start(settings(&node, "wr0ng:wr0ng@"));
+        let state = running
+            .await_state(
+                "refused",
+                |state| matches!(state, SinkState::Down(reason) if !reason.is_empty()),
+            )
+            .await;
+        let shown = format!("{state:?}");
+        assert!(
+            shown.contains("credentials") && !shown.contains("wr0ng"),
+            "{shown}"
+        );
+        running.close().await;
+    }
+}
+
+#[tokio::test]
+async fn a_forbidden_subject_is_refused_alone() {
+    let users = r#"authorization { users = [
+        {user: admin, password: admin},
+        {user: me, password: me, permissions: {publish: ["e.open", "$JS.API.>"], subscribe: "_INBOX.>"}},
+    ] }"#;
+    let node = NatsNode::start_with(&format!("{JETSTREAM}\n{users}")).await;
+    let admin = json!({"user": "admin", "pass": "admin"});
+    stream(
+        &mut RawClient::connect(node.port(), admin).await,
+        Value::Null,
+    )
+    .await;
+    let mut running = start(settings(&node, "me:me@"));
+    running.await_state("ready", SinkState::is_ready).await;
+    for round in 0..2 {
+        let batch: Vec<Message> = (0..30)
+            .map(|n| {
+                let subject = if n % 7 == 3 { "e.closed" } else { "e.open" };
+                message(format!("{round}.{n}"), &place(subject))
+            })
+            .collect();
+        let verdicts = running.publish(&batch).await;
+        assert_verdicts("forbidden", &verdicts, |index| match index % 7 {
+            3 => Is::Rejected(ReasonCode::Forbidden),
+            _ => Is::Confirmed,
+        });
+    }
+    running.close().await;
+}
+
+#[tokio::test]
+async fn the_server_recognises_repetitions_by_source_and_id() {
+    let node = NatsNode::start_with(JETSTREAM).await;
+    let mut client = RawClient::connect(node.port(), Value::Null).await;
+    stream(&mut client, Value::Null).await;
+    let mut running = start(settings(&node, ""));
+    running.await_state("ready", SinkState::is_ready).await;
+    let event = message("a", &place("e.a"));
+    let other_source = Message {
+        source: "/other".into(),
+        ..event.clone()
+    };
+    let dead = Message {
+        headers: vec![(REASON_HEADER.into(), HeaderValue::Text("nack".into()))],
+        ..event.clone()
+    };
+    for (message, stored_after) in [(&dead, 1), (&event, 2), (&event, 2), (&other_source, 3)] {
+        let verdicts = running.publish(std::slice::from_ref(message)).await;
+        assert_verdicts("repeated", &verdicts, |_| Is::Confirmed);
+        assert_eq!(stored(&mut client).await, stored_after);
+    }
+    running.close().await;
+}
+
+#[tokio::test]
+async fn refusals_of_the_stream_are_told_apart() {
+    let node = NatsNode::start_with(JETSTREAM).await;
+    let mut client = RawClient::connect(node.port(), Value::Null).await;
+    let limits = json!({"max_msgs": 5, "discard": "new", "max_msg_size": 1000});
+    stream(&mut client, limits).await;
+    let other = json!({"name": "O", "subjects": ["o"], "storage": "file"});
+    client.api("STREAM.CREATE.O", other, 0).await;
+    let mut running = start(settings(&node, ""));
+    running.await_state("ready", SinkState::is_ready).await;
+
+    let large = Message {
+        body: vec![b'x'; 2000].into(),
+        ..message("large", &place("e.a"))
+    };
+    let verdicts = running
+        .publish(&[large, message("elsewhere", &place("o"))])
+        .await;
+    assert_verdicts("refused", &verdicts, |index| match index {
+        0 => Is::Impossible(ReasonCode::TooLarge),
+        _ => Is::Rejected(ReasonCode::Unroutable),
+    });
+    let verdicts = running
+        .publish(&messages(&ids("m", 8), &place("e.a")))
+        .await;
+    assert_verdicts("full", &verdicts, |index| match index {
+        0..5 => Is::Confirmed,
+        _ => Is::Rejected(ReasonCode::Nack),
+    });
+    assert!(
+        running.state.borrow().is_ready(),
+        "a full stream is not a full server"
+    );
+    running.close().await;
+
+    let probe = Probe::connect(&settings(&node, ""), 0).await.unwrap();
+    assert!(matches!(
+        probe.stream("E").await.unwrap(),
+        Stream::Exists { replicas: 1, storage, .. } if storage == "file"
+    ));
+    assert!(matches!(
+        probe.stream("nowhere").await.unwrap(),
+        Stream::Missing(_)
+    ));
+    probe.close().await;
+}
