@@ -25,7 +25,9 @@ pub mod kafka;
 pub mod nats;
 pub mod rabbitmq;
 pub mod stdout;
+mod supervised;
 mod tls;
+mod urls;
 
 use std::future::Future;
 use std::pin::Pin;

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use outrigger::error::{ReasonCode, Verdict};
 use outrigger::event::Message;
-use outrigger::sink::kafka::{KafkaSettings, KafkaSink};
+use outrigger::sink::kafka::KafkaSettings;
 use outrigger::sink::{Lane, Sink, SinkState};
 use tokio::sync::watch;
 
@@ -39,14 +39,14 @@ fn settings(brokers: &str) -> KafkaSettings {
 
 /// A sink with its lanes.
 struct Running {
-    sink: Box<KafkaSink>,
+    sink: Box<dyn Sink>,
     lanes: Vec<Box<dyn Lane>>,
     state: watch::Receiver<SinkState>,
 }
 
 impl Running {
     fn start(settings: KafkaSettings) -> Self {
-        let mut sink = Box::new(KafkaSink::start(settings).unwrap());
+        let mut sink = outrigger::sink::kafka::start(settings).unwrap();
         let lanes = sink.lanes();
         let state = sink.state();
         Self { sink, lanes, state }

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use outrigger::error::ReasonCode;
 use outrigger::event::{HeaderValue, Message};
 use outrigger::sink::Sink;
-use outrigger::sink::kafka::{KafkaSettings, KafkaSink};
+use outrigger::sink::kafka::{self, KafkaSettings};
 
 use crate::kafka_node::{Kafka, Record};
 use crate::world::{Arrived, Place, Tuning, World};
@@ -50,7 +50,7 @@ impl World for KafkaWorld {
                 .collect(),
             ..KafkaSettings::default()
         };
-        Box::new(KafkaSink::start(settings).unwrap())
+        kafka::start(settings).unwrap()
     }
 
     fn place(&self, name: &str) -> Place {

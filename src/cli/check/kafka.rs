@@ -11,11 +11,7 @@ use crate::sink::kafka::check::{Probe, TopicStatus};
 pub(super) async fn check(report: &mut Report, event_type: Option<&str>, settings: &Settings) {
     report.area("broker");
     let kafka = assemble::kafka(settings);
-    let problems = kafka.validate();
-    if !problems.is_empty() {
-        for problem in problems {
-            report.failed(problem, "");
-        }
+    if !probe::settings_are_sound(report, kafka.validate()) {
         return;
     }
     let connection = match Probe::connect(&kafka).await {
@@ -27,7 +23,11 @@ pub(super) async fn check(report: &mut Report, event_type: Option<&str>, setting
         }
     };
     introduce(report, &kafka, &connection);
-    let sound = topics(report, settings, &connection).await;
+    let look = async |report: &mut Report, what: &str, name: &str| {
+        let status = connection.topic(name).await?;
+        Ok(tell(report, what, name, &status))
+    };
+    let sound = probe::look_at_destinations(report, settings, "topic", look).await;
     match connection.idempotence().await {
         Ok(()) => report.ok("idempotent producer: repetitions after an error make no duplicates"),
         Err(error) => report.failed(
@@ -59,59 +59,33 @@ fn introduce(report: &mut Report, kafka: &KafkaSettings, connection: &Probe) {
     let user = kafka.username.as_deref();
     let user = user.map(|user| format!(" as user {user}"));
     let text = format!("Kafka cluster {id}: {brokers}{}", user.unwrap_or_default());
-    let local = ["127.", "localhost", "[::1]"];
-    let is_local = |broker: &String| local.iter().any(|host| broker.starts_with(host));
-    if kafka.tls {
-        report.ok(format!("{text}, encrypted"));
-    } else if cluster.brokers.iter().all(is_local) {
-        report.ok(format!("{text}, not encrypted"));
-    } else {
-        report.warning(
-            format!("{text}, not encrypted"),
-            "use a listener with TLS, and OUTRIGGER_KAFKA_TLS=true",
-        );
-    }
+    let how = kafka.tls.then_some("encrypted");
+    let remedy = "use a listener with TLS, and OUTRIGGER_KAFKA_TLS=true";
+    probe::introduce(report, &text, &cluster.brokers, how, remedy);
 }
 
 /// False when a probe makes no sense any more.
-async fn topics(report: &mut Report, settings: &Settings, connection: &Probe) -> bool {
-    let mut sound = true;
-    for (what, destination) in probe::destinations(settings) {
-        let name = match destination {
-            None => continue,
-            Some(None) => {
-                report.ok(format!(
-                    "{what}: the topic depends on the event, and is looked for when one goes there"
-                ));
-                continue;
+fn tell(report: &mut Report, what: &str, name: &str, status: &TopicStatus) -> bool {
+    match status {
+        TopicStatus::Exists {
+            partitions,
+            replicas,
+        } => {
+            let text =
+                format!("{what}: topic `{name}`, {partitions} partitions, {replicas} replicas");
+            if *replicas > 1 {
+                report.ok(text);
+            } else {
+                report.warning(
+                    format!("{text}: a broker that is lost takes confirmed events with it"),
+                    "replicate the topic, for example three times with min.insync.replicas=2",
+                );
             }
-            Some(Some(name)) => name,
-        };
-        match connection.topic(&name).await {
-            Ok(TopicStatus::Exists {
-                partitions,
-                replicas,
-            }) => {
-                let text =
-                    format!("{what}: topic `{name}`, {partitions} partitions, {replicas} replicas");
-                if replicas > 1 {
-                    report.ok(text);
-                } else {
-                    report.warning(
-                        format!("{text}: a broker that is lost takes confirmed events with it"),
-                        "replicate the topic, for example three times with min.insync.replicas=2",
-                    );
-                }
-            }
-            Ok(TopicStatus::Missing(reason)) => {
-                report.failed(format!("{what}: {reason}"), "");
-                sound = false;
-            }
-            Err(error) => {
-                report.failed(format!("{what}: {error}"), "");
-                return false;
-            }
+            true
+        }
+        TopicStatus::Missing(reason) => {
+            report.failed(format!("{what}: {reason}"), "");
+            false
         }
     }
-    sound
 }

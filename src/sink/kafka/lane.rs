@@ -36,6 +36,8 @@ impl Lane for KafkaLane {
             let link = self.shared.link.borrow().clone();
             if let Some(link) = link {
                 publish(&self.shared, &link, batch, &mut verdicts).await;
+            } else {
+                self.shared.status.catch_up().await;
             }
             let open = |verdict: Option<Verdict>| verdict.unwrap_or(Verdict::Unavailable);
             verdicts.into_iter().map(open).collect()

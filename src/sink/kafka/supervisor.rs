@@ -5,29 +5,21 @@
 //! wait, and go without being repeated if the outage is shorter than the confirm timeout.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
-
 use tokio::sync::{RwLock, watch};
 use tokio_util::sync::CancellationToken;
 
+use super::lane::KafkaLane;
 use super::link::{Link, Topic, Trouble};
 use super::settings::KafkaSettings;
 use crate::error::Verdict;
-use crate::sink::SinkState;
-
-const BACKOFF_INITIAL: Duration = Duration::from_millis(100);
-const BACKOFF_MAX: Duration = Duration::from_secs(5);
-
-/// A producer that lasted this long has proved itself: the next backoff starts afresh.
-const STABLE_AFTER: Duration = Duration::from_secs(10);
-
-/// Why a sink that was told to stop is not connected.
-const STOPPED: &str = "stopped";
+use crate::sink::backoff::backoff;
+use crate::sink::supervised::{Connect, Status, Supervised, keep_connected};
+use crate::sink::{Lane, SinkState};
 
 /// What the supervisor, the lanes and the sink have in common.
 pub(super) struct Shared {
     pub(super) settings: KafkaSettings,
-    pub(super) state: watch::Sender<SinkState>,
+    pub(super) status: Status,
     /// The producer, while it can be used.
     pub(super) link: watch::Sender<Option<Arc<Link>>>,
     /// Shared by lanes that publish batches, held alone by one that tries its records one by one.
@@ -38,91 +30,71 @@ impl Shared {
     pub(super) fn new(settings: KafkaSettings) -> Self {
         Self {
             settings,
-            state: watch::Sender::new(SinkState::Down(String::new())),
+            status: Status::new("Kafka"),
             link: watch::Sender::new(None),
             gate: RwLock::default(),
         }
     }
 
-    /// Changes the state, with one log line if it is a change.
-    fn report(&self, state: SinkState) {
-        let changed = self.state.send_if_modified(|current| {
-            let changed = *current != state;
-            current.clone_from(&state);
-            changed
-        });
-        if !changed {
-            return;
-        }
-        match state {
-            SinkState::Ready => tracing::info!("ready to publish to Kafka"),
-            SinkState::Down(reason) if reason == STOPPED => {
-                tracing::debug!("disconnected from Kafka");
-            }
-            SinkState::Down(reason) | SinkState::Blocked(reason) => {
-                tracing::warn!(reason, "not connected to Kafka");
-            }
-        }
-    }
-
     fn down(&self, reason: String) {
         self.link.send_replace(None);
-        self.report(SinkState::Down(reason));
+        self.status.report(SinkState::Down(reason));
     }
 }
 
-/// Runs until `stop`, then closes the connections.
-pub(super) async fn run(shared: Arc<Shared>, stop: CancellationToken) {
-    let mut failures = 0;
-    loop {
-        let opened_at = Instant::now();
-        match Link::open(&shared.settings) {
-            Ok(link) => {
-                let link = Arc::new(link);
-                let failed = tokio::select! {
-                    biased;
-                    () = stop.cancelled() => None,
-                    reason = serve(&shared, &link) => Some(reason),
-                };
-                shared.link.send_replace(None);
-                let stopped = failed.is_none();
-                if let Some(reason) = failed {
-                    shared.down(reason);
-                }
-                link.end().await;
-                if stopped {
-                    break;
-                }
+impl Supervised for Shared {
+    const KIND: &'static str = "kafka";
+
+    fn status(&self) -> &Status {
+        &self.status
+    }
+
+    fn lanes(self: &Arc<Self>) -> Vec<Box<dyn Lane>> {
+        (0..self.settings.lanes.max(1))
+            .map(|_| Box::new(KafkaLane::new(Arc::clone(self))) as Box<dyn Lane>)
+            .collect()
+    }
+
+    async fn keep(&self, stop: &CancellationToken) {
+        keep_connected(self, stop).await;
+    }
+}
+
+impl Connect for Shared {
+    type Link = Link;
+
+    fn links(&self) -> &watch::Sender<Option<Arc<Link>>> {
+        &self.link
+    }
+
+    /// The brokers are tried by librdkafka.
+    fn places(&self) -> usize {
+        1
+    }
+
+    async fn open(&self, _place: usize) -> Result<Arc<Link>, String> {
+        Link::open(&self.settings).map(Arc::new)
+    }
+
+    /// Offers the producer whenever the cluster can be reached.
+    async fn serve(&self, link: &Arc<Link>) -> String {
+        let mut trouble = link.trouble();
+        loop {
+            let seen = match connect(self, link, &mut trouble).await {
+                Ok(seen) => seen,
+                Err(failed) => return failed,
+            };
+            self.link.send_replace(Some(Arc::clone(link)));
+            self.status.report(SinkState::Ready);
+            match lost(link, &mut trouble, seen).await {
+                Lost::Cluster(reason) => self.down(reason),
+                Lost::Producer(reason) => return reason,
             }
-            Err(reason) => shared.down(reason),
-        }
-        if opened_at.elapsed() >= STABLE_AFTER {
-            failures = 0;
-        }
-        failures += 1;
-        tokio::select! {
-            biased;
-            () = stop.cancelled() => break,
-            () = tokio::time::sleep(backoff(failures, rand::random())) => {}
         }
     }
-    shared.down(STOPPED.to_owned());
-}
 
-/// Offers the producer to the lanes whenever the cluster can be reached; returns why it must be replaced.
-async fn serve(shared: &Shared, link: &Arc<Link>) -> String {
-    let mut trouble = link.trouble();
-    loop {
-        let seen = match connect(shared, link, &mut trouble).await {
-            Ok(seen) => seen,
-            Err(failed) => return failed,
-        };
-        shared.link.send_replace(Some(Arc::clone(link)));
-        shared.report(SinkState::Ready);
-        match lost(link, &mut trouble, seen).await {
-            Lost::Cluster(reason) => shared.down(reason),
-            Lost::Producer(reason) => return reason,
-        }
+    async fn end(&self, link: &Link, _lost: Option<&str>) {
+        link.end().await;
     }
 }
 
@@ -191,13 +163,4 @@ async fn lost(link: &Arc<Link>, trouble: &mut watch::Receiver<Trouble>, mut seen
 
 fn reason(failed: Option<String>) -> String {
     failed.unwrap_or_else(|| "the producer has ended".to_owned())
-}
-
-/// The wait after this many failures in a row; `jitter` in `0.0..1.0`.
-fn backoff(failures: u32, jitter: f64) -> Duration {
-    let doublings = failures.saturating_sub(1).min(16);
-    let ceiling = BACKOFF_INITIAL
-        .saturating_mul(1 << doublings)
-        .min(BACKOFF_MAX);
-    ceiling.mul_f64(0.5 + 0.5 * jitter)
 }
