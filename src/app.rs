@@ -25,11 +25,8 @@ use crate::relay::core::window::Ordering;
 use crate::relay::driver::{self, Ended, Parts};
 use crate::relay::live::Live;
 use crate::settings::{self, AfterPublish, EventMode, Settings, SinkKind, Wake};
-use crate::sink::Sink;
-use crate::sink::http::HttpSink;
-use crate::sink::nats::NatsSink;
-use crate::sink::rabbitmq::RabbitMqSink;
 use crate::sink::stdout::StdoutSink;
+use crate::sink::{self, Sink};
 use crate::store::postgres::{Capabilities, Database, Listener, PostgresStore, StoreErrorKind};
 use crate::telemetry::metrics::{Measured, Operation};
 
@@ -156,24 +153,18 @@ fn stop_signals() -> Result<(watch::Receiver<bool>, CancellationToken), Failure>
 }
 
 fn sink(settings: &Settings) -> Result<Box<dyn Sink>, Failure> {
-    Ok(match settings.sink {
-        SinkKind::RabbitMq => {
-            let sink = RabbitMqSink::start(assemble::rabbitmq(settings))
-                .map_err(|errors| Failure::usage(errors.join("\n")))?;
-            Box::new(sink)
-        }
-        SinkKind::Nats => {
-            let sink = NatsSink::start(assemble::nats(settings))
-                .map_err(|errors| Failure::usage(errors.join("\n")))?;
-            Box::new(sink)
-        }
-        SinkKind::Http => {
-            let sink = HttpSink::start(assemble::http(settings))
-                .map_err(|errors| Failure::usage(errors.join("\n")))?;
-            Box::new(sink)
-        }
-        SinkKind::Stdout => Box::new(StdoutSink::new()),
-    })
+    let started = match settings.sink {
+        SinkKind::RabbitMq => sink::rabbitmq::start(assemble::rabbitmq(settings)),
+        SinkKind::Nats => sink::nats::start(assemble::nats(settings)),
+        SinkKind::Http => sink::http::start(assemble::http(settings)),
+        #[cfg(feature = "kafka")]
+        SinkKind::Kafka => sink::kafka::start(assemble::kafka(settings)),
+        // The rules of the settings say so before, and with a hint.
+        #[cfg(not(feature = "kafka"))]
+        SinkKind::Kafka => Err(vec!["this program was built without Kafka".to_owned()]),
+        SinkKind::Stdout => return Ok(Box::new(StdoutSink::new())),
+    };
+    started.map_err(|errors| Failure::usage(errors.join("\n")))
 }
 
 /// Starts the admin listener; it ends with what is returned.
@@ -201,6 +192,7 @@ fn facts(settings: &Settings, database: &Database) -> Facts {
             SinkKind::RabbitMq => "rabbitmq",
             SinkKind::Nats => "nats",
             SinkKind::Http => "http",
+            SinkKind::Kafka => "kafka",
             SinkKind::Stdout => "stdout",
         },
         database: database.target(),

@@ -10,6 +10,8 @@ use crate::event::route::{DeadLetterRouter, Router};
 use crate::secret_file::SecretFile;
 use crate::settings::{self, EventMode, PG_VARIABLES, Settings, SinkKind};
 use crate::sink::http::HttpSettings;
+#[cfg(feature = "kafka")]
+use crate::sink::kafka::{self, KafkaSettings};
 use crate::sink::nats::NatsSettings;
 use crate::sink::rabbitmq::RabbitMqSettings;
 use crate::store::postgres::{
@@ -143,7 +145,7 @@ pub fn encoder(settings: &Settings) -> Result<(Encoder, Option<DeadLetterRouter>
             bytes: match settings.sink {
                 SinkKind::RabbitMq => limits.bytes.min(settings.rabbitmq.max_message_size),
                 SinkKind::Http => limits.bytes.min(settings.http.max_message_size),
-                SinkKind::Nats | SinkKind::Stdout => limits.bytes,
+                SinkKind::Nats | SinkKind::Kafka | SinkKind::Stdout => limits.bytes,
             },
             ..limits
         },
@@ -206,6 +208,42 @@ pub fn http(settings: &Settings) -> HttpSettings {
         cert_file: http.cert_file,
         key_file: http.key_file,
         max_message_size: http.max_message_size,
+    }
+}
+
+/// The Kafka sink.
+#[cfg(feature = "kafka")]
+pub fn kafka(settings: &Settings) -> KafkaSettings {
+    let kafka = settings.kafka.clone();
+    KafkaSettings {
+        brokers: kafka.brokers,
+        tls: kafka.tls,
+        ca_file: kafka.ca_file,
+        cert_file: kafka.cert_file,
+        key_file: kafka.key_file,
+        sasl: match kafka.sasl {
+            settings::Sasl::None => None,
+            settings::Sasl::Plain => Some(kafka::SaslMechanism::Plain),
+            settings::Sasl::ScramSha256 => Some(kafka::SaslMechanism::ScramSha256),
+            settings::Sasl::ScramSha512 => Some(kafka::SaslMechanism::ScramSha512),
+        },
+        username: kafka.username,
+        password: kafka.password,
+        lanes: kafka.lanes,
+        confirm_timeout: kafka.confirm_timeout,
+        max_message_size: kafka.max_message_size,
+        compression: match kafka.compression {
+            settings::Compression::None => kafka::Compression::None,
+            settings::Compression::Gzip => kafka::Compression::Gzip,
+            settings::Compression::Snappy => kafka::Compression::Snappy,
+            settings::Compression::Lz4 => kafka::Compression::Lz4,
+            settings::Compression::Zstd => kafka::Compression::Zstd,
+        },
+        partitioner: match kafka.partitioner {
+            settings::Partitioner::Murmur2 => kafka::Partitioner::Murmur2,
+            settings::Partitioner::Crc32 => kafka::Partitioner::Crc32,
+        },
+        known_destinations: known_destinations(settings),
     }
 }
 

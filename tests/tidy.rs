@@ -40,6 +40,12 @@ const RULES: &[Rule] = &[
         why: "only the NATS sink speaks to NATS (the log filter knows its name)",
     },
     Rule {
+        names: &["rdkafka"],
+        scope: &["src/"],
+        homes: &["src/sink/kafka/"],
+        why: "only the Kafka sink speaks to Kafka",
+    },
+    Rule {
         names: &["cloudevents"],
         scope: &["src/"],
         homes: &["src/event/"],

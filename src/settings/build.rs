@@ -12,8 +12,9 @@ use super::report::{Origin, Problem};
 use super::table::{PG_VARIABLES, SETTINGS, setting};
 use super::value::Value;
 use super::{
-    Admin, AfterPublish, Columns, Database, Event, EventMode, ExchangeType, Http, Log, LogFormat,
-    Nats, Ordering, Outbox, Preset, RabbitMq, Relay, Retry, Route, Settings, SinkKind, Wake,
+    Admin, AfterPublish, Columns, Compression, Database, Event, EventMode, ExchangeType, Http,
+    Kafka, Log, LogFormat, Nats, Ordering, Outbox, Partitioner, Preset, RabbitMq, Relay, Retry,
+    Route, Sasl, Settings, SinkKind, Wake,
 };
 use crate::error::OnExhausted;
 use crate::secret_file::SecretFile;
@@ -179,6 +180,7 @@ pub(super) fn settings(values: &Values, inputs: &Inputs) -> Settings {
         rabbitmq: rabbitmq(v, inputs),
         nats: nats(v, inputs),
         http: http(v, inputs),
+        kafka: kafka(v),
         relay: relay(v, inputs),
         retry: Retry {
             max_attempts: v.count("retry.max_attempts"),
@@ -281,6 +283,7 @@ fn sink(v: &Values) -> SinkKind {
         [
             ("nats", SinkKind::Nats),
             ("http", SinkKind::Http),
+            ("kafka", SinkKind::Kafka),
             ("stdout", SinkKind::Stdout),
         ],
         SinkKind::RabbitMq,
@@ -328,6 +331,45 @@ fn nats(v: &Values, inputs: &Inputs) -> Nats {
         cert_file: v.path("nats.cert_file"),
         key_file: v.path("nats.key_file"),
         inbox_prefix: v.text("nats.inbox_prefix"),
+    }
+}
+
+fn kafka(v: &Values) -> Kafka {
+    Kafka {
+        brokers: v.list("kafka.brokers"),
+        tls: v.bool("kafka.tls"),
+        ca_file: v.path("kafka.ca_file"),
+        cert_file: v.path("kafka.cert_file"),
+        key_file: v.path("kafka.key_file"),
+        sasl: v.choice(
+            "kafka.sasl_mechanism",
+            [
+                ("plain", Sasl::Plain),
+                ("scram-sha-256", Sasl::ScramSha256),
+                ("scram-sha-512", Sasl::ScramSha512),
+            ],
+            Sasl::None,
+        ),
+        username: v.optional_text("kafka.username"),
+        password: v.secret("kafka.password"),
+        lanes: v.count("kafka.lanes"),
+        confirm_timeout: v.duration("kafka.confirm_timeout"),
+        max_message_size: v.count("kafka.max_message_size"),
+        compression: v.choice(
+            "kafka.compression",
+            [
+                ("gzip", Compression::Gzip),
+                ("snappy", Compression::Snappy),
+                ("lz4", Compression::Lz4),
+                ("zstd", Compression::Zstd),
+            ],
+            Compression::None,
+        ),
+        partitioner: v.choice(
+            "kafka.partitioner",
+            [("crc32", Partitioner::Crc32)],
+            Partitioner::Murmur2,
+        ),
     }
 }
 

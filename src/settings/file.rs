@@ -143,7 +143,12 @@ fn to_text(setting: &Setting, value: Value) -> Result<String, (Option<String>, &
         ValueKind::String(text) => Ok(text),
         ValueKind::Boolean(value) if setting.kind == Kind::Bool => Ok(value.to_string()),
         ValueKind::I64(value) if setting.kind.takes_toml_number() => Ok(value.to_string()),
-        ValueKind::Array(values) if matches!(setting.kind, Kind::AmqpUrls | Kind::NatsUrls) => {
+        ValueKind::Array(values)
+            if matches!(
+                setting.kind,
+                Kind::AmqpUrls | Kind::NatsUrls | Kind::Brokers
+            ) =>
+        {
             let texts: Vec<String> = values
                 .into_iter()
                 .filter_map(|value| match value.kind {

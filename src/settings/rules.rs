@@ -3,7 +3,7 @@
 use super::build::{Values, name_in};
 use super::report::{Origin, Problem};
 use super::value::Value;
-use super::{Database, Need, Settings, SinkKind};
+use super::{Database, EventMode, Kafka, Need, Sasl, Settings, SinkKind};
 
 /// Adds every broken rule to `problems`.
 pub(super) fn check_together(
@@ -20,7 +20,7 @@ pub(super) fn check_together(
     if need == Need::Relay {
         rules.required("event.source", "for example `/services/orders`");
         if !values.broken.contains("sink") {
-            rules.sink(settings.sink);
+            rules.sink(settings);
         }
     }
 }
@@ -32,8 +32,8 @@ struct Rules<'a> {
 
 impl Rules<'_> {
     /// What the chosen sink cannot do without, and what it cannot do.
-    fn sink(&mut self, sink: SinkKind) {
-        match sink {
+    fn sink(&mut self, settings: &Settings) {
+        match settings.sink {
             SinkKind::RabbitMq => self.required(
                 "rabbitmq.url",
                 "for example `amqp://user:password@host:5672`",
@@ -51,6 +51,7 @@ impl Rules<'_> {
                     self.rule(key, "sink", !set, text.into());
                 }
             }
+            SinkKind::Kafka => self.kafka(settings),
             SinkKind::Stdout => {}
         }
     }
@@ -78,6 +79,7 @@ impl Rules<'_> {
             rabbitmq,
             nats,
             http,
+            kafka,
             ..
         } = settings;
         self.rule(
@@ -114,6 +116,10 @@ impl Rules<'_> {
             ["http.cert_file", "http.key_file"],
             [http.cert_file.is_some(), http.key_file.is_some()],
         );
+        self.pair(
+            ["kafka.cert_file", "kafka.key_file"],
+            [kafka.cert_file.is_some(), kafka.key_file.is_some()],
+        );
         let urls = self.values.list("rabbitmq.url");
         let plain_only = !urls.is_empty() && urls.iter().all(|url| url.starts_with("amqp://"));
         for (name, file) in [
@@ -134,6 +140,58 @@ impl Rules<'_> {
         let text = || "is of no use without {}".to_owned();
         self.rule(one, other, !has_one || has_other, text());
         self.rule(other, one, !has_other || has_one, text());
+    }
+
+    fn kafka(&mut self, settings: &Settings) {
+        self.required("kafka.brokers", "for example `kafka-1:9092,kafka-2:9092`");
+        self.kafka_security(&settings.kafka);
+        let prefixed = self.values.is_given("event.header_prefix");
+        self.rule(
+            "event.header_prefix",
+            "sink",
+            !prefixed,
+            "has no effect with this {}: CloudEvents spells headers `ce_` in Kafka".into(),
+        );
+        self.rule(
+            "event.mode",
+            "sink",
+            settings.event.mode != EventMode::Batch,
+            "cannot be `batch` with this {}: a Kafka record has one key, and the producer sends records in batches by itself"
+                .into(),
+        );
+        for key in ["route.key", "retry.dead_letter_key"] {
+            let set = self.values.is_given(key);
+            let text = "has no effect with this {}: a Kafka record has no routing key; its key is the row's `key`";
+            self.rule(key, "sink", !set, text.into());
+        }
+        if !cfg!(feature = "kafka") {
+            self.rule(
+                "sink",
+                "kafka.brokers",
+                false,
+                "cannot be `kafka`: this program was built without it; build with `cargo build --release --features kafka`"
+                    .into(),
+            );
+        }
+    }
+
+    fn kafka_security(&mut self, kafka: &Kafka) {
+        let (tls, sasl) = (kafka.tls, kafka.sasl != Sasl::None);
+        let (cert, ca) = (kafka.cert_file.is_some(), kafka.ca_file.is_some());
+        let (name, password) = (kafka.username.is_some(), kafka.password.is_some());
+        let (mechanism, user) = ("kafka.sasl_mechanism", "kafka.username");
+        let plain = "has no effect unless {} is `true`";
+        let idle = "has no effect without {}";
+        for (key, other, holds, text) in [
+            ("kafka.ca_file", "kafka.tls", tls || !ca, plain),
+            ("kafka.cert_file", "kafka.tls", tls || !cert, plain),
+            (mechanism, user, !sasl || name, "needs {}"),
+            (mechanism, "kafka.password", !sasl || password, "needs {}"),
+            (user, mechanism, sasl || !name, idle),
+            ("kafka.password", mechanism, sasl || !password, idle),
+        ] {
+            self.rule(key, other, holds, text.to_owned());
+        }
     }
 
     /// Reports `key` unless the rule holds, or one of both is broken already. `{}` in the text

@@ -2,6 +2,7 @@
 //! description are written down.
 
 mod http;
+mod kafka;
 mod nats;
 mod rabbitmq;
 
@@ -80,6 +81,10 @@ pub const SECTIONS: &[(&str, &str)] = &[
     ("rabbitmq", "The RabbitMQ sink."),
     ("nats", "The NATS JetStream sink."),
     ("http", "The http sink."),
+    (
+        "kafka",
+        "The Kafka sink, in a build with the feature `kafka`.",
+    ),
     ("relay", "Ordering, sharing between replicas, and limits."),
     (
         "retry",
@@ -119,6 +124,7 @@ pub const SETTINGS: &[Setting] = &{
         rabbitmq::SETTINGS,
         nats::SETTINGS,
         http::SETTINGS,
+        kafka::SETTINGS,
         RELAY,
     ];
     joined::<{ count(PARTS) }>(PARTS)
@@ -152,8 +158,8 @@ const GENERAL: &[Setting] = &[
     Setting {
         key: "sink",
         kind: Kind::Choice {
-            allowed: &["rabbitmq", "nats", "http", "stdout"],
-            planned: &["kafka", "eventbridge"],
+            allowed: &["rabbitmq", "nats", "http", "kafka", "stdout"],
+            planned: &["eventbridge"],
         },
         default: Some("rabbitmq"),
         description: "Where events are published. `stdout` prints one JSON line per event, for demos and debugging.",
@@ -316,8 +322,8 @@ const GENERAL: &[Setting] = &[
         key: "route.destination",
         kind: Kind::Template,
         default: Some("events"),
-        description: "RabbitMQ: exchange. NATS: stream that must take the event. http: path below `http.url` (by default none: \
-                      the URL itself).",
+        description: "RabbitMQ: exchange. NATS: stream that must take the event. Kafka: topic. http: path below `http.url` \
+                      (by default none: the URL itself).",
         example: "orders.{{ type }}",
         ..BASE
     },
@@ -325,7 +331,8 @@ const GENERAL: &[Setting] = &[
         key: "route.key",
         kind: Kind::Template,
         default: Some("{{ type }}"),
-        description: "RabbitMQ: routing key. NATS: subject. Without a meaning for http.",
+        description: "RabbitMQ: routing key. NATS: subject. Without a meaning for http and Kafka, whose record key is the row's \
+                      `key`.",
         ..BASE
     },
 ];

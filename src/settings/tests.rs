@@ -94,6 +94,7 @@ fn other_values(setting: &Setting) -> Vec<String> {
         Kind::Listen => vec!["127.0.0.1:1".into(), "off".into()],
         Kind::NatsUrls => vec!["nats://h".into()],
         Kind::HttpUrl => vec!["http://h".into()],
+        Kind::Brokers => vec!["h:1".into()],
         Kind::Text | Kind::Template | Kind::Path | Kind::UriReference => vec!["other".into()],
     };
     all.into_iter()

@@ -33,6 +33,8 @@ pub struct Settings {
     pub nats: Nats,
     /// The http sink.
     pub http: Http,
+    /// The Kafka sink.
+    pub kafka: Kafka,
     /// The relay itself.
     pub relay: Relay,
     /// What happens to rejected events.
@@ -189,6 +191,8 @@ pub enum SinkKind {
     Nats,
     /// A service that takes events by HTTP.
     Http,
+    /// Kafka. Only in a build with the feature `kafka`; the settings are checked in any.
+    Kafka,
     /// One JSON line per event on standard output.
     Stdout,
 }
@@ -293,6 +297,74 @@ impl ExchangeType {
             Self::Headers => "headers",
         }
     }
+}
+
+/// The Kafka sink.
+#[derive(Debug, Clone)]
+pub struct Kafka {
+    /// `host:port` of some brokers. Empty only where no broker is needed.
+    pub brokers: Vec<String>,
+    /// Whether connections are encrypted.
+    pub tls: bool,
+    /// PEM file of certificate authorities to trust instead of the system's.
+    pub ca_file: Option<PathBuf>,
+    /// PEM file of the client certificate chain.
+    pub cert_file: Option<PathBuf>,
+    /// PEM file of the client certificate's private key.
+    pub key_file: Option<PathBuf>,
+    /// How to log in.
+    pub sasl: Sasl,
+    /// The user name for SASL.
+    pub username: Option<String>,
+    /// The password for SASL.
+    pub password: Option<SecretString>,
+    /// Batches published side by side.
+    pub lanes: usize,
+    /// Longest wait for the confirms of a batch.
+    pub confirm_timeout: Duration,
+    /// Largest record the brokers accept, in bytes.
+    pub max_message_size: usize,
+    /// How records are compressed.
+    pub compression: Compression,
+    /// Which partition a key belongs to.
+    pub partitioner: Partitioner,
+}
+
+/// How to log in to Kafka.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sasl {
+    /// Not by SASL.
+    None,
+    /// Name and password as they are.
+    Plain,
+    /// SCRAM with SHA-256.
+    ScramSha256,
+    /// SCRAM with SHA-512.
+    ScramSha512,
+}
+
+/// How Kafka records are compressed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Compression {
+    /// Not at all.
+    None,
+    /// gzip.
+    Gzip,
+    /// Snappy.
+    Snappy,
+    /// LZ4.
+    Lz4,
+    /// Zstandard.
+    Zstd,
+}
+
+/// Which Kafka partition a key belongs to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Partitioner {
+    /// As Kafka's Java client has it.
+    Murmur2,
+    /// As librdkafka's clients have it.
+    Crc32,
 }
 
 /// The relay.

@@ -57,6 +57,8 @@ pub enum Kind {
     NatsUrls,
     /// The URL of a service.
     HttpUrl,
+    /// Hosts with ports, comma separated.
+    Brokers,
 }
 
 /// A value that keeps the rules of its [`Kind`].
@@ -117,6 +119,7 @@ impl Kind {
             Self::Listen => "`address:port` or `off`".into(),
             Self::AmqpUrls | Self::NatsUrls => "URLs, comma separated".into(),
             Self::HttpUrl => "URL".into(),
+            Self::Brokers => "`host:port`, comma separated".into(),
         }
     }
 
@@ -158,6 +161,7 @@ impl Kind {
             Self::AmqpUrls => parse_urls(text, check_amqp_url).map(Value::List),
             Self::NatsUrls => parse_urls(text, check_nats_url).map(Value::List),
             Self::HttpUrl => check_http_url(text).map(|()| Value::Text(text.to_owned())),
+            Self::Brokers => parse_brokers(text).map(Value::List),
         }
     }
 }
@@ -460,6 +464,43 @@ fn with_host(text: &str) -> Result<url::Url, Violation> {
         ));
     }
     Ok(url)
+}
+
+fn parse_brokers(text: &str) -> Result<Vec<String>, Violation> {
+    let example = "for example `kafka-1:9092,kafka-2:9092`";
+    let brokers = text.split(',').map(str::trim);
+    let brokers: Vec<String> = brokers
+        .filter(|broker| !broker.is_empty())
+        .map(str::to_owned)
+        .collect();
+    for broker in &brokers {
+        let rule = if broker.contains("://") {
+            format!("`{broker}` is a URL; expected `host:port`, without a scheme")
+        } else if !is_host_and_port(broker) {
+            format!("`{broker}` is not `host:port`")
+        } else {
+            continue;
+        };
+        return Err(Violation::with_hint(rule, example));
+    }
+    if brokers.is_empty() {
+        return Err(Violation::with_hint("names no broker", example));
+    }
+    Ok(brokers)
+}
+
+/// An IPv6 address is in brackets.
+fn is_host_and_port(text: &str) -> bool {
+    let Some((host, port)) = text.rsplit_once(':') else {
+        return false;
+    };
+    let name = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_');
+    let bare = match host.strip_prefix('[').and_then(|h| h.strip_suffix(']')) {
+        Some(address) => address.parse::<std::net::Ipv6Addr>().is_ok(),
+        None => !host.is_empty() && host.bytes().all(name),
+    };
+    bare && port.bytes().all(|byte| byte.is_ascii_digit())
+        && port.parse::<u16>().is_ok_and(|port| port > 0)
 }
 
 #[cfg(test)]

@@ -20,10 +20,14 @@ mod backoff;
 mod binding;
 pub mod discard;
 pub mod http;
+#[cfg(feature = "kafka")]
+pub mod kafka;
 pub mod nats;
 pub mod rabbitmq;
 pub mod stdout;
+mod supervised;
 mod tls;
+mod urls;
 
 use std::future::Future;
 use std::pin::Pin;

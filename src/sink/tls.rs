@@ -19,6 +19,22 @@ pub(super) struct Files<'a> {
     pub(super) key_file: Option<&'a PathBuf>,
 }
 
+/// What is wrong with a client certificate without its key, or a key without its certificate.
+pub(super) fn half_a_pair(
+    prefix: &str,
+    cert_file: Option<&PathBuf>,
+    key_file: Option<&PathBuf>,
+) -> Option<String> {
+    let (one, other) = match (cert_file, key_file) {
+        (Some(_), None) => ("CERT_FILE", "KEY_FILE"),
+        (None, Some(_)) => ("KEY_FILE", "CERT_FILE"),
+        _ => return None,
+    };
+    Some(format!(
+        "{prefix}_{one} is set without {prefix}_{other}; a client certificate needs both"
+    ))
+}
+
 /// Builds the configuration. Reads files and the system's certificates: blocking.
 pub(super) fn load(files: Files<'_>) -> Result<Arc<ClientConfig>, String> {
     let variable = |name: &str| format!("{}_{name}", files.prefix);

@@ -206,7 +206,7 @@ async fn brokers_that_cannot_be_used_are_named() {
         assert!(!json.to_string().contains("hunter2"), "{json:#}");
         let both = with_broker(&tool, &format!("{url},{good}"), "amq.topic").await;
         let json = check(&both, 0, &[]);
-        says(&json, "warning", "one of several brokers: ");
+        says(&json, "warning", "one of several servers: ");
     }
 }
 

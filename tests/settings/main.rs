@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod kafka;
 mod report;
 
 use std::fs;
@@ -327,9 +328,9 @@ fn bad_values_are_named_with_rule_and_source() {
         ),
         (
             "OUTRIGGER_SINK",
-            "kafka",
+            "eventbridge",
             &[
-                "OUTRIGGER_SINK=\"kafka\" (environment): `kafka` is not built yet; expected `rabbitmq`, `nats`, `http` or `stdout`",
+                "OUTRIGGER_SINK=\"eventbridge\" (environment): `eventbridge` is not built yet; expected `rabbitmq`, `nats`, `http`, `kafka` or `stdout`",
             ],
         ),
         (

@@ -9,7 +9,7 @@ use std::thread::JoinHandle;
 use outrigger::error::ReasonCode;
 use outrigger::event::{HeaderValue, Message};
 use outrigger::sink::Sink;
-use outrigger::sink::http::{HttpSettings, HttpSink};
+use outrigger::sink::http::{self, HttpSettings};
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
@@ -114,7 +114,7 @@ impl World for HttpWorld {
     }
 
     fn sink(&self, tuning: Tuning, _known: &[&Place]) -> Box<dyn Sink> {
-        Box::new(HttpSink::start(self.settings(tuning)).unwrap())
+        http::start(self.settings(tuning)).unwrap()
     }
 
     fn awaits_destinations(&self) -> bool {

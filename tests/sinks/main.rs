@@ -8,6 +8,11 @@ mod events;
 mod harness;
 mod http_alone;
 mod http_world;
+#[cfg(feature = "kafka")]
+#[path = "../support/kafka.rs"]
+mod kafka_node;
+#[cfg(feature = "kafka")]
+mod kafka_world;
 mod nats_alone;
 mod nats_node;
 mod nats_world;
@@ -68,3 +73,6 @@ macro_rules! conformance {
 conformance!(rabbitmq, crate::rabbitmq_world::RabbitMqWorld);
 conformance!(nats, crate::nats_world::NatsWorld);
 conformance!(http, crate::http_world::HttpWorld);
+
+#[cfg(feature = "kafka")]
+conformance!(kafka, crate::kafka_world::KafkaWorld);

@@ -5,7 +5,7 @@ use outrigger::error::ReasonCode;
 use outrigger::event::{HeaderValue, Message, REASON_HEADER};
 use outrigger::sink::SinkState;
 use outrigger::sink::nats::check::{Probe, Stream};
-use outrigger::sink::nats::{NatsSettings, NatsSink};
+use outrigger::sink::nats::{self, NatsSettings};
 use secrecy::SecretString;
 use serde_json::{Value, json};
 
@@ -28,7 +28,7 @@ fn settings(node: &NatsNode, login: &str) -> NatsSettings {
 }
 
 fn start(settings: NatsSettings) -> Running {
-    Running::start(Box::new(NatsSink::start(settings).unwrap()))
+    Running::start(nats::start(settings).unwrap())
 }
 
 fn place(subject: &str) -> Place {

@@ -7,7 +7,7 @@ use base64::engine::general_purpose::STANDARD;
 use outrigger::error::ReasonCode;
 use outrigger::event::{HeaderValue, Message};
 use outrigger::sink::Sink;
-use outrigger::sink::nats::{NatsSettings, NatsSink};
+use outrigger::sink::nats::{self, NatsSettings};
 use secrecy::SecretString;
 use serde_json::{Value, json};
 
@@ -55,7 +55,7 @@ impl World for NatsWorld {
                 .collect(),
             ..NatsSettings::default()
         };
-        Box::new(NatsSink::start(settings).unwrap())
+        nats::start(settings).unwrap()
     }
 
     fn place(&self, name: &str) -> Place {

@@ -10,7 +10,7 @@ use lapin::{Channel, Connection, ConnectionProperties, ExchangeKind};
 use outrigger::error::ReasonCode;
 use outrigger::event::{HeaderValue, Message};
 use outrigger::sink::Sink;
-use outrigger::sink::rabbitmq::{RabbitMqSettings, RabbitMqSink};
+use outrigger::sink::rabbitmq::{self, RabbitMqSettings};
 use secrecy::SecretString;
 
 use crate::rabbitmq_node::RabbitMq;
@@ -53,7 +53,7 @@ impl World for RabbitMqWorld {
                 .collect(),
             ..RabbitMqSettings::default()
         };
-        Box::new(RabbitMqSink::start(settings).unwrap())
+        rabbitmq::start(settings).unwrap()
     }
 
     fn place(&self, name: &str) -> Place {

@@ -87,6 +87,11 @@ pub(crate) trait World: Send + Sync + Sized + 'static {
     /// Makes the server hold all publishers back.
     async fn block(&self);
 
+    /// Whether the protocol can tell publishers that they are held back.
+    fn tells_blocking(&self) -> bool {
+        true
+    }
+
     /// Ends that.
     async fn unblock(&self);
 

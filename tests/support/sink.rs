@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use outrigger::error::{ReasonCode, Verdict};
 use outrigger::event::Message;
-use outrigger::sink::rabbitmq::{RabbitMqSettings, RabbitMqSink};
+use outrigger::sink::rabbitmq::{self, RabbitMqSettings};
 use outrigger::sink::{Lane, Sink, SinkState};
 use secrecy::SecretString;
 use tokio::sync::watch;
@@ -33,14 +33,14 @@ pub fn settings(url: &str) -> RabbitMqSettings {
 
 /// A sink with its lanes.
 pub struct Running {
-    pub sink: Box<RabbitMqSink>,
+    pub sink: Box<dyn Sink>,
     pub lanes: Vec<Box<dyn Lane>>,
     pub state: watch::Receiver<SinkState>,
 }
 
 impl Running {
     pub fn start(settings: RabbitMqSettings) -> Self {
-        let mut sink = Box::new(RabbitMqSink::start(settings).unwrap());
+        let mut sink = rabbitmq::start(settings).unwrap();
         let lanes = sink.lanes();
         let state = sink.state();
         Self { sink, lanes, state }

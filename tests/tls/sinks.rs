@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use outrigger::error::Verdict;
 use outrigger::secret_file::SecretFile;
-use outrigger::sink::http::{HttpSettings, HttpSink};
-use outrigger::sink::nats::{NatsSettings, NatsSink};
+use outrigger::sink::http::{self, HttpSettings};
+use outrigger::sink::nats::{self, NatsSettings};
 use outrigger::sink::{Sink, SinkState};
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -46,7 +46,7 @@ async fn nats_trusts_the_authority_it_is_told_and_shows_its_certificate() {
         key_file: Some(files.path("client.key")),
         ..NatsSettings::default()
     };
-    let sink = Box::new(NatsSink::start(settings.clone()).unwrap());
+    let sink = nats::start(settings.clone()).unwrap();
     let state = reaches(&*sink, false).await;
     assert_says(
         "wrong authority",
@@ -77,7 +77,7 @@ async fn nats_trusts_the_authority_it_is_told_and_shows_its_certificate() {
             &["OUTRIGGER_NATS_"],
         ),
     ] {
-        let sink = Box::new(NatsSink::start(settings).unwrap());
+        let sink = nats::start(settings).unwrap();
         let state = reaches(&*sink, false).await;
         assert_says(what, &format!("{state:?}"), parts);
         sink.close().await;
@@ -171,7 +171,7 @@ async fn https_trusts_the_authority_it_is_told_and_renews_its_token() {
         ca_file: Some(files.path("trusted.pem")),
         ..HttpSettings::default()
     };
-    let mut sink = Box::new(HttpSink::start(to("localhost", service.port)).unwrap());
+    let mut sink = http::start(to("localhost", service.port)).unwrap();
     let state = reaches(&*sink, false).await;
     assert_says(
         "wrong authority",
@@ -209,7 +209,7 @@ async fn https_trusts_the_authority_it_is_told_and_renews_its_token() {
             &["expired", "OUTRIGGER_HTTP_URL"],
         ),
     ] {
-        let sink = Box::new(HttpSink::start(settings).unwrap());
+        let sink = http::start(settings).unwrap();
         let state = reaches(&*sink, false).await;
         assert_says(what, &format!("{state:?}"), parts);
         sink.close().await;

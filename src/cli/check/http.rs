@@ -10,11 +10,7 @@ use crate::sink::http::check::Probe;
 pub(super) async fn check(report: &mut Report, event_type: Option<&str>, settings: &Settings) {
     report.area("broker");
     let http = assemble::http(settings);
-    let problems = http.validate();
-    if !problems.is_empty() {
-        for problem in problems {
-            report.failed(problem, "");
-        }
+    if !probe::settings_are_sound(report, http.validate()) {
         return;
     }
     let connection = match Probe::connect(&http).await {
@@ -24,11 +20,20 @@ pub(super) async fn check(report: &mut Report, event_type: Option<&str>, setting
             return;
         }
     };
-    introduce(report, &connection);
+    let address = connection.address();
+    let how = connection.is_encrypted().then_some("encrypted");
+    let remedy = "use https:// in OUTRIGGER_HTTP_URL";
+    probe::introduce(
+        report,
+        &format!("service at {address}"),
+        &[address],
+        how,
+        remedy,
+    );
     let Some(event_type) = event_type else { return };
     let words = Words {
         destination: "path",
-        key: "key",
+        key: "",
         confirmed: "the service took it",
         unroutable: "",
     };
@@ -39,20 +44,4 @@ pub(super) async fn check(report: &mut Report, event_type: Option<&str>, setting
     let why_silent = || (why_silent(), "see the service's log");
     let send = |message| connection.publish(message);
     probe::publish(report, settings, event_type, words, send, why_silent).await;
-}
-
-fn introduce(report: &mut Report, connection: &Probe) {
-    let address = connection.address();
-    let text = format!("service at {address}");
-    let local = ["//127.", "//localhost", "//::1"];
-    if connection.is_encrypted() {
-        report.ok(format!("{text}, encrypted"));
-    } else if local.iter().any(|host| address.contains(host)) {
-        report.ok(format!("{text}, not encrypted"));
-    } else {
-        report.warning(
-            format!("{text}, not encrypted"),
-            "use https:// in OUTRIGGER_HTTP_URL",
-        );
-    }
 }

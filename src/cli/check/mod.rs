@@ -2,6 +2,8 @@
 
 mod database;
 mod http;
+#[cfg(feature = "kafka")]
+mod kafka;
 mod nats;
 mod probe;
 mod rabbitmq;
@@ -44,6 +46,7 @@ pub async fn run(args: &Check, loaded: &Loaded) -> Result<(), Failure> {
         SinkKind::RabbitMq => &["rabbitmq", "amqp", "sink", "route"],
         SinkKind::Nats => &["nats", "sink", "route", "event_header_prefix"],
         SinkKind::Http => &["http", "sink", "route", "event_header_prefix"],
+        SinkKind::Kafka => &["kafka", "sink", "route", "event", "retry_dead"],
         SinkKind::Stdout => &[],
     };
     if touched(&problems, sections) {
@@ -55,6 +58,11 @@ pub async fn run(args: &Check, loaded: &Loaded) -> Result<(), Failure> {
             SinkKind::RabbitMq => Box::pin(rabbitmq::check(&mut report, probe, settings)).await,
             SinkKind::Nats => Box::pin(nats::check(&mut report, probe, settings)).await,
             SinkKind::Http => Box::pin(http::check(&mut report, probe, settings)).await,
+            #[cfg(feature = "kafka")]
+            SinkKind::Kafka => Box::pin(kafka::check(&mut report, probe, settings)).await,
+            // A problem of the settings.
+            #[cfg(not(feature = "kafka"))]
+            SinkKind::Kafka => {}
             SinkKind::Stdout => {}
         }
     }

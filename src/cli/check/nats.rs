@@ -6,24 +6,35 @@ use super::probe::{self, Words};
 use super::report::Report;
 use crate::assemble;
 use crate::settings::Settings;
-use crate::sink::nats::NatsSettings;
 use crate::sink::nats::check::{Probe, Server, Stream};
 
 /// Checks everything about the server.
 pub(super) async fn check(report: &mut Report, event_type: Option<&str>, settings: &Settings) {
     report.area("broker");
     let nats = assemble::nats(settings);
-    let problems = nats.validate();
-    if !problems.is_empty() {
-        for problem in problems {
-            report.failed(problem, "");
-        }
+    if !probe::settings_are_sound(report, nats.validate()) {
         return;
     }
-    let Some(connection) = reach(report, &nats).await else {
+    let connection = probe::reach(
+        report,
+        nats.urls.len(),
+        async |position| Probe::connect(&nats, position).await,
+        |report, probe| introduce(report, &probe.server()),
+        Probe::close,
+        "check OUTRIGGER_NATS_URL: host, port, user, password, token, TLS",
+    );
+    let Some(connection) = connection.await else {
         return;
     };
-    if streams(report, settings, &connection).await
+    let look = async |report: &mut Report, what: &str, name: &str| {
+        if name.is_empty() {
+            report.ok(format!("{what}: whichever stream takes the subject"));
+            return Ok(true);
+        }
+        let stream = connection.stream(name).await?;
+        Ok(tell(report, what, name, &stream))
+    };
+    if probe::look_at_destinations(report, settings, "stream", look).await
         && let Some(event_type) = event_type
     {
         let words = Words {
@@ -42,33 +53,6 @@ pub(super) async fn check(report: &mut Report, event_type: Option<&str>, setting
     connection.close().await;
 }
 
-/// Tries every URL; returns the first connection.
-async fn reach(report: &mut Report, nats: &NatsSettings) -> Option<Probe> {
-    let mut first = None;
-    let mut unreachable = Vec::new();
-    for position in 0..nats.urls.len() {
-        match Probe::connect(nats, position).await {
-            Ok(probe) => {
-                introduce(report, &probe.server());
-                match first {
-                    None => first = Some(probe),
-                    Some(_) => probe.close().await,
-                }
-            }
-            Err(error) => unreachable.push(error),
-        }
-    }
-    for error in unreachable {
-        let remedy = "check OUTRIGGER_NATS_URL: host, port, user, password, token, TLS";
-        if first.is_some() {
-            report.warning(format!("one of several servers: {error}"), remedy);
-        } else {
-            report.failed(error, remedy);
-        }
-    }
-    first
-}
-
 fn introduce(report: &mut Report, server: &Server) {
     let cluster = server.cluster.as_deref();
     let cluster = cluster.map(|name| format!(", cluster {name}"));
@@ -79,49 +63,12 @@ fn introduce(report: &mut Report, server: &Server) {
         cluster.unwrap_or_default(),
         server.max_payload
     );
-    let local = ["//127.", "//localhost", "//[::1]"];
-    let is_local = local.iter().any(|host| server.address.contains(host));
-    if server.encrypted {
-        report.ok(format!("{text}, encrypted"));
-    } else if is_local {
-        report.ok(format!("{text}, not encrypted"));
-    } else {
-        report.warning(
-            format!("{text}, not encrypted"),
-            "use tls:// in OUTRIGGER_NATS_URL",
-        );
-    }
+    let how = server.encrypted.then_some("encrypted");
+    let remedy = "use tls:// in OUTRIGGER_NATS_URL";
+    probe::introduce(report, &text, &[&server.address], how, remedy);
 }
 
 /// False when a probe makes no sense any more.
-async fn streams(report: &mut Report, settings: &Settings, connection: &Probe) -> bool {
-    let mut sound = true;
-    for (what, destination) in probe::destinations(settings) {
-        let name = match destination {
-            None => continue,
-            Some(None) => {
-                report.ok(format!(
-                    "{what}: the stream depends on the event, and is found out when one goes there"
-                ));
-                continue;
-            }
-            Some(Some(name)) => name,
-        };
-        if name.is_empty() {
-            report.ok(format!("{what}: whichever stream takes the subject"));
-            continue;
-        }
-        match connection.stream(&name).await {
-            Ok(stream) => sound &= tell(report, what, &name, &stream),
-            Err(error) => {
-                report.failed(format!("{what}: {error}"), "");
-                return false;
-            }
-        }
-    }
-    sound
-}
-
 fn tell(report: &mut Report, what: &str, name: &str, stream: &Stream) -> bool {
     match stream {
         Stream::Exists {

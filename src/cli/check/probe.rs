@@ -1,4 +1,4 @@
-//! What the checks of all sinks share: the destinations known beforehand, and a test event.
+//! What the checks of all sinks share: reaching servers, the destinations known beforehand, and a test event.
 
 use std::future::Future;
 use std::time::Duration;
@@ -20,7 +20,7 @@ const PROBE_LIMIT: Duration = Duration::from_secs(10);
 pub(super) struct Words<'a> {
     /// `exchange`, `stream`.
     pub(super) destination: &'a str,
-    /// `key`, `subject`.
+    /// `key`, `subject`; empty where there are no routing keys.
     pub(super) key: &'a str,
     /// What a confirm proves.
     pub(super) confirmed: &'a str,
@@ -29,7 +29,7 @@ pub(super) struct Words<'a> {
 }
 
 /// Destinations of events and of dead events: `Some(None)` if it depends on the event.
-pub(super) fn destinations(settings: &Settings) -> [(&'static str, Option<Option<String>>); 2] {
+fn destinations(settings: &Settings) -> [(&'static str, Option<Option<String>>); 2] {
     let events = assemble::router(settings)
         .ok()
         .map(|router| router.constant_destination());
@@ -38,6 +38,99 @@ pub(super) fn destinations(settings: &Settings) -> [(&'static str, Option<Option
         .flatten()
         .map(|router| router.constant_destination());
     [("events", events), ("dead events", dead)]
+}
+
+/// Reports what is wrong with the settings of the sink; false if anything is.
+pub(super) fn settings_are_sound(report: &mut Report, problems: Vec<String>) -> bool {
+    let sound = problems.is_empty();
+    for problem in problems {
+        report.failed(problem, "");
+    }
+    sound
+}
+
+/// Tells who answered, and whether the connection is safe: `how` it is encrypted, if it is. Nobody listens between
+/// programs of one machine.
+pub(super) fn introduce(
+    report: &mut Report,
+    who: &str,
+    addresses: &[impl AsRef<str>],
+    how: Option<&str>,
+    remedy: &str,
+) {
+    let is_local = |address: &str| {
+        let host = address.split_once("//").map_or(address, |(_, host)| host);
+        ["127.", "localhost", "[::1]", "::1"]
+            .iter()
+            .any(|name| host.starts_with(name))
+    };
+    match how {
+        Some(how) => report.ok(format!("{who}, {how}")),
+        None if addresses.iter().all(|address| is_local(address.as_ref())) => {
+            report.ok(format!("{who}, not encrypted"));
+        }
+        None => report.warning(format!("{who}, not encrypted"), remedy),
+    }
+}
+
+/// Tries every place; returns the first connection.
+pub(super) async fn reach<P>(
+    report: &mut Report,
+    places: usize,
+    connect: impl AsyncFn(usize) -> Result<P, String>,
+    introduce: impl Fn(&mut Report, &P),
+    close: impl AsyncFn(P),
+    remedy: &str,
+) -> Option<P> {
+    let mut first = None;
+    let mut unreachable = Vec::new();
+    for place in 0..places {
+        match connect(place).await {
+            Ok(probe) => {
+                introduce(report, &probe);
+                match first {
+                    None => first = Some(probe),
+                    Some(_) => close(probe).await,
+                }
+            }
+            Err(error) => unreachable.push(error),
+        }
+    }
+    for error in unreachable {
+        if first.is_some() {
+            report.warning(format!("one of several servers: {error}"), remedy);
+        } else {
+            report.failed(error, remedy);
+        }
+    }
+    first
+}
+
+/// Looks at the destinations that are known beforehand by `look`, which is told what for and which, and says whether
+/// it is fine; an error means that no more can be asked. False when a test event makes no sense any more.
+pub(super) async fn look_at_destinations(
+    report: &mut Report,
+    settings: &Settings,
+    kind: &str,
+    look: impl AsyncFn(&mut Report, &str, &str) -> Result<bool, String>,
+) -> bool {
+    let mut sound = true;
+    for (what, destination) in destinations(settings) {
+        match destination {
+            None => {}
+            Some(None) => report.ok(format!(
+                "{what}: the {kind} depends on the event, and is looked for when one goes there"
+            )),
+            Some(Some(name)) => match look(report, what, &name).await {
+                Ok(fine) => sound &= fine,
+                Err(error) => {
+                    report.failed(format!("{what}: {error}"), "");
+                    return false;
+                }
+            },
+        }
+    }
+    sound
 }
 
 /// Publishes a test event by `publish` and reports what came of it. `why_silent` is asked when there is no answer: what
@@ -60,10 +153,13 @@ pub(super) async fn publish<F: Future<Output = Verdict>>(
             return;
         }
     };
-    let way = format!(
-        "test event of type {event_type} to {} `{}` with {} `{}`",
-        words.destination, message.destination, words.key, message.routing_key
+    let mut way = format!(
+        "test event of type {event_type} to {} `{}`",
+        words.destination, message.destination
     );
+    if !words.key.is_empty() {
+        way += &format!(" with {} `{}`", words.key, message.routing_key);
+    }
     match tokio::time::timeout(PROBE_LIMIT, publish(message)).await {
         Ok(Verdict::Confirmed) => report.ok(format!("{way}: {}", words.confirmed)),
         Ok(Verdict::Rejected(reason) | Verdict::Impossible(reason)) => report.failed(

@@ -11,17 +11,25 @@ use crate::sink::rabbitmq::check::{Broker, Exchange, Probe};
 pub(super) async fn check(report: &mut Report, event_type: Option<&str>, settings: &Settings) {
     report.area("broker");
     let rabbitmq = assemble::rabbitmq(settings);
-    let problems = rabbitmq.validate();
-    if !problems.is_empty() {
-        for problem in problems {
-            report.failed(problem, "");
-        }
+    if !probe::settings_are_sound(report, rabbitmq.validate()) {
         return;
     }
-    let Some(connection) = reach(report, &rabbitmq).await else {
+    let connection = probe::reach(
+        report,
+        rabbitmq.urls.len(),
+        async |position| Probe::connect(&rabbitmq, position).await,
+        |report, probe| introduce(report, probe.broker()),
+        Probe::close,
+        "check OUTRIGGER_RABBITMQ_URL: host, port, user, password, vhost, TLS",
+    );
+    let Some(connection) = connection.await else {
         return;
     };
-    if exchanges(report, settings, &rabbitmq, &connection).await
+    let look = async |report: &mut Report, what: &str, name: &str| {
+        let standing = connection.exchange(name).await?;
+        Ok(tell(report, &rabbitmq, what, name, standing))
+    };
+    if probe::look_at_destinations(report, settings, "exchange", look).await
         && let Some(event_type) = event_type
     {
         let words = Words {
@@ -46,33 +54,6 @@ pub(super) async fn check(report: &mut Report, event_type: Option<&str>, setting
     connection.close().await;
 }
 
-/// Tries every URL; returns the first connection.
-async fn reach(report: &mut Report, rabbitmq: &RabbitMqSettings) -> Option<Probe> {
-    let mut first = None;
-    let mut unreachable = Vec::new();
-    for position in 0..rabbitmq.urls.len() {
-        match Probe::connect(rabbitmq, position).await {
-            Ok(probe) => {
-                introduce(report, probe.broker());
-                match first {
-                    None => first = Some(probe),
-                    Some(_) => probe.close().await,
-                }
-            }
-            Err(error) => unreachable.push(error),
-        }
-    }
-    for error in unreachable {
-        let remedy = "check OUTRIGGER_RABBITMQ_URL: host, port, user, password, vhost, TLS";
-        if first.is_some() {
-            report.warning(format!("one of several brokers: {error}"), remedy);
-        } else {
-            report.failed(error, remedy);
-        }
-    }
-    first
-}
-
 fn introduce(report: &mut Report, broker: &Broker) {
     let product = broker.product.as_deref().unwrap_or("an AMQP broker");
     let version = broker.version.as_deref().unwrap_or("of unknown version");
@@ -80,66 +61,44 @@ fn introduce(report: &mut Report, broker: &Broker) {
         "{product} {version} at {} as user {}",
         broker.endpoint, broker.user
     );
-    let local = ["127.", "localhost", "[::1]"];
-    let is_local = local.iter().any(|host| broker.endpoint.contains(host));
-    match &broker.tls {
-        Some(tls) => report.ok(format!("{text}, {} {}", tls.protocol, tls.cipher)),
-        None if is_local => report.ok(format!("{text}, not encrypted")),
-        None => report.warning(
-            format!("{text}, not encrypted"),
-            "use amqps:// in OUTRIGGER_RABBITMQ_URL",
-        ),
-    }
+    let session = broker.tls.as_ref();
+    let how = session.map(|tls| format!("{} {}", tls.protocol, tls.cipher));
+    let remedy = "use amqps:// in OUTRIGGER_RABBITMQ_URL";
+    probe::introduce(report, &text, &[&broker.endpoint], how.as_deref(), remedy);
 }
 
 /// False when a probe makes no sense any more.
-async fn exchanges(
+fn tell(
     report: &mut Report,
-    settings: &Settings,
     rabbitmq: &RabbitMqSettings,
-    connection: &Probe,
+    what: &str,
+    name: &str,
+    standing: Exchange,
 ) -> bool {
-    let mut sound = true;
-    for (what, destination) in probe::destinations(settings) {
-        let name = match destination {
-            None => continue,
-            Some(None) => {
-                report.ok(format!(
-                    "{what}: the exchange depends on the event, and is looked for when one goes there"
-                ));
-                continue;
-            }
-            Some(Some(name)) => name,
-        };
-        match connection.exchange(&name).await {
-            Ok(Exchange::Exists { kind }) => {
-                let of_type = kind.as_deref().map(|kind| format!(" of type {kind}"));
-                let text = format!("{what}: exchange `{name}`{}", of_type.unwrap_or_default());
-                match kind {
-                    Some(kind) if rabbitmq.declare && kind != rabbitmq.exchange_type => {
-                        report.warning(
-                            format!("{text}, not {} as set", rabbitmq.exchange_type),
-                            "correct OUTRIGGER_RABBITMQ_EXCHANGE_TYPE; the existing exchange is used as it is",
-                        );
-                    }
-                    _ => report.ok(text),
+    match standing {
+        Exchange::Exists { kind } => {
+            let of_type = kind.as_deref().map(|kind| format!(" of type {kind}"));
+            let text = format!("{what}: exchange `{name}`{}", of_type.unwrap_or_default());
+            match kind {
+                Some(kind) if rabbitmq.declare && kind != rabbitmq.exchange_type => {
+                    report.warning(
+                        format!("{text}, not {} as set", rabbitmq.exchange_type),
+                        "correct OUTRIGGER_RABBITMQ_EXCHANGE_TYPE; the existing exchange is used as it is",
+                    );
                 }
+                _ => report.ok(text),
             }
-            Ok(Exchange::Missing(_)) if rabbitmq.declare => {
-                report.ok(format!(
-                    "{what}: exchange `{name}` does not exist yet; the relay declares it"
-                ));
-                sound = false;
-            }
-            Ok(Exchange::Missing(reason)) => {
-                report.failed(format!("{what}: {}", reason.detail), "");
-                sound = false;
-            }
-            Err(error) => {
-                report.failed(format!("{what}: {error}"), "");
-                return false;
-            }
+            true
+        }
+        Exchange::Missing(_) if rabbitmq.declare => {
+            report.ok(format!(
+                "{what}: exchange `{name}` does not exist yet; the relay declares it"
+            ));
+            false
+        }
+        Exchange::Missing(reason) => {
+            report.failed(format!("{what}: {}", reason.detail), "");
+            false
         }
     }
-    sound
 }

@@ -23,7 +23,7 @@ impl Probe {
         let target = settings.target().map_err(|problems| problems.join("; "))?;
         Connection::open(&target, settings, Arc::new(Notify::new())).await?;
         let shared = Arc::new(Shared::new(settings.clone(), target));
-        shared.state.send_replace(SinkState::Ready);
+        shared.status.set(SinkState::Ready);
         Ok(Self { shared })
     }
 
@@ -46,9 +46,9 @@ impl Probe {
 
     /// Why the service takes nothing just now, if it said so.
     pub fn trouble(&self) -> Option<String> {
-        match &*self.shared.state.borrow() {
+        match self.shared.status.get() {
             SinkState::Ready => None,
-            SinkState::Down(reason) | SinkState::Blocked(reason) => Some(reason.clone()),
+            SinkState::Down(reason) | SinkState::Blocked(reason) => Some(reason),
         }
     }
 }

@@ -5,7 +5,6 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full, Limited};
@@ -21,9 +20,6 @@ use super::supervisor::Shared;
 use crate::error::{Reason, ReasonCode, Verdict};
 use crate::event::Message;
 use crate::sink::{BoxFuture, Lane};
-
-/// How far the reported state may lag behind what was met with.
-const STATE_LAG: Duration = Duration::from_millis(100);
 
 /// A longer answer is not worth reading; the connection is closed instead.
 const ANSWER_MAX: usize = 64 * 1024;
@@ -60,11 +56,8 @@ impl HttpLane {
 
     async fn publish_batch(&mut self, batch: &[Message]) -> Vec<Verdict> {
         let mut verdicts = vec![Verdict::Unavailable; batch.len()];
-        if !self.shared.state.borrow().is_ready() {
-            // The state follows at once. Waiting for it keeps a relay that trusts a state of a
-            // moment ago from spinning.
-            let mut state = self.shared.state.subscribe();
-            let _ = timeout(STATE_LAG, state.wait_for(|state| !state.is_ready())).await;
+        if !self.shared.status.is_ready() {
+            self.shared.status.catch_up().await;
             return verdicts;
         }
         let begun = Instant::now();
@@ -83,7 +76,7 @@ impl HttpLane {
                 continue;
             }
             // A message of several events may hold several keys.
-            if message.seqs.len() > 1 || !self.shared.state.borrow().is_ready() {
+            if message.seqs.len() > 1 || !self.shared.status.is_ready() {
                 break;
             }
             stopped_keys.extend(key);

@@ -25,74 +25,16 @@ mod settings;
 mod supervisor;
 mod target;
 
-use std::sync::Arc;
-use std::time::Duration;
-
-use tokio::sync::watch;
-use tokio::task::JoinHandle;
-use tokio_util::sync::{CancellationToken, DropGuard};
-
 pub use settings::HttpSettings;
 
-use self::lane::HttpLane;
 use self::supervisor::Shared;
-use super::{BoxFuture, Lane, Sink, SinkState};
+use super::{Sink, supervised};
 
-/// Limit for closing.
-const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// A service that takes events by HTTP.
-pub struct HttpSink {
-    shared: Arc<Shared>,
-    supervisor: JoinHandle<()>,
-    /// Stops the supervisor, at the latest when the sink is dropped.
-    stop: DropGuard,
-}
-
-impl HttpSink {
-    /// Starts connecting in the background. Fails only for settings that cannot work, with all
-    /// problems at once; an unreachable service is a state, see [`Sink::state`].
-    ///
-    /// Must be called within a tokio runtime.
-    pub fn start(settings: HttpSettings) -> Result<Self, Vec<String>> {
-        let target = settings.target()?;
-        let shared = Arc::new(Shared::new(settings, target));
-        let stop = CancellationToken::new();
-        let supervisor = tokio::spawn(supervisor::run(Arc::clone(&shared), stop.clone()));
-        Ok(Self {
-            shared,
-            supervisor,
-            stop: stop.drop_guard(),
-        })
-    }
-}
-
-impl Sink for HttpSink {
-    fn kind(&self) -> &'static str {
-        "http"
-    }
-
-    fn lanes(&mut self) -> Vec<Box<dyn Lane>> {
-        (0..self.shared.settings.connections)
-            .map(|_| Box::new(HttpLane::new(Arc::clone(&self.shared))) as Box<dyn Lane>)
-            .collect()
-    }
-
-    fn state(&self) -> watch::Receiver<SinkState> {
-        self.shared.state.subscribe()
-    }
-
-    fn close(self: Box<Self>) -> BoxFuture<'static, ()> {
-        let this = *self;
-        Box::pin(async move {
-            // Connections ended with their lanes.
-            this.stop.disarm().cancel();
-            let abort = this.supervisor.abort_handle();
-            match tokio::time::timeout(CLOSE_TIMEOUT, this.supervisor).await {
-                Ok(Ok(())) => {}
-                Ok(Err(error)) => tracing::error!(%error, "the http supervisor failed"),
-                Err(_) => abort.abort(),
-            }
-        })
-    }
+/// Starts connecting in the background. Fails only for settings that cannot work, with all
+/// problems at once; an unreachable service is a state, see [`Sink::state`].
+///
+/// Must be called within a tokio runtime.
+pub fn start(settings: HttpSettings) -> Result<Box<dyn Sink>, Vec<String>> {
+    let target = settings.target()?;
+    Ok(supervised::start(Shared::new(settings, target)))
 }

@@ -7,7 +7,7 @@ use secrecy::{ExposeSecret as _, SecretString};
 
 use super::target::Target;
 use crate::secret_file::SecretFile;
-use crate::sink::tls::Files;
+use crate::sink::tls::{Files, half_a_pair};
 
 /// More connections than this are a mistake.
 const MAX_CONNECTIONS: usize = 1024;
@@ -103,17 +103,11 @@ impl HttpSettings {
         if self.max_message_size == 0 {
             problems.push("OUTRIGGER_HTTP_MAX_MESSAGE_SIZE must be more than zero".to_owned());
         }
-        for (one, other, set, unset) in [
-            ("CERT", "KEY", &self.cert_file, &self.key_file),
-            ("KEY", "CERT", &self.key_file, &self.cert_file),
-        ] {
-            if set.is_some() && unset.is_none() {
-                problems.push(format!(
-                    "OUTRIGGER_HTTP_{one}_FILE is set without OUTRIGGER_HTTP_{other}_FILE; a client \
-                     certificate needs both"
-                ));
-            }
-        }
+        problems.extend(half_a_pair(
+            "OUTRIGGER_HTTP",
+            self.cert_file.as_ref(),
+            self.key_file.as_ref(),
+        ));
         match target {
             Ok(target) if problems.is_empty() => Ok(target),
             _ => Err(problems),

@@ -8,6 +8,8 @@ use hyper::header::HeaderValue;
 use secrecy::{ExposeSecret as _, SecretString};
 use url::Url;
 
+use crate::sink::urls::percent_decoded;
+
 /// Where requests go. Shown without path and credentials, which may be secret.
 #[derive(Clone)]
 pub(super) struct Target {
@@ -117,26 +119,6 @@ fn encode(path: &mut String, part: &str) {
             path.push_str(&format!("%{byte:02X}"));
         }
     }
-}
-
-fn percent_decoded(text: &str) -> Vec<u8> {
-    let bytes = text.as_bytes();
-    let mut decoded = Vec::with_capacity(bytes.len());
-    let mut at = 0;
-    while at < bytes.len() {
-        let hex = text.get(at + 1..at + 3).filter(|_| bytes[at] == b'%');
-        match hex.and_then(|hex| u8::from_str_radix(hex, 16).ok()) {
-            Some(byte) => {
-                decoded.push(byte);
-                at += 3;
-            }
-            None => {
-                decoded.push(bytes[at]);
-                at += 1;
-            }
-        }
-    }
-    decoded
 }
 
 #[cfg(test)]

@@ -100,7 +100,7 @@ impl Probe {
 
     /// Publishes one message the way the sink does, and reports the answer.
     pub async fn publish(&self, message: Message) -> Verdict {
-        let shared = Shared::new(self.settings.clone());
+        let shared = Shared::new(self.settings.clone(), Vec::new());
         shared.link.send_replace(Some(Arc::clone(&self.link)));
         let mut lane = NatsLane::new(Arc::new(shared));
         let verdicts = lane.publish(&[message]).await;

@@ -6,24 +6,20 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Duration;
 
 use async_nats::Subscriber;
 use futures_util::StreamExt as _;
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, sleep_until};
 
 use super::link::Link;
 use super::outcome::{Outcome, read};
 use super::prepare::{Prepared, prepare};
 use super::streams::Inquiry;
-use super::supervisor::Shared;
+use super::supervisor::{FULL_PAUSE, Shared};
 use crate::error::{Reason, ReasonCode, Verdict};
 use crate::event::Message;
 use crate::sink::{BoxFuture, Lane};
-
-/// How far the reported state may lag behind the connection's.
-const STATE_LAG: Duration = Duration::from_millis(100);
 
 /// See the module.
 pub(super) struct NatsLane {
@@ -67,11 +63,9 @@ impl NatsLane {
     async fn publish_batch(&mut self, batch: &[Message]) -> Vec<Verdict> {
         let mut verdicts = vec![Verdict::Unavailable; batch.len()];
         let link = self.links.borrow_and_update().clone();
-        let Some(link) = link.filter(|link| link.is_alive() && !self.shared.is_blocked()) else {
-            // The state follows at once. Waiting for it keeps a relay that trusts a state of a
-            // moment ago from spinning.
-            let mut state = self.shared.state.subscribe();
-            let _ = timeout(STATE_LAG, state.wait_for(|state| !state.is_ready())).await;
+        let Some(link) = link.filter(|link| link.is_alive() && !self.shared.status.is_blocked())
+        else {
+            self.shared.status.catch_up().await;
             return verdicts;
         };
         let max_payload = link.client().max_payload();
@@ -162,7 +156,7 @@ impl NatsLane {
                     match read(answer.status, &answer.payload, stream, size) {
                         Outcome::Verdict(verdict) => verdicts[index] = verdict,
                         Outcome::NobodyTook => unclaimed.push(index),
-                        Outcome::Full(text) => shared.block(text),
+                        Outcome::Full(text) => shared.status.block_for(text, FULL_PAUSE),
                     }
                 }
                 Ok(()) = forbidden.changed() => {

@@ -8,6 +8,8 @@ use secrecy::{ExposeSecret, SecretString};
 use url::Url;
 
 use crate::secret_file::{SecretFile, split_urls};
+use crate::sink::tls::half_a_pair;
+use crate::sink::urls::{parse_each, percent_decoded};
 
 /// More lanes than this only cost memory.
 const MAX_LANES: usize = 256;
@@ -103,7 +105,8 @@ impl Server {
             return Err("nothing may follow host and port; other options are settings".to_owned());
         }
         let decoded = |text: &str| {
-            percent_decoded(text).ok_or_else(|| "user or password is not valid UTF-8".to_owned())
+            String::from_utf8(percent_decoded(text))
+                .map_err(|_| "user or password is not valid UTF-8".to_owned())
         };
         let user = decoded(url.username())?;
         let password = url.password().map(decoded).transpose()?;
@@ -125,26 +128,6 @@ impl Server {
     fn has_credentials(&self) -> bool {
         self.user.is_some() || self.token.is_some()
     }
-}
-
-fn percent_decoded(text: &str) -> Option<String> {
-    let bytes = text.as_bytes();
-    let mut decoded = Vec::with_capacity(bytes.len());
-    let mut at = 0;
-    while at < bytes.len() {
-        let hex = text.get(at + 1..at + 3).filter(|_| bytes[at] == b'%');
-        match hex.and_then(|hex| u8::from_str_radix(hex, 16).ok()) {
-            Some(byte) => {
-                decoded.push(byte);
-                at += 3;
-            }
-            None => {
-                decoded.push(bytes[at]);
-                at += 1;
-            }
-        }
-    }
-    String::from_utf8(decoded).ok()
 }
 
 impl NatsSettings {
@@ -184,7 +167,11 @@ impl NatsSettings {
                     .to_owned(),
             );
         }
-        self.check_tls(&mut problems);
+        problems.extend(half_a_pair(
+            "OUTRIGGER_NATS",
+            self.cert_file.as_ref(),
+            self.key_file.as_ref(),
+        ));
         problems
     }
 
@@ -219,32 +206,7 @@ impl NatsSettings {
                     .to_owned(),
             );
         }
-        let mut servers = Vec::with_capacity(self.urls.len());
-        for (position, url) in self.urls.iter().enumerate() {
-            match Server::parse(url) {
-                Ok(server) => servers.push(server),
-                Err(problem) if self.urls.len() > 1 => problems.push(format!(
-                    "OUTRIGGER_NATS_URL, number {}: {problem}",
-                    position + 1
-                )),
-                Err(problem) => problems.push(format!("OUTRIGGER_NATS_URL: {problem}")),
-            }
-        }
-        servers
-    }
-
-    fn check_tls(&self, problems: &mut Vec<String>) {
-        for (one, other, set, unset) in [
-            ("CERT", "KEY", &self.cert_file, &self.key_file),
-            ("KEY", "CERT", &self.key_file, &self.cert_file),
-        ] {
-            if set.is_some() && unset.is_none() {
-                problems.push(format!(
-                    "OUTRIGGER_NATS_{one}_FILE is set without OUTRIGGER_NATS_{other}_FILE; a client \
-                     certificate needs both"
-                ));
-            }
-        }
+        parse_each("OUTRIGGER_NATS_URL", &self.urls, Server::parse, problems)
     }
 }
 

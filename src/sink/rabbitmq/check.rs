@@ -164,11 +164,12 @@ impl Probe {
 
     /// Publishes one message the way the sink does, and reports the broker's answer.
     pub async fn publish(&self, message: Message) -> Verdict {
-        let shared = Shared::new(RabbitMqSettings {
+        let settings = RabbitMqSettings {
             // Checking must not create exchanges.
             declare: false,
             ..self.settings.clone()
-        });
+        };
+        let shared = Shared::new(settings, Vec::new());
         shared.link.send_replace(Some(Arc::clone(&self.link)));
         let mut lane = RabbitMqLane::new(Arc::new(shared));
         let verdicts = lane.publish(&[message]).await;

@@ -13,7 +13,6 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
-use std::time::Duration;
 
 use lapin::options::BasicPublishOptions;
 use lapin::protocol::{AMQPError, AMQPErrorKind};
@@ -37,9 +36,6 @@ const OPTIONS: BasicPublishOptions = BasicPublishOptions {
     mandatory: true,
     immediate: false,
 };
-
-/// How far the reported state may lag behind the connection's.
-const STATE_LAG: Duration = Duration::from_millis(100);
 
 /// `connection-forced`: an operator or a shutdown closed the connection, not a message.
 const CONNECTION_FORCED: u16 = 320;
@@ -89,10 +85,7 @@ impl RabbitMqLane {
         let link = self.links.borrow_and_update().clone();
         // Also while blocked: otherwise lapin's queue would grow by one batch after the other.
         let Some(link) = link.filter(|link| link.is_alive() && !link.is_blocked()) else {
-            // The state follows at once. Waiting for it keeps a relay that trusts a state of a
-            // moment ago from spinning.
-            let mut state = self.shared.state.subscribe();
-            let _ = timeout(STATE_LAG, state.wait_for(|state| !state.is_ready())).await;
+            self.shared.status.catch_up().await;
             return verdicts;
         };
         let mut deadline = Instant::now() + self.shared.settings.confirm_timeout;
@@ -355,7 +348,7 @@ impl RabbitMqLane {
         deadline: &mut Instant,
     ) -> Option<T> {
         let mut landing = std::pin::pin!(landing);
-        let mut state = self.shared.state.subscribe();
+        let mut state = self.shared.status.subscribe();
         loop {
             tokio::select! {
                 biased;

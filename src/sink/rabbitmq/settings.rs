@@ -7,7 +7,8 @@ use secrecy::{ExposeSecret as _, SecretString};
 
 use super::endpoint::Endpoint;
 use crate::secret_file::{SecretFile, split_urls};
-use crate::sink::tls::Files;
+use crate::sink::tls::{Files, half_a_pair};
+use crate::sink::urls::parse_each;
 
 /// RabbitMQ accepts no larger `max_message_size` than this.
 const MAX_MESSAGE_SIZE_CEILING: usize = 512 * 1024 * 1024;
@@ -134,19 +135,12 @@ impl RabbitMqSettings {
                     .to_owned(),
             );
         }
-        let several = self.urls.len() > 1;
-        let mut endpoints = Vec::with_capacity(self.urls.len());
-        for (position, url) in self.urls.iter().enumerate() {
-            match Endpoint::parse(url) {
-                Ok(endpoint) => endpoints.push(endpoint),
-                Err(problem) if several => problems.push(format!(
-                    "OUTRIGGER_RABBITMQ_URL, number {}: {problem}",
-                    position + 1
-                )),
-                Err(problem) => problems.push(format!("OUTRIGGER_RABBITMQ_URL: {problem}")),
-            }
-        }
-        endpoints
+        parse_each(
+            "OUTRIGGER_RABBITMQ_URL",
+            &self.urls,
+            Endpoint::parse,
+            problems,
+        )
     }
 
     fn check_limits(&self, problems: &mut Vec<String>) {
@@ -196,19 +190,11 @@ impl RabbitMqSettings {
     }
 
     fn check_tls(&self, endpoints: &[Endpoint], problems: &mut Vec<String>) {
-        match (&self.cert_file, &self.key_file) {
-            (Some(_), None) => problems.push(
-                "OUTRIGGER_RABBITMQ_CERT_FILE is set without OUTRIGGER_RABBITMQ_KEY_FILE; a client \
-                 certificate needs both"
-                    .to_owned(),
-            ),
-            (None, Some(_)) => problems.push(
-                "OUTRIGGER_RABBITMQ_KEY_FILE is set without OUTRIGGER_RABBITMQ_CERT_FILE; a client \
-                 certificate needs both"
-                    .to_owned(),
-            ),
-            _ => {}
-        }
+        problems.extend(half_a_pair(
+            "OUTRIGGER_RABBITMQ",
+            self.cert_file.as_ref(),
+            self.key_file.as_ref(),
+        ));
         let any_file =
             self.ca_file.is_some() || self.cert_file.is_some() || self.key_file.is_some();
         if any_file && !endpoints.is_empty() && !endpoints.iter().any(Endpoint::is_tls) {

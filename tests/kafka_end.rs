@@ -1,0 +1,129 @@
+//! The binary with Kafka: `check`, and a relay from the table to the topic.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    missing_docs,
+    unreachable_pub,
+    dead_code
+)]
+
+#[path = "support/kafka.rs"]
+mod kafka;
+#[path = "support/postgres.rs"]
+mod postgres;
+#[path = "commands/tool.rs"]
+mod tool;
+
+use std::collections::HashMap;
+
+use serde_json::Value;
+use tokio::sync::OnceCell;
+
+use self::kafka::Kafka;
+use self::tool::Tool;
+
+async fn node() -> &'static Kafka {
+    static NODE: OnceCell<Kafka> = OnceCell::const_new();
+    NODE.get_or_init(Kafka::start).await
+}
+
+async fn with_kafka(topic: &str, more: &[(&str, &str)]) -> Tool {
+    let address = node().await.address();
+    let settings = [
+        ("OUTRIGGER_SINK", "kafka"),
+        ("OUTRIGGER_KAFKA_BROKERS", address.as_str()),
+        ("OUTRIGGER_EVENT_SOURCE", "/t"),
+        ("OUTRIGGER_ROUTE_DESTINATION", topic),
+    ];
+    let tool = Tool::new().await;
+    tool.with(&[&settings, more].concat()).await
+}
+
+fn check(tool: &Tool, code: i32, more: &[&str]) -> Vec<(String, String)> {
+    let output = tool.run(&[&["check", "-o", "json"], more].concat());
+    assert_eq!(output.status.code(), Some(code), "{output:?}");
+    let json: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let text = |value: &Value| value.as_str().unwrap().to_owned();
+    let checks = json["checks"].as_array().unwrap();
+    checks
+        .iter()
+        .filter(|check| check["area"] == "broker")
+        .map(|check| (text(&check["result"]), text(&check["text"])))
+        .collect()
+}
+
+#[track_caller]
+fn says(found: &[(String, String)], result: &str, part: &str) {
+    assert!(
+        found
+            .iter()
+            .any(|(is, text)| is == result && text.contains(part)),
+        "{result} {part:?} is not among {found:#?}"
+    );
+}
+
+#[tokio::test]
+async fn check_tells_what_is_there_and_what_is_not() {
+    let tool = with_kafka("well", &[]).await;
+    let found = check(&tool, 3, &[]);
+    says(
+        &found,
+        "ok",
+        "Kafka cluster b3V0cmlnZ2VyLXRlc3RzIQ: 127.0.0.1:",
+    );
+    says(&found, "failed", "there is no topic `well`");
+    node().await.topic("well", 3, &[]).await;
+    let found = check(&tool, 0, &["--probe=order.probed"]);
+    says(&found, "warning", "topic `well`, 3 partitions, 1 replicas");
+    says(&found, "ok", "idempotent producer");
+    says(
+        &found,
+        "ok",
+        "topic `well`: confirmed by all replicas in sync",
+    );
+    assert_eq!(node().await.read_all("well").await.len(), 1);
+
+    let away = tool
+        .with(&[("OUTRIGGER_KAFKA_BROKERS", "127.0.0.1:9")])
+        .await;
+    says(&check(&away, 3, &[]), "failed", "Connection refused");
+}
+
+#[tokio::test]
+async fn rows_become_records_in_the_order_of_their_keys() {
+    node().await.topic("orders", 4, &[]).await;
+    let tool = with_kafka("orders", &[("OUTRIGGER_EVENT_MODE", "binary")]).await;
+    tool.sql(
+        "insert into outbox (type, key, data) select 'order.placed', 'k' || g % 20, jsonb_build_object('n', g) \
+         from generate_series(1, 2000) g",
+    )
+    .await;
+    let relay = tool.follow(&["run"]);
+    while tool.count("outbox where published_at is null").await > 0 {
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
+    let (code, _) = relay.stop("-TERM");
+    assert_eq!(code, Some(0));
+    let records = node().await.read_all("orders").await;
+    assert_eq!(records.len(), 2000, "once each");
+    let mut last: HashMap<String, u64> = HashMap::new();
+    for record in records {
+        let key = String::from_utf8(record.key.unwrap()).unwrap();
+        let data: Value = serde_json::from_slice(&record.value.unwrap()).unwrap();
+        let n = data["n"].as_u64().unwrap();
+        assert_eq!(key, format!("k{}", n % 20));
+        let before = last.insert(key, n);
+        assert!(
+            before.is_none_or(|before| before < n),
+            "{before:?} before {n}"
+        );
+        let header = |name: &str| {
+            let found = record.headers.iter().find(|(found, _)| found == name);
+            found.map(|(_, value)| value.clone())
+        };
+        assert_eq!(header("ce_specversion").as_deref(), Some("1.0"));
+        assert_eq!(header("ce_type").as_deref(), Some("order.placed"));
+        assert_eq!(header("content-type").as_deref(), Some("application/json"));
+    }
+}

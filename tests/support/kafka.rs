@@ -1,0 +1,438 @@
+//! A private Kafka node for tests: broker and controller in one, own ports, own folder, nothing left behind.
+//!
+//! Needs Java 17 and the jars that `scripts/setup` fetches into `.cache/kafka`. The node lives under a small shell
+//! that waits on a pipe from this process: when the process ends, in whatever way, the pipe closes
+//! and the shell stops the node and removes its folder. So a node may be kept in a `static`, which
+//! Rust never drops.
+
+#![allow(dead_code, unreachable_pub, clippy::unwrap_used, clippy::expect_used)]
+
+use std::io::{Read, Write};
+use std::net::TcpListener;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, Command, Stdio};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use rdkafka::ClientConfig;
+use rdkafka::admin::{
+    AdminClient, AdminOptions, AlterConfig, NewTopic, ResourceSpecifier, TopicReplication,
+};
+use rdkafka::client::DefaultClientContext;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::{Headers, Message as _};
+use rdkafka::producer::{FutureProducer, FutureRecord};
+use rdkafka::util::AsyncRuntime;
+use rdkafka::{Offset, TopicPartitionList};
+
+/// Starting takes 3 to 10 seconds; a loaded machine gets its time.
+const START_TIMEOUT: Duration = Duration::from_secs(120);
+
+/// Longest wait for one answer.
+const ANSWER: Duration = Duration::from_secs(30);
+
+/// Runs the node; obeys `start`, `kill`, `freeze` and `thaw` on its input, and cleans up when that ends.
+const KEEPER: &str = r#"
+run() { exec java -Xms64m -Xmx256m -XX:+UseSerialGC -XX:TieredStopAtLevel=1 \
+    -Dorg.slf4j.simpleLogger.defaultLogLevel=error $JVM -cp "$JARS/*" "$@"; }
+start() { run kafka.Kafka server.properties >>output 2>&1 </dev/null & server=$!; }
+finish() { kill -KILL "$server" 2>/dev/null; wait "$server" 2>/dev/null; }
+trap '' INT HUP TERM
+(run kafka.tools.StorageTool format -t "$CLUSTER" -c server.properties $FORMAT) >output 2>&1 </dev/null ||
+    echo 'FORMAT FAILED' >>output
+start
+while read -r command; do
+    case "$command" in
+        kill) finish; echo done ;;
+        start) start; echo done ;;
+        freeze) kill -STOP "$server"; echo done ;;
+        thaw) kill -CONT "$server"; echo done ;;
+    esac
+done
+finish
+cd /
+rm -rf "$DIR"
+"#;
+
+const PROPERTIES: &str = "
+process.roles=broker,controller
+node.id=1
+controller.listener.names=CONTROLLER
+inter.broker.listener.name=ADMIN
+log.dirs=@DIR@/data
+auto.create.topics.enable=false
+num.network.threads=2
+num.io.threads=2
+background.threads=2
+num.recovery.threads.per.data.dir=1
+log.cleaner.threads=1
+log.cleaner.dedupe.buffer.size=4194304
+offsets.topic.num.partitions=1
+offsets.topic.replication.factor=1
+transaction.state.log.num.partitions=1
+transaction.state.log.replication.factor=1
+transaction.state.log.min.isr=1
+share.coordinator.state.topic.num.partitions=1
+share.coordinator.state.topic.replication.factor=1
+share.coordinator.state.topic.min.isr=1
+group.initial.rebalance.delay.ms=0
+";
+
+/// What waits for rdkafka.
+struct Tokio;
+
+impl AsyncRuntime for Tokio {
+    type Delay = tokio::time::Sleep;
+
+    fn spawn<T: Future<Output = ()> + Send + 'static>(task: T) {
+        tokio::spawn(task);
+    }
+
+    fn delay_for(duration: Duration) -> Self::Delay {
+        tokio::time::sleep(duration)
+    }
+}
+
+/// What a node is made with.
+#[derive(Debug, Clone, Default)]
+pub struct Plan {
+    /// Further lines for `server.properties`. `@DIR@` stands for the node's folder.
+    pub properties: String,
+    /// The security protocol of the listener `SINKS`; `PLAINTEXT` if empty.
+    pub protocol: String,
+    /// Further arguments of the command that formats the storage.
+    pub format: String,
+    /// Further arguments for Java.
+    pub jvm: String,
+}
+
+/// A record as a consumer saw it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Record {
+    pub partition: i32,
+    pub key: Option<Vec<u8>>,
+    pub value: Option<Vec<u8>>,
+    pub headers: Vec<(String, String)>,
+}
+
+/// A running node.
+pub struct Kafka {
+    keeper: Mutex<Keeper>,
+    dir: PathBuf,
+    /// For the sinks under test, and for the tests themselves.
+    ports: [u16; 2],
+}
+
+struct Keeper {
+    process: Child,
+    commands: Option<ChildStdin>,
+}
+
+impl Drop for Kafka {
+    fn drop(&mut self) {
+        let keeper = self.keeper.get_mut().unwrap();
+        drop(keeper.commands.take());
+        let _ = keeper.process.wait();
+    }
+}
+
+impl Kafka {
+    /// Starts a node and waits until it serves.
+    pub async fn start() -> Self {
+        Self::start_with(Plan::default(), |_| {}).await
+    }
+
+    /// Starts a node of a kind, after its folder was prepared, for example with certificates.
+    pub async fn start_with(plan: Plan, prepare: impl Fn(&Path)) -> Self {
+        // Somebody may take a free port before the node does; then others are tried.
+        let mut last = String::new();
+        for _ in 0..3 {
+            let node = Self::spawn(&plan, &prepare);
+            match node.ready().await {
+                Ok(()) => return node,
+                Err(problem) => last = problem,
+            }
+        }
+        panic!("Kafka does not start: {last}");
+    }
+
+    fn spawn(plan: &Plan, prepare: impl Fn(&Path)) -> Self {
+        let jars = jars();
+        let dir = tempfile::Builder::new()
+            .prefix("outrigger-kafka-")
+            .tempdir()
+            .unwrap()
+            .keep();
+        let [sinks, admin, controller] = free_ports();
+        let protocol = match plan.protocol.as_str() {
+            "" => "PLAINTEXT",
+            protocol => protocol,
+        };
+        let properties = format!(
+            "{PROPERTIES}\
+             listeners=SINKS://127.0.0.1:{sinks},ADMIN://127.0.0.1:{admin},CONTROLLER://127.0.0.1:{controller}\n\
+             listener.security.protocol.map=SINKS:{protocol},ADMIN:PLAINTEXT,CONTROLLER:PLAINTEXT\n\
+             advertised.listeners=SINKS://127.0.0.1:{sinks},ADMIN://127.0.0.1:{admin}\n\
+             controller.quorum.voters=1@127.0.0.1:{controller}\n{}\n",
+            plan.properties
+        );
+        let shown = dir.display().to_string();
+        std::fs::write(
+            dir.join("server.properties"),
+            properties.replace("@DIR@", &shown),
+        )
+        .unwrap();
+        prepare(&dir);
+        let mut process = Command::new("sh")
+            .args(["-c", KEEPER])
+            .env("DIR", &shown)
+            .env("JARS", &jars)
+            .env("CLUSTER", "b3V0cmlnZ2VyLXRlc3RzIQ")
+            .env("FORMAT", &plan.format)
+            .env("JVM", plan.jvm.replace("@DIR@", &shown))
+            .env("LC_ALL", "C.UTF-8")
+            .current_dir(&dir)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            // An interrupt typed at the terminal must not reach it: it cleans up by itself.
+            .process_group(0)
+            .spawn()
+            .unwrap();
+        let commands = process.stdin.take();
+        Self {
+            keeper: Mutex::new(Keeper { process, commands }),
+            dir,
+            ports: [sinks, admin],
+        }
+    }
+
+    /// `host:port` of the listener for sinks.
+    pub fn address(&self) -> String {
+        format!("127.0.0.1:{}", self.ports[0])
+    }
+
+    /// The port of the listener for sinks.
+    pub fn port(&self) -> u16 {
+        self.ports[0]
+    }
+
+    /// The node's folder.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// Kills the node like a crash. What it has written stays.
+    pub fn kill(&self) {
+        self.command("kill");
+    }
+
+    /// Starts a killed node again and waits until it serves.
+    pub async fn revive(&self) {
+        self.command("start");
+        self.ready().await.unwrap();
+    }
+
+    /// Stops the node's process without closing its connections.
+    pub fn freeze(&self) {
+        self.command("freeze");
+    }
+
+    /// Lets a frozen node go on.
+    pub fn thaw(&self) {
+        self.command("thaw");
+    }
+
+    /// Connections that clients have to the listener for sinks.
+    pub fn connections(&self) -> usize {
+        let port = format!(":{:04X}", self.ports[0]);
+        // Address and port of the other end, then the state; 01 is ESTABLISHED.
+        let to_us = |line: &&str| {
+            let mut fields = line.split_whitespace().skip(2);
+            fields.next().is_some_and(|remote| remote.ends_with(&port))
+                && fields.next() == Some("01")
+        };
+        ["/proc/net/tcp", "/proc/net/tcp6"]
+            .iter()
+            .map(|file| {
+                let text = std::fs::read_to_string(file).unwrap_or_default();
+                text.lines().filter(to_us).count()
+            })
+            .sum()
+    }
+
+    fn client(&self) -> ClientConfig {
+        let mut config = ClientConfig::new();
+        config.set("bootstrap.servers", format!("127.0.0.1:{}", self.ports[1]));
+        config
+    }
+
+    fn admin(&self) -> AdminClient<DefaultClientContext> {
+        self.client().create().unwrap()
+    }
+
+    /// Creates a topic.
+    pub async fn topic(&self, name: &str, partitions: i32, config: &[(&str, &str)]) {
+        let mut topic = NewTopic::new(name, partitions, TopicReplication::Fixed(1));
+        for (name, value) in config {
+            topic = topic.set(name, value);
+        }
+        let created = self
+            .admin()
+            .create_topics(
+                [&topic],
+                &AdminOptions::new().operation_timeout(Some(ANSWER)),
+            )
+            .await
+            .unwrap();
+        created.into_iter().next().unwrap().unwrap();
+    }
+
+    /// Deletes a topic.
+    pub async fn delete_topic(&self, name: &str) {
+        let deleted = self
+            .admin()
+            .delete_topics(
+                &[name],
+                &AdminOptions::new().operation_timeout(Some(ANSWER)),
+            )
+            .await
+            .unwrap();
+        deleted.into_iter().next().unwrap().unwrap();
+    }
+
+    /// Replaces a topic's configuration.
+    pub async fn configure(&self, name: &str, key: &str, value: &str) {
+        let change = AlterConfig::new(ResourceSpecifier::Topic(name)).set(key, value);
+        let changed = self
+            .admin()
+            .alter_configs([&change], &AdminOptions::new())
+            .await
+            .unwrap();
+        changed.into_iter().next().unwrap().unwrap();
+    }
+
+    /// Whether the node confirms a record that is sent there now.
+    pub async fn takes(&self, name: &str) -> bool {
+        let mut config = self.client();
+        config.set("retries", "0");
+        let producer: FutureProducer<DefaultClientContext, Tokio> = config.create().unwrap();
+        let record = FutureRecord::<(), str>::to(name).payload("taken?");
+        match producer.send(record, ANSWER).await {
+            Ok(_) => true,
+            Err((KafkaError::MessageProduction(RDKafkaErrorCode::NotEnoughReplicas), _)) => false,
+            Err((error, _)) => panic!("cannot ask whether {name} takes records: {error}"),
+        }
+    }
+
+    /// Reads a topic from the given offsets to its end, partition by partition, and moves the offsets there.
+    pub async fn read(&self, name: &str, offsets: &Arc<Mutex<Vec<i64>>>) -> Vec<Record> {
+        let (config, name, offsets) = (self.client(), name.to_owned(), Arc::clone(offsets));
+        tokio::task::spawn_blocking(move || read(config, &name, &mut offsets.lock().unwrap()))
+            .await
+            .unwrap()
+    }
+
+    /// Everything in a topic.
+    pub async fn read_all(&self, name: &str) -> Vec<Record> {
+        self.read(name, &Arc::default()).await
+    }
+
+    /// Sends a command and waits until it is carried out.
+    fn command(&self, command: &str) {
+        let mut keeper = self.keeper.lock().unwrap();
+        writeln!(keeper.commands.as_mut().unwrap(), "{command}").unwrap();
+        let answers = keeper.process.stdout.as_mut().unwrap();
+        let mut byte = [0];
+        while byte != *b"\n" {
+            answers.read_exact(&mut byte).unwrap();
+        }
+    }
+
+    async fn ready(&self) -> Result<(), String> {
+        let began = Instant::now();
+        let config = self.client();
+        let output = self.dir.join("output");
+        tokio::task::spawn_blocking(move || {
+            let client: BaseConsumer = config.create().unwrap();
+            loop {
+                let asked = client.fetch_metadata(None, Duration::from_secs(1));
+                if asked.is_ok_and(|metadata| !metadata.brokers().is_empty()) {
+                    return Ok(());
+                }
+                let output = std::fs::read_to_string(&output).unwrap_or_default();
+                let broken = ["FORMAT FAILED", "Exiting Kafka due to"]
+                    .iter()
+                    .any(|sign| output.contains(sign));
+                if began.elapsed() > START_TIMEOUT || broken {
+                    return Err(output);
+                }
+            }
+        })
+        .await
+        .unwrap()
+    }
+}
+
+fn read(mut config: ClientConfig, name: &str, offsets: &mut Vec<i64>) -> Vec<Record> {
+    config
+        .set("group.id", "tests")
+        .set("enable.auto.commit", "false")
+        .set("fetch.wait.max.ms", "50");
+    let consumer: BaseConsumer = config.create().unwrap();
+    let metadata = consumer.fetch_metadata(Some(name), ANSWER).unwrap();
+    let partitions = metadata.topics()[0].partitions().len();
+    offsets.resize(partitions, 0);
+    let mut records = Vec::new();
+    for (partition, offset) in offsets.iter_mut().enumerate() {
+        let partition = i32::try_from(partition).unwrap();
+        let (_, end) = consumer.fetch_watermarks(name, partition, ANSWER).unwrap();
+        let mut assigned = TopicPartitionList::new();
+        assigned
+            .add_partition_offset(name, partition, Offset::Offset(*offset))
+            .unwrap();
+        consumer.assign(&assigned).unwrap();
+        while *offset < end {
+            let record = consumer
+                .poll(ANSWER)
+                .unwrap_or_else(|| panic!("topic {name} ends at {offset} of {end}"))
+                .unwrap();
+            *offset = record.offset() + 1;
+            let text = |bytes: Option<&[u8]>| String::from_utf8(bytes.unwrap().to_vec()).unwrap();
+            let headers = record
+                .headers()
+                .into_iter()
+                .flat_map(|headers| headers.iter());
+            records.push(Record {
+                partition,
+                key: record.key().map(<[u8]>::to_vec),
+                value: record.payload().map(<[u8]>::to_vec),
+                headers: headers
+                    .map(|header| (header.key.to_owned(), text(header.value)))
+                    .collect(),
+            });
+        }
+    }
+    records
+}
+
+fn free_ports() -> [u16; 3] {
+    let listeners = [(); 3].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
+    listeners.map(|listener| listener.local_addr().unwrap().port())
+}
+
+/// The folder with Kafka's jars.
+fn jars() -> PathBuf {
+    let jars = Path::new(env!("CARGO_MANIFEST_DIR")).join(".cache/kafka/jars");
+    assert!(
+        jars.is_dir(),
+        "Kafka's jars are missing: run scripts/setup, which fetches them into .cache/kafka"
+    );
+    assert!(
+        Command::new("java").arg("-version").output().is_ok(),
+        "Kafka needs java in PATH, 17 or later: install for example default-jre-headless"
+    );
+    jars
+}
