@@ -11,6 +11,7 @@ use tracing::level_filters::LevelFilter;
 
 #[cfg(doc)]
 use super::Need;
+use super::Traces;
 use crate::error::{OnExhausted, RetryPolicy};
 
 /// Everything a command may need, checked.
@@ -40,6 +41,8 @@ pub struct Settings {
     pub admin: Admin,
     /// Logs.
     pub log: Log,
+    /// Traces, by the variables of OpenTelemetry alone.
+    pub traces: Traces,
 }
 
 /// How to reach the database.
