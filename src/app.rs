@@ -24,11 +24,12 @@ use crate::relay::core::CoreConfig;
 use crate::relay::core::window::Ordering;
 use crate::relay::driver::{self, Ended, Parts};
 use crate::relay::live::Live;
-use crate::settings::{self, AfterPublish, EventMode, Settings, SinkKind, Wake};
+use crate::settings::{self, AfterPublish, EventMode, Settings, SinkKind, Traces, Wake};
 use crate::sink::stdout::StdoutSink;
 use crate::sink::{self, Sink};
 use crate::store::postgres::{Capabilities, Database, Listener, PostgresStore, StoreErrorKind};
 use crate::telemetry::metrics::{Measured, Operation};
+use crate::telemetry::trace::Tracer;
 
 /// Events in one batch of one lane.
 const LANE_BATCH: usize = 200;
@@ -99,6 +100,7 @@ async fn relay(settings: &Settings, mut stop: watch::Receiver<bool>) -> Result<(
     });
     let retention = retention(store.clone(), settings.clone(), measured.clone(), watching);
     let retention = tokio::spawn(retention);
+    let tracer = tracer(settings);
     let parts = Parts {
         core: core_config(settings, dead_letters.is_some()),
         name: settings.relay.name.clone(),
@@ -110,10 +112,15 @@ async fn relay(settings: &Settings, mut stop: watch::Receiver<bool>) -> Result<(
         encoder,
         dead_letters,
         measured,
+        tracer: tracer.clone(),
     };
     let running = driver::run(parts, stop, settings.relay.shutdown_timeout, live);
     let ended = Box::pin(running).await;
     retention.abort();
+    // After the partitions are handed over: nobody waits for a collector.
+    if let Some(tracer) = tracer {
+        tracer.stop().await;
+    }
     match ended? {
         Ended::Clean => {
             tracing::info!("stopped; everything in flight was settled");
@@ -152,6 +159,27 @@ fn stop_signals() -> Result<(watch::Receiver<bool>, CancellationToken), Failure>
     Ok((stopping, now))
 }
 
+/// Who makes spans, if anybody wants them. Events do not wait for that to be put right.
+fn tracer(settings: &Settings) -> Option<Arc<Tracer>> {
+    let started = match &settings.traces {
+        Traces::Off => return None,
+        Traces::Refused(why) => Err(why.clone()),
+        Traces::On(export) => {
+            for warning in &export.warnings {
+                tracing::warn!("{warning}");
+            }
+            Tracer::start(export, sink_name(settings.sink), &settings.relay.name)
+        }
+    };
+    match started {
+        Ok(tracer) => Some(Arc::new(tracer)),
+        Err(why) => {
+            tracing::warn!("no spans are exported: {why}");
+            None
+        }
+    }
+}
+
 fn sink(settings: &Settings) -> Result<Box<dyn Sink>, Failure> {
     let started = match settings.sink {
         SinkKind::RabbitMq => sink::rabbitmq::start(assemble::rabbitmq(settings)),
@@ -188,14 +216,18 @@ fn facts(settings: &Settings, database: &Database) -> Facts {
         version: env!("CARGO_PKG_VERSION"),
         name: settings.relay.name.clone(),
         table: settings.outbox.table.clone(),
-        sink: match settings.sink {
-            SinkKind::RabbitMq => "rabbitmq",
-            SinkKind::Nats => "nats",
-            SinkKind::Http => "http",
-            SinkKind::Kafka => "kafka",
-            SinkKind::Stdout => "stdout",
-        },
+        sink: sink_name(settings.sink),
         database: database.target(),
+    }
+}
+
+fn sink_name(sink: SinkKind) -> &'static str {
+    match sink {
+        SinkKind::RabbitMq => "rabbitmq",
+        SinkKind::Nats => "nats",
+        SinkKind::Http => "http",
+        SinkKind::Kafka => "kafka",
+        SinkKind::Stdout => "stdout",
     }
 }
 

@@ -31,7 +31,7 @@
 //! | [`sink`] | the contract of a sink, and one module for each |
 //! | [`admin`] | health, metrics and the status page, over HTTP |
 //! | [`error`] | kinds of failure, and the one function that decides what follows |
-//! | [`telemetry`] | logs |
+//! | [`telemetry`] | logs, metrics, traces |
 //! | [`secret_file`] | secrets that may be replaced while the relay runs |
 //!
 //! # The dependency rule

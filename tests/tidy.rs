@@ -48,14 +48,20 @@ const RULES: &[Rule] = &[
     Rule {
         names: &["cloudevents"],
         scope: &["src/"],
-        homes: &["src/event/"],
-        why: "CloudEvents are made in `event`",
+        homes: &["src/event/", "src/telemetry/trace/"],
+        why: "CloudEvents are made in `event` (attributes of spans are called by their name)",
     },
     Rule {
         names: &["hyper", "hyper_util", "http_body_util"],
         scope: &["src/"],
         homes: &["src/admin/", "src/sink/http/", "src/telemetry/"],
         why: "only the admin listener and the http sink speak HTTP (the log filter knows its name)",
+    },
+    Rule {
+        names: &["opentelemetry", "opentelemetry_otlp", "opentelemetry_sdk"],
+        scope: &["src/"],
+        homes: &["src/telemetry/"],
+        why: "spans are made in `telemetry`",
     },
     Rule {
         names: &[

@@ -16,6 +16,7 @@ pub mod route;
 mod rules;
 pub mod sdk;
 mod template;
+pub mod trace;
 
 use std::sync::Arc;
 use std::time::Duration;

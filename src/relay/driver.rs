@@ -26,6 +26,7 @@ use crate::store::postgres::{
 };
 use crate::store::{Partitions, Settle, Tick};
 use crate::telemetry::metrics::{Measured, Operation};
+use crate::telemetry::trace::Tracer;
 use measure::Measure;
 use report::Report;
 
@@ -52,6 +53,8 @@ pub struct Parts {
     pub dead_letters: Option<DeadLetterRouter>,
     /// Where to count.
     pub measured: Arc<Measured>,
+    /// Who makes spans, if anybody wants them.
+    pub tracer: Option<Arc<Tracer>>,
     /// Name of this replica, for people.
     pub name: String,
     /// Partitions wanted; the stored number wins.
@@ -171,6 +174,7 @@ struct Driver {
     reopening: bool,
     report: Report,
     measure: Measure,
+    tracer: Option<Arc<Tracer>>,
     stopping: bool,
     tick: Option<Arc<Tick>>,
     ticked_at: Instant,
@@ -205,6 +209,7 @@ impl Driver {
             reopening: false,
             report: Report::default(),
             measure: Measure::new(parts.measured, config_lanes),
+            tracer: parts.tracer,
             stopping: false,
             tick: None,
             ticked_at: Instant::now(),
@@ -248,11 +253,17 @@ impl Driver {
                 let encoder = Arc::clone(&self.encoder);
                 let dead_letters = self.dead_letters.clone();
                 let measured = self.measure.departing(number, &batch);
+                let tracer = self.tracer.clone();
                 self.tasks.spawn(async move {
                     let began = Instant::now();
-                    let results =
-                        publish::publish(&encoder, dead_letters.as_deref(), &mut *lane, batch)
-                            .await;
+                    let results = publish::publish(
+                        &encoder,
+                        dead_letters.as_deref(),
+                        &mut *lane,
+                        tracer.as_deref(),
+                        batch,
+                    )
+                    .await;
                     measure::published(&measured, began, &results);
                     Answer::Published(
                         number,

@@ -8,6 +8,7 @@ use secrecy::SecretString;
 use tracing::level_filters::LevelFilter;
 
 use super::load::{Inputs, Sources};
+use super::otel;
 use super::report::{Origin, Problem};
 use super::table::{PG_VARIABLES, SETTINGS, setting};
 use super::value::Value;
@@ -199,6 +200,7 @@ pub(super) fn settings(values: &Values, inputs: &Inputs) -> Settings {
             listen: v.text("admin.listen").parse().ok(),
         },
         log: log(v, inputs),
+        traces: otel::traces(inputs),
     }
 }
 

@@ -10,6 +10,7 @@
 mod build;
 mod file;
 mod load;
+mod otel;
 mod reference;
 mod report;
 mod rules;
@@ -23,6 +24,7 @@ mod value;
 mod tests;
 
 pub use load::{Flag, Inputs};
+pub use otel::{Export, Traces};
 pub use reference::{example, markdown};
 pub use report::{Origin, Problem, Report};
 pub use secret::redact;
@@ -32,6 +34,7 @@ pub use value::{Kind, Value, Violation};
 
 use build::Values;
 use load::Sources;
+use otel::OTEL_VARIABLES;
 use tracing_subscriber::EnvFilter;
 
 /// What a command cannot do without. Values that are set are checked for every command.
@@ -143,15 +146,20 @@ impl Loaded {
     pub fn shown(&self) -> Vec<Shown> {
         let mut lines: Vec<Shown> = SETTINGS.iter().map(|setting| self.line(setting)).collect();
         let others = PG_VARIABLES.iter().map(|(variable, _)| *variable);
-        for variable in others.chain(["RUST_LOG", "NO_COLOR"]) {
+        let others = others.chain(["RUST_LOG", "NO_COLOR"]);
+        for variable in others.chain(OTEL_VARIABLES.iter().copied()) {
             let Some(text) = self.inputs.variable(variable) else {
                 continue;
             };
-            let hide = variable == "PGPASSWORD";
             lines.push(Shown {
                 key: variable.into(),
                 variable: variable.into(),
-                value: Some(if hide { secret::HIDDEN } else { text }.into()),
+                value: Some(match variable {
+                    "PGPASSWORD" => secret::HIDDEN.into(),
+                    headers if headers.ends_with("_HEADERS") => secret::HIDDEN.into(),
+                    url if url.ends_with("_ENDPOINT") => redact(text),
+                    _ => text.into(),
+                }),
                 origin: Origin::Variable(variable.into()),
             });
         }

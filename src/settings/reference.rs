@@ -41,6 +41,8 @@ pub fn markdown() -> String {
             pg.join(", ")
         ),
         "`RUST_LOG` takes the place of `OUTRIGGER_LOG_LEVEL`. `NO_COLOR`, set to anything, turns colours off.".to_owned(),
+        "Traces are exported as the standard variables `OTEL_*` say, if they name an endpoint: [which](operating.md#traces)."
+            .to_owned(),
     ];
     for rule in rules {
         push(&mut text, &format!("- {rule}\n"));

@@ -11,6 +11,7 @@ use tracing::level_filters::LevelFilter;
 
 #[cfg(doc)]
 use super::Need;
+use super::Traces;
 use crate::error::{OnExhausted, RetryPolicy};
 use crate::secret_file::SecretFile;
 
@@ -43,6 +44,8 @@ pub struct Settings {
     pub admin: Admin,
     /// Logs.
     pub log: Log,
+    /// Traces, by the variables of OpenTelemetry alone.
+    pub traces: Traces,
 }
 
 /// How to reach the database.

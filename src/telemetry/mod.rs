@@ -1,6 +1,11 @@
-//! Logs: to standard error, as text for people or JSON for machines. Metrics: [`metrics`].
+//! Logs: to standard error, as text for people or JSON for machines. Metrics: [`metrics`]. Traces: [`trace`].
 
 pub mod metrics;
+#[cfg(feature = "otel")]
+pub mod trace;
+#[cfg(not(feature = "otel"))]
+#[path = "trace/absent.rs"]
+pub mod trace;
 
 use std::io::{self, IsTerminal};
 

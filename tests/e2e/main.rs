@@ -17,6 +17,8 @@ mod mapping;
 mod order;
 mod refusals;
 mod replicas;
+#[cfg(feature = "otel")]
+mod traces;
 
 use std::sync::Arc;
 

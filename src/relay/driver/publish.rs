@@ -9,6 +9,7 @@ use crate::event::route::DeadLetterRouter;
 use crate::event::{Message, Record};
 use crate::relay::core::window::Item;
 use crate::sink::Lane;
+use crate::telemetry::trace::Tracer;
 
 /// Publishes a batch. Rows that cannot be encoded are refused before anything is sent; rows that
 /// must not share the batch come back unavailable and go with the next one.
@@ -16,6 +17,7 @@ pub(super) async fn publish(
     encoder: &Encoder,
     dead_letters: Option<&DeadLetterRouter>,
     lane: &mut dyn Lane,
+    tracer: Option<&Tracer>,
     batch: Vec<Item>,
 ) -> Vec<(Item, Verdict)> {
     let mut verdicts: HashMap<i64, Verdict> = HashMap::with_capacity(batch.len());
@@ -36,8 +38,20 @@ pub(super) async fn publish(
         }
     }
     if !messages.is_empty() {
-        let outcome = lane.publish(&messages).await;
+        let records = batch.iter().map(|item| &item.record);
+        let sends = tracer.map(|tracer| tracer.sends(records, &mut messages));
+        let mut outcome = lane.publish(&messages).await;
         debug_assert_eq!(outcome.len(), messages.len());
+        if let Some(sends) = sends {
+            let (places, bare) = sends.without_hops(&messages, &outcome);
+            if !bare.is_empty() {
+                let again = lane.publish(&bare).await;
+                for (place, verdict) in places.into_iter().zip(again) {
+                    outcome[place] = verdict;
+                }
+            }
+            sends.end(&outcome);
+        }
         for (message, verdict) in messages.iter().zip(outcome) {
             for seq in &message.seqs {
                 verdicts.insert(*seq, verdict.clone());

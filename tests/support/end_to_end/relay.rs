@@ -21,6 +21,13 @@ impl Settings {
         self
     }
 
+    /// Sets a variable that is not ours.
+    #[must_use]
+    pub fn variable(mut self, name: &str, value: impl ToString) -> Self {
+        self.0.insert(name.to_owned(), value.to_string());
+        self
+    }
+
     pub fn start(&self) -> Relay {
         Relay::start(self)
     }
