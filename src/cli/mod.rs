@@ -7,6 +7,7 @@ pub mod config;
 mod connect;
 mod dead;
 mod emit;
+pub mod man;
 pub mod metrics;
 mod migrate;
 mod output;
@@ -16,6 +17,7 @@ pub mod replay;
 mod run;
 mod status;
 mod tail;
+mod version;
 
 use std::error::Error;
 use std::fmt;
@@ -132,7 +134,9 @@ impl Command {
             | Self::Pause(_)
             | Self::Partitions(_)
             | Self::Resume(_) => Need::Database,
-            Self::Config(_) | Self::Metrics(_) | Self::Completions { .. } => Need::Nothing,
+            Self::Config(_) | Self::Metrics(_) | Self::Completions { .. } | Self::Man(_) => {
+                Need::Nothing
+            }
         }
     }
 }
@@ -156,7 +160,8 @@ pub async fn dispatch(command: Command, settings: Settings) -> Result<(), Failur
         Command::Check(_)
         | Command::Config(_)
         | Command::Metrics(_)
-        | Command::Completions { .. } => Ok(()),
+        | Command::Completions { .. }
+        | Command::Man(_) => Ok(()),
     }
 }
 
