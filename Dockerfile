@@ -16,6 +16,8 @@ RUN mkdir src \
     && cargo build --release --locked --bin outrigger
 
 # The clock decides what cargo builds again, and a file from the repository may be older than the empty program.
+ARG COMMIT=
+ENV OUTRIGGER_COMMIT=$COMMIT
 COPY src src
 COPY migrations migrations
 RUN touch src/main.rs src/lib.rs \

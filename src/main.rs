@@ -28,6 +28,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
         Command::Config(args) => return cli::config::run(args, inputs),
         Command::Metrics(args) => return cli::metrics::run(args),
         Command::Completions { shell } => return cli::completions::run(*shell),
+        Command::Man(args) => return cli::man::run(args),
         _ => {}
     }
     let loaded = settings::load(inputs);

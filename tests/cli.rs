@@ -185,6 +185,57 @@ fn generated_texts_do_not_depend_on_the_settings() {
 }
 
 #[test]
+fn every_command_has_its_manual_page() {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = dir.path().join("man1");
+    // However bad the settings are.
+    let bad = [("OUTRIGGER_NOPE", "1")];
+    let output = outrigger(&["man", folder.to_str().unwrap()], &bad);
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    let page = |name: &str| std::fs::read_to_string(folder.join(name)).unwrap();
+    let main = outrigger(&["man"], &bad);
+    assert_eq!(text(&main.stdout), page("outrigger.1"));
+    let help = outrigger(&["--help"], &[]);
+    let commands = text(&help.stdout)
+        .lines()
+        .skip_while(|line| *line != "Commands:")
+        .skip(1)
+        .map_while(|line| line.split_whitespace().next());
+    let mut seen = 0;
+    for command in commands.filter(|command| *command != "help") {
+        let page = page(&format!("outrigger-{command}.1"));
+        assert!(page.contains(".SH SYNOPSIS"), "{command}");
+        seen += 1;
+    }
+    assert!(seen > 10, "{seen} commands");
+    assert!(page("outrigger-dead-retry.1").contains("dry"));
+    // Dates and versions of the compiler would make each build another.
+    assert_eq!(
+        page("outrigger.1")
+            .lines()
+            .find(|line| line.starts_with(".TH")),
+        Some(concat!(
+            ".TH outrigger 1  \"outrigger ",
+            env!("CARGO_PKG_VERSION"),
+            "\" Outrigger"
+        ),)
+    );
+}
+
+#[test]
+fn the_version_is_that_of_the_package() {
+    let output = outrigger(&["--version"], &[]);
+    let version = text(&output.stdout).trim_end();
+    let rest = version.strip_prefix(concat!("outrigger ", env!("CARGO_PKG_VERSION")));
+    let rest = rest.unwrap_or_else(|| panic!("{version}"));
+    // A release names its commit.
+    assert!(
+        rest.is_empty() || rest.starts_with(" (") && rest.ends_with(')'),
+        "{version}"
+    );
+}
+
+#[test]
 fn a_reader_that_stops_reading_is_no_failure() {
     // A pipe whose reading end is closed before anything is written.
     let (reader, writer) = std::io::pipe().unwrap();

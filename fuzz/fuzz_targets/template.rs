@@ -1,36 +1,7 @@
-//! Any template over any payload ends within its limits, without a panic.
+//! See the property of the same name.
 #![no_main]
 
-use libfuzzer_sys::fuzz_target;
-use outrigger::error::ReasonCode;
-use outrigger::event::route::Router;
-use outrigger::event::{Data, Record};
+#[path = "../properties/template.rs"]
+mod property;
 
-fuzz_target!(|input: (String, String, Option<String>)| {
-    let (template, data, subject) = input;
-    let Ok(router) = Router::new("events", &template) else {
-        return;
-    };
-    let extra = router
-        .extra_columns()
-        .into_iter()
-        .map(|name| (name.into(), subject.clone()))
-        .collect();
-    let record = Record {
-        id: "1".to_owned(),
-        event_type: "t".to_owned(),
-        subject,
-        data: Data::Text(data.into()),
-        extra,
-        ..Record::default()
-    };
-    let route = router.route(&record);
-    assert_eq!(route, router.route(&record), "not deterministic");
-    match route {
-        Ok((destination, key)) => {
-            assert_eq!(destination, "events");
-            assert!(key.len() <= 4096 && !key.chars().any(char::is_control));
-        }
-        Err(reason) => assert_eq!(reason.code, ReasonCode::InvalidRoute),
-    }
-});
+libfuzzer_sys::fuzz_target!(|input: property::Input| property::check(input));

@@ -14,7 +14,7 @@ use crate::store::FailureState;
 #[derive(Debug, Parser)]
 #[command(
     name = "outrigger",
-    version,
+    version = super::version::version(),
     max_term_width = 100,
     after_help = "Settings are environment variables OUTRIGGER_<SECTION>_<NAME>, or a TOML file.\n\
                   `outrigger config` shows the values in effect.\n\n\
@@ -77,6 +77,19 @@ pub enum Command {
         /// The shell.
         shell: Shell,
     },
+    /// Print the manual page.
+    #[command(after_help = "Examples:\n  \
+        outrigger man | man -l -\n  \
+        outrigger man /usr/local/share/man/man1   # one page per command")]
+    Man(Man),
+}
+
+/// `man`
+#[derive(Debug, Args)]
+pub struct Man {
+    /// Write a page for each command into this folder instead.
+    #[arg(value_name = "FOLDER")]
+    pub folder: Option<PathBuf>,
 }
 
 /// How a reading command prints.

@@ -8,6 +8,7 @@ mod connect;
 mod dead;
 mod emit;
 pub mod health;
+pub mod man;
 pub mod metrics;
 mod migrate;
 mod output;
@@ -17,6 +18,7 @@ pub mod replay;
 mod run;
 mod status;
 mod tail;
+mod version;
 
 use std::error::Error;
 use std::fmt;
@@ -133,9 +135,11 @@ impl Command {
             | Self::Pause(_)
             | Self::Partitions(_)
             | Self::Resume(_) => Need::Database,
-            Self::Health(_) | Self::Config(_) | Self::Metrics(_) | Self::Completions { .. } => {
-                Need::Nothing
-            }
+            Self::Health(_)
+            | Self::Config(_)
+            | Self::Metrics(_)
+            | Self::Completions { .. }
+            | Self::Man(_) => Need::Nothing,
         }
     }
 }
@@ -160,7 +164,8 @@ pub async fn dispatch(command: Command, settings: Settings) -> Result<(), Failur
         | Command::Health(_)
         | Command::Config(_)
         | Command::Metrics(_)
-        | Command::Completions { .. } => Ok(()),
+        | Command::Completions { .. }
+        | Command::Man(_) => Ok(()),
     }
 }
 

@@ -1,6 +1,6 @@
 //! What is wrong with the configuration: every problem, in one report.
 
-use std::fmt;
+use std::fmt::{self, Write as _};
 use std::path::PathBuf;
 
 /// Where a value came from.
@@ -44,9 +44,24 @@ pub struct Problem {
 /// Longest value a message repeats, in characters.
 const VALUE_CHARS_MAX: usize = 80;
 
+/// Text from a file or the environment without control characters, which a terminal would obey.
+struct Harmless<'a>(&'a str);
+
+impl fmt::Display for Harmless<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for c in self.0.chars() {
+            match c.is_control() {
+                true => write!(f, "{}", c.escape_default())?,
+                false => f.write_char(c)?,
+            }
+        }
+        Ok(())
+    }
+}
+
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.name)?;
+        write!(f, "{}", Harmless(&self.name))?;
         if let Some(value) = &self.value {
             let mut shown: String = value.chars().take(VALUE_CHARS_MAX).collect();
             if shown.len() < value.len() {
@@ -58,10 +73,10 @@ impl fmt::Display for Problem {
         match &self.origin {
             Origin::Default | Origin::Flag(_) => {}
             Origin::Variable(name) if *name == self.name => f.write_str(" (environment)")?,
-            Origin::Variable(name) => write!(f, " ({name})")?,
+            Origin::Variable(name) => write!(f, " ({})", Harmless(name))?,
             Origin::File(path) => write!(f, " ({})", path.display())?,
         }
-        write!(f, ": {}", self.rule)?;
+        write!(f, ": {}", Harmless(&self.rule))?;
         if let Some(hint) = &self.hint {
             write!(f, "\n    hint: {hint}")?;
         }

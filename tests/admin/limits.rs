@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use outrigger::admin::backlog::Watched;
 use outrigger::admin::{Admin, CONNECTIONS_MAX, Facts, HEAD_MAX, Site};
@@ -12,6 +13,10 @@ use tokio::sync::watch;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::client::{get, read_to_end, send};
+use crate::support::{PATIENCE, within};
+
+/// Between two bytes of a client that is slow on purpose: few enough for the limit on fields to play no part.
+const DRIP: Duration = Duration::from_millis(100);
 
 /// A listener of a relay that is still starting.
 struct Listening {
@@ -53,11 +58,16 @@ async fn only_reading_is_allowed_and_only_what_is_there() {
     let missing = get(address, "/api").await;
     assert_eq!(missing.status, 404);
     assert!(missing.body.contains("/readyz"), "{missing:?}");
-    for method in ["POST", "PUT", "DELETE", "OPTIONS", "TRACE"] {
-        let request = format!("{method} /livez HTTP/1.1\r\nHost: h\r\n\r\n");
-        let answer = send(address, request.as_bytes()).await;
-        assert_eq!(answer.status, 405, "{method}");
-        assert!(answer.head.contains("\r\nallow: get, head"), "{answer:?}");
+    for path in ["/", "/livez", "/readyz", "/metrics", "/status", "/api"] {
+        for method in ["POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "get"] {
+            let body = "Content-Length: 2\r\n\r\n{}";
+            for rest in ["\r\n", body] {
+                let request = format!("{method} {path} HTTP/1.1\r\nHost: h\r\n{rest}");
+                let answer = send(address, request.as_bytes()).await;
+                assert_eq!(answer.status, 405, "{request:?}");
+                assert!(answer.head.contains("\r\nallow: get, head"), "{answer:?}");
+            }
+        }
     }
     let head = send(address, b"HEAD /livez HTTP/1.1\r\nHost: h\r\n\r\n").await;
     assert_eq!((head.status, head.body.as_str()), (200, ""));
@@ -96,6 +106,79 @@ async fn bodies_and_large_heads_are_refused() {
 }
 
 #[tokio::test]
+async fn the_first_version_of_http_is_spoken() {
+    let listening = listening().await;
+    for (request, status) in [
+        ("GET /livez HTTP/1.0\r\n\r\n", 200),
+        ("HEAD /metrics HTTP/1.0\r\n\r\n", 200),
+        // Not kept open, whatever the client asks for.
+        ("GET /livez HTTP/1.0\r\nConnection: keep-alive\r\n\r\n", 200),
+        ("POST /livez HTTP/1.0\r\n\r\n", 405),
+        ("GET /readyz HTTP/1.0\r\n\r\n", 503),
+    ] {
+        let answer = send(listening.address, request.as_bytes()).await;
+        assert_eq!(answer.status, status, "{request:?}: {answer:?}");
+    }
+}
+
+#[tokio::test]
+async fn what_is_no_request_is_refused_and_forgotten() {
+    let listening = listening().await;
+    let address = listening.address;
+    let tls_hello = [&[22, 3, 1, 2, 0, 1, 0, 1, 252, 3, 3][..], &[7; 500]].concat();
+    let requests: &[&[u8]] = &[
+        b"\r\n\r\n",
+        &[0; 4096],
+        &[255; 4096],
+        &tls_hello,
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+        b"GET /livez HTTP/9.9\r\n\r\n",
+        b"GET  /livez HTTP/1.1\r\nHost: h\r\n\r\n",
+        b"GET /livez\r\n\r\n",
+        b"GET /li\0vez HTTP/1.1\r\nHost: h\r\n\r\n",
+        b"GET /livez HTTP/1.1\r\nHost: h\r\nno colon\r\n\r\n",
+        b"GET /livez HTTP/1.1\r\n: empty\r\n\r\n",
+        b"GET /livez HTTP/1.1\r\nHost: h\r\nContent-Length: -1\r\n\r\n",
+        b"GET /livez HTTP/1.1\r\nHost: h\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nab",
+        b"GET /livez HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\nContent-Length: 4\r\n\r\nffff",
+        b"CONNECT elsewhere:80 HTTP/1.1\r\nHost: elsewhere\r\n\r\n",
+        b"GET http://elsewhere/api HTTP/1.1\r\nHost: elsewhere\r\n\r\n",
+        b"GET /../../etc/passwd HTTP/1.1\r\nHost: h\r\n\r\n",
+        b"GET /%2e%2e/livez HTTP/1.1\r\nHost: h\r\n\r\n",
+        b"GET /livez/ HTTP/1.1\r\nHost: h\r\n\r\n",
+    ];
+    for request in requests {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        let _ = stream.write_all(request).await;
+        let _ = stream.shutdown().await;
+        let answer = read_to_end(&mut stream).await;
+        let shown = String::from_utf8_lossy(request);
+        // Nothing at all, or a refusal.
+        let refused = answer.is_empty() || answer.starts_with("HTTP/1.1 4");
+        assert!(refused, "{shown:?}: {answer:?}");
+    }
+    assert_eq!(get(address, "/livez").await.status, 200);
+}
+
+#[tokio::test]
+async fn as_many_as_may_come_at_once_are_all_answered() {
+    let listening = listening().await;
+    let address = listening.address;
+    let mut clients = Vec::new();
+    for _ in 0..CONNECTIONS_MAX {
+        clients.push(TcpStream::connect(address).await.unwrap());
+    }
+    for client in &mut clients {
+        let request = b"GET /metrics HTTP/1.1\r\nHost: h\r\n\r\n";
+        client.write_all(request).await.unwrap();
+    }
+    for client in &mut clients {
+        let answer = read_to_end(client).await;
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    }
+}
+
+#[tokio::test]
 async fn a_connection_carries_one_request() {
     let listening = listening().await;
     let twice = "GET /livez HTTP/1.1\r\nHost: h\r\n\r\n".repeat(2);
@@ -111,6 +194,20 @@ async fn a_client_that_never_finishes_its_request_is_let_go() {
     let mut silent = TcpStream::connect(listening.address).await.unwrap();
     let mut slow = TcpStream::connect(listening.address).await.unwrap();
     slow.write_all(b"GET /livez HTTP/1.1\r\nHo").await.unwrap();
+    // Always has one more header to send, and so is never idle.
+    let mut dripping = TcpStream::connect(listening.address).await.unwrap();
+    let dripped = async {
+        let bytes = b"GET /livez HTTP/1.1\r\n"
+            .iter()
+            .chain(b"a: b\r\n".iter().cycle());
+        for byte in bytes {
+            if dripping.write_all(&[*byte]).await.is_err() {
+                break;
+            }
+            tokio::time::sleep(DRIP).await;
+        }
+    };
+    within("the dripping client is let go", PATIENCE, dripped).await;
     // Ends because the listener ends it: neither client ever does.
     assert_eq!(read_to_end(&mut silent).await, "");
     let answer = read_to_end(&mut slow).await;

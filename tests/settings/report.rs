@@ -59,6 +59,17 @@ fn text_that_is_not_unicode_is_reported() {
 }
 
 #[test]
+fn control_characters_reach_no_terminal() {
+    let case = Case::basic(&[
+        ("OUTRIGGER_\u{1b}[2J", "\u{1b}"),
+        ("OUTRIGGER_SINK", "\u{7}"),
+    ]);
+    let report = case.report(Need::Relay);
+    assert!(report.contains("OUTRIGGER_\\u{1b}[2J"), "{report}");
+    assert!(!report.contains(['\u{1b}', '\u{7}']), "{report:?}");
+}
+
+#[test]
 fn one_report_tells_everything() {
     let case = Case::new(&[
         ("OUTRIGGER_DATABASE_URL", "mysql://u:hunter2@db"),

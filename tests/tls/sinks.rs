@@ -119,31 +119,33 @@ impl Service {
                     let Ok(mut stream) = acceptor.accept(stream).await else {
                         return;
                     };
-                    let mut text = Vec::new();
-                    // The body is one byte, so the request ends behind the empty line and that.
-                    let is_whole = |text: &[u8]| match text.split_last() {
-                        Some((_, head)) => head.ends_with(b"\r\n\r\n"),
-                        None => false,
-                    };
-                    while !is_whole(&text) {
-                        let Ok(byte) = stream.read_u8().await else {
-                            return;
+                    // The connection is kept, so that nothing but the refusal tells the sink to look again.
+                    loop {
+                        let mut text = Vec::new();
+                        // The body is one byte, so the request ends behind the empty line and that.
+                        let is_whole = |text: &[u8]| match text.split_last() {
+                            Some((_, head)) => head.ends_with(b"\r\n\r\n"),
+                            None => false,
                         };
-                        text.push(byte);
-                    }
-                    let text = String::from_utf8(text).unwrap();
-                    let answer = match text.contains(&format!("authorization: {token}\r\n")) {
-                        true => "204 No Content",
-                        false => {
-                            refused.fetch_add(1, Ordering::SeqCst);
-                            "401 Unauthorized"
+                        while !is_whole(&text) {
+                            let Ok(byte) = stream.read_u8().await else {
+                                return;
+                            };
+                            text.push(byte);
                         }
-                    };
-                    let answer = format!(
-                        "HTTP/1.1 {answer}\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
-                    );
-                    let _ = stream.write_all(answer.as_bytes()).await;
-                    let _ = stream.shutdown().await;
+                        let text = String::from_utf8(text).unwrap();
+                        let answer = match text.contains(&format!("authorization: {token}\r\n")) {
+                            true => "204 No Content",
+                            false => {
+                                refused.fetch_add(1, Ordering::SeqCst);
+                                "401 Unauthorized"
+                            }
+                        };
+                        let answer = format!("HTTP/1.1 {answer}\r\nContent-Length: 0\r\n\r\n");
+                        if stream.write_all(answer.as_bytes()).await.is_err() {
+                            return;
+                        }
+                    }
                 });
             }
         });

@@ -186,7 +186,10 @@ async fn listen(
     channel: &str,
     proof: &str,
 ) -> Result<(), StoreError> {
-    let (mut other, connection) = connector.open().await?;
+    // What one connection got past, such as a password, was right a moment ago: not a reason to give up for long.
+    let opened = connector.open().await.map_err(StoreError::from);
+    let (mut other, connection) =
+        opened.map_err(|error| StoreError::unavailable(error.to_string()))?;
     let driver = AbortOnDropHandle::new(tokio::spawn(connection));
     if probe::shares_sessions(client, &mut other).await? {
         return Err(StoreError::schema(

@@ -1,0 +1,7 @@
+//! See the property of the same name.
+#![no_main]
+
+#[path = "../properties/connection.rs"]
+mod property;
+
+libfuzzer_sys::fuzz_target!(|input: property::Input| property::check(input));
