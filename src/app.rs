@@ -154,15 +154,21 @@ fn stop_signals() -> Result<(watch::Receiver<bool>, CancellationToken), Failure>
 
 fn sink(settings: &Settings) -> Result<Box<dyn Sink>, Failure> {
     let started = match settings.sink {
+        #[cfg(feature = "rabbitmq")]
         SinkKind::RabbitMq => sink::rabbitmq::start(assemble::rabbitmq(settings)),
+        #[cfg(feature = "nats")]
         SinkKind::Nats => sink::nats::start(assemble::nats(settings)),
+        #[cfg(feature = "http")]
         SinkKind::Http => sink::http::start(assemble::http(settings)),
         #[cfg(feature = "kafka")]
         SinkKind::Kafka => sink::kafka::start(assemble::kafka(settings)),
-        // The rules of the settings say so before, and with a hint.
-        #[cfg(not(feature = "kafka"))]
-        SinkKind::Kafka => Err(vec!["this program was built without Kafka".to_owned()]),
         SinkKind::Stdout => return Ok(Box::new(StdoutSink::new())),
+        // The rules of the settings say so before, and with a hint.
+        #[allow(unreachable_patterns)]
+        other => Err(vec![format!(
+            "this program was built without {}",
+            other.name()
+        )]),
     };
     started.map_err(|errors| Failure::usage(errors.join("\n")))
 }
@@ -188,13 +194,7 @@ fn facts(settings: &Settings, database: &Database) -> Facts {
         version: env!("CARGO_PKG_VERSION"),
         name: settings.relay.name.clone(),
         table: settings.outbox.table.clone(),
-        sink: match settings.sink {
-            SinkKind::RabbitMq => "rabbitmq",
-            SinkKind::Nats => "nats",
-            SinkKind::Http => "http",
-            SinkKind::Kafka => "kafka",
-            SinkKind::Stdout => "stdout",
-        },
+        sink: settings.sink.name(),
         database: database.target(),
     }
 }
