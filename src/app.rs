@@ -168,7 +168,7 @@ fn tracer(settings: &Settings) -> Option<Arc<Tracer>> {
             for warning in &export.warnings {
                 tracing::warn!("{warning}");
             }
-            Tracer::start(export, sink_name(settings.sink), &settings.relay.name)
+            Tracer::start(export, settings.sink.name(), &settings.relay.name)
         }
     };
     match started {
@@ -182,15 +182,21 @@ fn tracer(settings: &Settings) -> Option<Arc<Tracer>> {
 
 fn sink(settings: &Settings) -> Result<Box<dyn Sink>, Failure> {
     let started = match settings.sink {
+        #[cfg(feature = "rabbitmq")]
         SinkKind::RabbitMq => sink::rabbitmq::start(assemble::rabbitmq(settings)),
+        #[cfg(feature = "nats")]
         SinkKind::Nats => sink::nats::start(assemble::nats(settings)),
+        #[cfg(feature = "http")]
         SinkKind::Http => sink::http::start(assemble::http(settings)),
         #[cfg(feature = "kafka")]
         SinkKind::Kafka => sink::kafka::start(assemble::kafka(settings)),
-        // The rules of the settings say so before, and with a hint.
-        #[cfg(not(feature = "kafka"))]
-        SinkKind::Kafka => Err(vec!["this program was built without Kafka".to_owned()]),
         SinkKind::Stdout => return Ok(Box::new(StdoutSink::new())),
+        // The rules of the settings say so before, and with a hint.
+        #[allow(unreachable_patterns)]
+        other => Err(vec![format!(
+            "this program was built without {}",
+            other.name()
+        )]),
     };
     started.map_err(|errors| Failure::usage(errors.join("\n")))
 }
@@ -216,18 +222,8 @@ fn facts(settings: &Settings, database: &Database) -> Facts {
         version: env!("CARGO_PKG_VERSION"),
         name: settings.relay.name.clone(),
         table: settings.outbox.table.clone(),
-        sink: sink_name(settings.sink),
+        sink: settings.sink.name(),
         database: database.target(),
-    }
-}
-
-fn sink_name(sink: SinkKind) -> &'static str {
-    match sink {
-        SinkKind::RabbitMq => "rabbitmq",
-        SinkKind::Nats => "nats",
-        SinkKind::Http => "http",
-        SinkKind::Kafka => "kafka",
-        SinkKind::Stdout => "stdout",
     }
 }
 

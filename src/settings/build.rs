@@ -283,11 +283,12 @@ fn sink(v: &Values) -> SinkKind {
     v.choice(
         "sink",
         [
-            ("nats", SinkKind::Nats),
-            ("http", SinkKind::Http),
-            ("kafka", SinkKind::Kafka),
-            ("stdout", SinkKind::Stdout),
-        ],
+            SinkKind::Nats,
+            SinkKind::Http,
+            SinkKind::Kafka,
+            SinkKind::Stdout,
+        ]
+        .map(|kind| (kind.name(), kind)),
         SinkKind::RabbitMq,
     )
 }

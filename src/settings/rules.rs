@@ -33,6 +33,15 @@ struct Rules<'a> {
 impl Rules<'_> {
     /// What the chosen sink cannot do without, and what it cannot do.
     fn sink(&mut self, settings: &Settings) {
+        let name = settings.sink.name();
+        self.rule(
+            "sink",
+            "sink",
+            settings.sink.is_built(),
+            format!(
+                "cannot be `{name}`: this program was built without it; build with `cargo build --release --features {name}`"
+            ),
+        );
         match settings.sink {
             SinkKind::RabbitMq => self.required(
                 "rabbitmq.url",
@@ -163,15 +172,6 @@ impl Rules<'_> {
             let set = self.values.is_given(key);
             let text = "has no effect with this {}: a Kafka record has no routing key; its key is the row's `key`";
             self.rule(key, "sink", !set, text.into());
-        }
-        if !cfg!(feature = "kafka") {
-            self.rule(
-                "sink",
-                "kafka.brokers",
-                false,
-                "cannot be `kafka`: this program was built without it; build with `cargo build --release --features kafka`"
-                    .into(),
-            );
         }
     }
 

@@ -194,10 +194,34 @@ pub enum SinkKind {
     Nats,
     /// A service that takes events by HTTP.
     Http,
-    /// Kafka. Only in a build with the feature `kafka`; the settings are checked in any.
+    /// Kafka, with an idempotent producer.
     Kafka,
     /// One JSON line per event on standard output.
     Stdout,
+}
+
+impl SinkKind {
+    /// The word for it, which is also the name of its cargo feature.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::RabbitMq => "rabbitmq",
+            Self::Nats => "nats",
+            Self::Http => "http",
+            Self::Kafka => "kafka",
+            Self::Stdout => "stdout",
+        }
+    }
+
+    /// Whether this program was built with it.
+    pub fn is_built(self) -> bool {
+        match self {
+            Self::RabbitMq => cfg!(feature = "rabbitmq"),
+            Self::Nats => cfg!(feature = "nats"),
+            Self::Http => cfg!(feature = "http"),
+            Self::Kafka => cfg!(feature = "kafka"),
+            Self::Stdout => true,
+        }
+    }
 }
 
 /// The RabbitMQ sink.

@@ -16,17 +16,40 @@
 //!   broker blocks publishers, a batch already on its way waits: giving it up would only repeat it.
 //! * The sink reconnects by itself, with jittered backoff, and reports through [`SinkState`].
 
+#[cfg(any(
+    feature = "rabbitmq",
+    feature = "nats",
+    feature = "http",
+    feature = "kafka"
+))]
 mod backoff;
+// What sinks share need not all be used by one that is built alone.
+#[cfg(any(feature = "nats", feature = "http", feature = "kafka"))]
+#[cfg_attr(not(feature = "default"), allow(dead_code))]
 mod binding;
 pub mod discard;
+#[cfg(feature = "http")]
 pub mod http;
 #[cfg(feature = "kafka")]
 pub mod kafka;
+#[cfg(feature = "nats")]
 pub mod nats;
+#[cfg(feature = "rabbitmq")]
 pub mod rabbitmq;
 pub mod stdout;
+#[cfg(any(
+    feature = "rabbitmq",
+    feature = "nats",
+    feature = "http",
+    feature = "kafka"
+))]
+#[cfg_attr(not(feature = "default"), allow(dead_code))]
 mod supervised;
+#[cfg(any(feature = "rabbitmq", feature = "nats", feature = "http"))]
+#[cfg_attr(not(feature = "default"), allow(dead_code))]
 mod tls;
+#[cfg(any(feature = "rabbitmq", feature = "nats", feature = "http"))]
+#[cfg_attr(not(feature = "default"), allow(dead_code))]
 mod urls;
 
 use std::future::Future;

@@ -21,10 +21,7 @@ use rdkafka::admin::{
 };
 use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer};
-use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{Headers, Message as _};
-use rdkafka::producer::{FutureProducer, FutureRecord};
-use rdkafka::util::AsyncRuntime;
 use rdkafka::{Offset, TopicPartitionList};
 
 /// Starting takes 3 to 10 seconds; a loaded machine gets its time.
@@ -79,21 +76,6 @@ share.coordinator.state.topic.replication.factor=1
 share.coordinator.state.topic.min.isr=1
 group.initial.rebalance.delay.ms=0
 ";
-
-/// What waits for rdkafka.
-struct Tokio;
-
-impl AsyncRuntime for Tokio {
-    type Delay = tokio::time::Sleep;
-
-    fn spawn<T: Future<Output = ()> + Send + 'static>(task: T) {
-        tokio::spawn(task);
-    }
-
-    fn delay_for(duration: Duration) -> Self::Delay {
-        tokio::time::sleep(duration)
-    }
-}
 
 /// What a node is made with.
 #[derive(Debug, Clone, Default)]
@@ -312,19 +294,6 @@ impl Kafka {
             .await
             .unwrap();
         changed.into_iter().next().unwrap().unwrap();
-    }
-
-    /// Whether the node confirms a record that is sent there now.
-    pub async fn takes(&self, name: &str) -> bool {
-        let mut config = self.client();
-        config.set("retries", "0");
-        let producer: FutureProducer<DefaultClientContext, Tokio> = config.create().unwrap();
-        let record = FutureRecord::<(), str>::to(name).payload("taken?");
-        match producer.send(record, ANSWER).await {
-            Ok(_) => true,
-            Err((KafkaError::MessageProduction(RDKafkaErrorCode::NotEnoughReplicas), _)) => false,
-            Err((error, _)) => panic!("cannot ask whether {name} takes records: {error}"),
-        }
     }
 
     /// Reads a topic from the given offsets to its end, partition by partition, and moves the offsets there.

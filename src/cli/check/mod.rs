@@ -1,11 +1,21 @@
 //! `outrigger check`: what is wrong with settings, database and broker, and how to mend it.
 
 mod database;
+#[cfg(feature = "http")]
 mod http;
 #[cfg(feature = "kafka")]
 mod kafka;
+#[cfg(feature = "nats")]
 mod nats;
+#[cfg(any(
+    feature = "rabbitmq",
+    feature = "nats",
+    feature = "http",
+    feature = "kafka"
+))]
+#[cfg_attr(not(feature = "default"), allow(dead_code))]
 mod probe;
+#[cfg(feature = "rabbitmq")]
 mod rabbitmq;
 mod report;
 
@@ -55,15 +65,16 @@ pub async fn run(args: &Check, loaded: &Loaded) -> Result<(), Failure> {
     } else {
         let probe = args.probe.as_deref();
         match settings.sink {
+            #[cfg(feature = "rabbitmq")]
             SinkKind::RabbitMq => Box::pin(rabbitmq::check(&mut report, probe, settings)).await,
+            #[cfg(feature = "nats")]
             SinkKind::Nats => Box::pin(nats::check(&mut report, probe, settings)).await,
+            #[cfg(feature = "http")]
             SinkKind::Http => Box::pin(http::check(&mut report, probe, settings)).await,
             #[cfg(feature = "kafka")]
             SinkKind::Kafka => Box::pin(kafka::check(&mut report, probe, settings)).await,
-            // A problem of the settings.
-            #[cfg(not(feature = "kafka"))]
-            SinkKind::Kafka => {}
-            SinkKind::Stdout => {}
+            // One that was not built in is a problem of the settings.
+            _ => {}
         }
     }
     if report.finish()? {
