@@ -1,8 +1,7 @@
 use std::time::Duration;
 
 use super::*;
-use crate::relay::core::window::Hold;
-use crate::relay::core::window::{Item, Ordering, Suspect};
+use crate::relay::core::window::{Hold, Item, Ordering, Suspect};
 
 fn row(seq: i64, hash: i64) -> Record {
     Record {
@@ -101,4 +100,40 @@ fn of_two_failing_rows_the_earlier_one_holds_the_key() {
         window.finished(&batch[0]);
         assert!(window.wanting(1)[0].1 < 5);
     }
+}
+
+/// A row that is remembered only for the sake of older reads says nothing about its key.
+#[test]
+fn a_failing_row_is_loaded_though_older_reads_may_still_show_it() {
+    let mut window = Window::new(Ordering::Strict, 9);
+    window.admit(item(row(3, 7)));
+    let (batch, _) = window.take_batch(1, Time::ZERO);
+    window.failed(
+        &batch[0],
+        Some(Hold::Failing {
+            seq: 3,
+            retry_at: Time::ZERO,
+        }),
+    );
+    window.settled(3, 0);
+    window.drop_waiting(|_| true);
+    assert!(window.knows(3) && window.hold_of(7).is_none());
+    window.reload_failing(&[(7, 3)], |_| true);
+    assert_eq!(window.hold_of(7), Some(Hold::Lagging));
+    assert!(!window.admit(item(row(5, 7))));
+}
+
+/// A key may lag for hours; what was delayed does not wait for it.
+#[test]
+fn a_delayed_row_of_a_lagging_key_comes_when_it_is_due() {
+    let mut window = lagging_keys();
+    assert!(window.stopped_keys().is_empty());
+    assert!(window.admit_due(item(row(2_000, 7))) && !window.admit(item(row(2_001, 7))));
+    let (batch, _) = window.take_batch(1, Time::ZERO);
+    let hold = Hold::Blocked {
+        seq: batch[0].record.seq,
+    };
+    window.failed(&batch[0], Some(hold));
+    assert_eq!(window.stopped_keys(), [batch[0].record.hash]);
+    assert!(!window.admit_due(item(row(2_002, batch[0].record.hash))));
 }
