@@ -20,16 +20,19 @@ servers_release() {
     esac
 }
 
+# For whoever needs more than servers: `SETUP_OPTIONS=()`.
+SETUP_OPTIONS=(--minimal)
+
 # set_up [NAME]: installs what is missing, and chooses the servers for all that follows. Without
 # a name it is SERVERS_BIN that decides, if it is set, and otherwise what is installed.
 set_up() {
     local release
     if (($# == 0)); then
-        "$ROOT/scripts/setup" --minimal
+        "$ROOT/scripts/setup" "${SETUP_OPTIONS[@]}"
         return 0
     fi
     release=$(servers_release "$1")
-    "$ROOT/scripts/setup" --minimal --servers "$1"
+    "$ROOT/scripts/setup" "${SETUP_OPTIONS[@]}" --servers "$1"
     unset SERVERS_BIN
     if [[ -n $release ]]; then
         SERVERS_BIN=$(servers_folder "$release")/bin

@@ -8,15 +8,19 @@ mod faults;
 #[path = "../support/kafka.rs"]
 mod kafka;
 mod secured;
+#[path = "../support/verdicts.rs"]
+mod verdicts;
 
 use std::future::Future;
 use std::time::Duration;
 
-use outrigger::error::{ReasonCode, Verdict};
+use outrigger::error::Verdict;
 use outrigger::event::Message;
 use outrigger::sink::kafka::KafkaSettings;
 use outrigger::sink::{Lane, Sink, SinkState};
 use tokio::sync::watch;
+
+use verdicts::{Is, is};
 
 /// Long enough for a busy machine; reached only when something hangs.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -128,32 +132,8 @@ fn messages(topic: &str, count: usize) -> Vec<Message> {
     (0..count).map(|n| message(n, topic, None)).collect()
 }
 
-/// What matters of a verdict, for comparing.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Is {
-    Confirmed,
-    Rejected(ReasonCode),
-    Impossible(ReasonCode),
-    Unavailable,
-}
-
-fn is(verdict: &Verdict) -> Is {
-    match verdict {
-        Verdict::Confirmed => Is::Confirmed,
-        Verdict::Rejected(reason) => Is::Rejected(reason.code),
-        Verdict::Impossible(reason) => Is::Impossible(reason.code),
-        Verdict::Unavailable => Is::Unavailable,
-    }
-}
-
 /// Compares verdicts, showing only the differences.
 #[track_caller]
 fn assert_verdicts(verdicts: &[Verdict], expected: impl Fn(usize) -> Is) {
-    let wrong: Vec<_> = verdicts
-        .iter()
-        .enumerate()
-        .filter(|(index, verdict)| is(verdict) != expected(*index))
-        .map(|(index, verdict)| format!("{index}: {verdict:?}, not {:?}", expected(index)))
-        .collect();
-    assert!(wrong.is_empty(), "{wrong:#?}");
+    verdicts::assert_verdicts("Kafka", verdicts, expected);
 }

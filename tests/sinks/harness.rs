@@ -4,11 +4,12 @@ use std::future::Future;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use outrigger::error::{ReasonCode, Verdict};
+use outrigger::error::Verdict;
 use outrigger::event::Message;
 use outrigger::sink::{Lane, Sink, SinkState};
 use tokio::sync::watch;
 
+pub(crate) use crate::verdicts::{Is, assert_verdicts};
 use crate::world::{Arrived, Place, Tuning, World};
 
 /// Long enough for a busy machine; reached only when something hangs.
@@ -136,34 +137,4 @@ pub(crate) fn first_times(ids: Vec<String>) -> Vec<String> {
     ids.into_iter()
         .filter(|id| seen.insert(id.clone()))
         .collect()
-}
-
-/// What matters of a verdict, for comparing.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Is {
-    Confirmed,
-    Rejected(ReasonCode),
-    Impossible(ReasonCode),
-    Unavailable,
-}
-
-fn is(verdict: &Verdict) -> Is {
-    match verdict {
-        Verdict::Confirmed => Is::Confirmed,
-        Verdict::Rejected(reason) => Is::Rejected(reason.code),
-        Verdict::Impossible(reason) => Is::Impossible(reason.code),
-        Verdict::Unavailable => Is::Unavailable,
-    }
-}
-
-/// Compares verdicts, showing only the differences.
-#[track_caller]
-pub(crate) fn assert_verdicts(context: &str, verdicts: &[Verdict], expected: impl Fn(usize) -> Is) {
-    let wrong: Vec<_> = verdicts
-        .iter()
-        .enumerate()
-        .filter(|(index, verdict)| is(verdict) != expected(*index))
-        .map(|(index, verdict)| format!("{index}: {verdict:?}, not {:?}", expected(index)))
-        .collect();
-    assert!(wrong.is_empty(), "{context}: {wrong:#?}");
 }

@@ -19,6 +19,8 @@ mod nats_world;
 #[path = "../support/rabbitmq.rs"]
 mod rabbitmq_node;
 mod rabbitmq_world;
+#[path = "../support/verdicts.rs"]
+mod verdicts;
 mod world;
 
 /// One test per check, in the world that `$get` gives.

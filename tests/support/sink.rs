@@ -1,16 +1,27 @@
 //! What the tests of the RabbitMQ sink share: a ready sink, messages, waiting with a limit.
 
-#![allow(dead_code, unreachable_pub, clippy::unwrap_used, clippy::expect_used)]
+#![allow(
+    dead_code,
+    unused_imports,
+    unreachable_pub,
+    clippy::unwrap_used,
+    clippy::expect_used
+)]
+
+#[path = "verdicts.rs"]
+mod verdicts;
 
 use std::future::Future;
 use std::time::Duration;
 
-use outrigger::error::{ReasonCode, Verdict};
+use outrigger::error::Verdict;
 use outrigger::event::Message;
 use outrigger::sink::rabbitmq::{self, RabbitMqSettings};
 use outrigger::sink::{Lane, Sink, SinkState};
 use secrecy::SecretString;
 use tokio::sync::watch;
+
+pub use verdicts::{Is, assert_verdicts, is};
 
 /// Long enough for a busy machine; reached only when something hangs.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -96,34 +107,4 @@ pub fn message(id: impl ToString, exchange: &str, routing_key: &str) -> Message 
         source: "/test".into(),
         key: None,
     }
-}
-
-/// What matters of a verdict, for comparing.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Is {
-    Confirmed,
-    Rejected(ReasonCode),
-    Impossible(ReasonCode),
-    Unavailable,
-}
-
-pub fn is(verdict: &Verdict) -> Is {
-    match verdict {
-        Verdict::Confirmed => Is::Confirmed,
-        Verdict::Rejected(reason) => Is::Rejected(reason.code),
-        Verdict::Impossible(reason) => Is::Impossible(reason.code),
-        Verdict::Unavailable => Is::Unavailable,
-    }
-}
-
-/// Compares verdicts, showing only the differences.
-#[track_caller]
-pub fn assert_verdicts(context: &str, verdicts: &[Verdict], expected: impl Fn(usize) -> Is) {
-    let wrong: Vec<_> = verdicts
-        .iter()
-        .enumerate()
-        .filter(|(index, verdict)| is(verdict) != expected(*index))
-        .map(|(index, verdict)| format!("{index}: {verdict:?}, not {:?}", expected(index)))
-        .collect();
-    assert!(wrong.is_empty(), "{context}: {wrong:#?}");
 }
