@@ -157,6 +157,18 @@ impl Key {
         }
     }
 
+    /// The row that may go once it is free to: the oldest waiting one, unless the key is held up before it.
+    fn head(&self) -> Option<i64> {
+        let head = *self.waiting.front()?;
+        let free = self.in_flight == 0
+            && match self.hold {
+                None | Some(Hold::Lagging) => true,
+                // The failing row, back from its record, and what stood before it.
+                Some(hold) => hold.culprit().is_some_and(|culprit| head <= culprit),
+            };
+        free.then_some(head)
+    }
+
     /// A failed row of the held key that is not here: a catch-up read is to bring it in its place.
     fn missing(&mut self, seq: i64) {
         self.last_known = self.last_known.min(seq.saturating_sub(1));
@@ -320,19 +332,11 @@ impl Window {
         let Some(key) = self.keys.get(&hash) else {
             return;
         };
-        let Some(&head) = key.waiting.front() else {
-            if key.in_flight == 0 && key.hold.is_none() {
-                self.keys.remove(&hash);
-            }
-            return;
-        };
-        let free = key.in_flight == 0
-            && match key.hold {
-                None | Some(Hold::Lagging) => true,
-                // The failing row, back from its record, and what stood before it.
-                Some(hold) => hold.culprit().is_some_and(|culprit| head <= culprit),
-            };
-        if free && self.may_go(head) {
+        if key.waiting.is_empty() && key.in_flight == 0 && key.hold.is_none() {
+            self.keys.remove(&hash);
+        } else if let Some(head) = key.head()
+            && self.may_go(head)
+        {
             self.ready.insert(head);
         }
     }

@@ -137,3 +137,25 @@ fn a_delayed_row_of_a_lagging_key_comes_when_it_is_due() {
     assert_eq!(window.stopped_keys(), [batch[0].record.hash]);
     assert!(!window.admit_due(item(row(2_002, batch[0].record.hash))));
 }
+
+/// Both wait for each other if the key's failing row keeps the earlier one from its turn.
+#[test]
+fn a_suspect_goes_alone_before_the_failing_row_of_its_key() {
+    let mut window = Window::new(Ordering::Strict, 9);
+    window.admit(item(row(3, 7)));
+    let (batch, _) = window.take_batch(1, Time::ZERO);
+    let retry_at = Time::ZERO;
+    window.failed(&batch[0], Some(Hold::Failing { seq: 3, retry_at }));
+    window.settled(3, 0);
+    window.forget(u64::MAX);
+    // A catch-up read brings the row before it, which came late, and stops there once more.
+    window.reload_failing(&[(7, 3)], |_| true);
+    let suspect = |seq| Item {
+        suspect: Suspect::Queued,
+        ..item(row(seq, 7))
+    };
+    assert!(window.admit_held(suspect(2)));
+    window.stop_at(7, Hold::Failing { seq: 3, retry_at });
+    assert!(window.admit_retry(item(row(3, 7))));
+    assert_eq!(window.next_suspect().map(|item| item.record.seq), Some(2));
+}

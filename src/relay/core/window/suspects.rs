@@ -1,6 +1,6 @@
 //! Rows that may have crashed a relay: recorded before they go, and in the end alone.
 
-use super::{Hold, Item, Ordering, Slot, Suspect, Window};
+use super::{Item, Ordering, Slot, Suspect, Window};
 
 impl Window {
     /// While a suspect goes alone, nothing else goes, except what its key must send before it.
@@ -48,7 +48,7 @@ impl Window {
         }
     }
 
-    /// Whether nothing of its key stands before this waiting row.
+    /// Whether nothing of its key keeps this waiting row from going.
     pub(super) fn is_head(&self, seq: i64) -> bool {
         let Some(Slot::Waiting(item)) = self.slots.get(&seq) else {
             return false;
@@ -56,14 +56,9 @@ impl Window {
         if !self.ordered(&item.record) {
             return true;
         }
-        self.keys.get(&item.record.hash).is_some_and(|key| {
-            key.in_flight == 0
-                && key.waiting.front() == Some(&seq)
-                && key
-                    .hold
-                    .and_then(Hold::culprit)
-                    .is_none_or(|culprit| culprit == seq)
-        })
+        self.keys
+            .get(&item.record.hash)
+            .is_some_and(|key| key.head() == Some(seq))
     }
 
     pub(super) fn forget_suspect(&mut self, seq: i64) {
