@@ -219,3 +219,35 @@ async fn a_blocked_key_waits_for_the_operator() {
     let discarded = of("discarded").await;
     assert!(ids(&deliveries, &discarded).into_iter().eq(&discarded[1..]));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_failing_row_that_somebody_deletes_frees_its_key() {
+    let _turn = shared().await;
+    let stage = Stage::bare(servers().await, "", &Default::default()).await;
+    stage.route("good").await;
+    let consumer = stage.consumer().await;
+    stage
+        .insert("type, key, routing_key", "'good', 'k', 'nowhere'")
+        .await;
+    let behind = stage.insert("type, key", "'good', 'k'").await;
+    let relay = stage
+        .settings()
+        .set("RETRY_BACKOFF_INITIAL", "20ms")
+        .set("RETRY_BACKOFF_MAX", "100ms")
+        .set("RETRY_MAX_ATTEMPTS", 100_000)
+        .start();
+    let failing = "select count(*) from outrigger.failures where attempts >= 2";
+    stage.await_count("it was retried", failing, 1).await;
+    stage
+        .run("delete from outbox where routing_key = 'nowhere'")
+        .await;
+    consumer.await_id(&behind, PATIENCE).await;
+    stage
+        .await_count(
+            "its record went, too",
+            "select count(*) from outrigger.failures",
+            0,
+        )
+        .await;
+    relay.stop().await;
+}

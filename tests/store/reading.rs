@@ -433,6 +433,58 @@ async fn failing_rows_leave_the_main_reads_and_come_back_as_retries() {
 }
 
 #[tokio::test]
+async fn a_record_ends_with_its_row() {
+    let f = Fixture::new().await;
+    f.insert(6, 6).await;
+    let me = f
+        .store
+        .register("a", Duration::from_secs(10), 4)
+        .await
+        .unwrap();
+    f.store.claim(me.replica, &[0, 1, 2, 3]).await.unwrap();
+    let rows = f.store.read(&from_start()).await.unwrap().rows;
+    let states = [
+        FailureState::Retrying,
+        FailureState::Retrying,
+        FailureState::Blocked,
+        FailureState::Suspect,
+        FailureState::Dead,
+        FailureState::Retrying,
+    ];
+    let failures: Vec<_> = rows
+        .iter()
+        .zip(states)
+        .map(|(row, state)| failure(row, state, Some(Duration::ZERO)))
+        .collect();
+    f.store
+        .record_failures(&failures, me.replica)
+        .await
+        .unwrap();
+    // By hand, behind the relay's back.
+    f.sql(
+        "delete from outbox where seq in (1, 5); \
+         update outbox set published_at = now() where seq in (2, 3, 4)",
+    )
+    .await;
+    let nobody = Partitions::Some {
+        owned: Vec::new(),
+        count: 4,
+    };
+    assert_eq!(f.store.load_failing(&nobody, 100).await.unwrap(), []);
+    let left = "select count(*) from outrigger.failures";
+    assert_eq!(
+        f.count(left).await,
+        6,
+        "other partitions are others' business"
+    );
+    let loaded = f.store.load_failing(&Partitions::All, 100).await.unwrap();
+    let seqs: Vec<i64> = loaded.iter().map(|failing| failing.seq).collect();
+    assert_eq!(seqs, [6]);
+    let left = "select count(*) from outrigger.failures where (seq, state) not in ((5, 'dead'), (6, 'retrying'))";
+    assert_eq!(f.count(left).await, 0);
+}
+
+#[tokio::test]
 async fn failures_are_fenced_by_ownership() {
     let f = Fixture::new().await;
     f.insert(20, 20).await;

@@ -62,6 +62,8 @@ pub const HELD_MAX: usize = 10_000;
 const STORE_RETRY: Duration = Duration::from_millis(500);
 /// A retry this late means that its record changed unnoticed: load the records again.
 const RETRY_OVERDUE: Duration = Duration::from_secs(10);
+/// How often records are loaded again while one blocks its key: its row may be deleted by hand, unnoticed.
+const BLOCKED_AGAIN: Duration = Duration::from_secs(60);
 /// Wait of a lane after a batch that ended without any answer.
 const LANE_RETRY: Duration = Duration::from_millis(100);
 
@@ -141,6 +143,7 @@ pub struct Core {
     own_out: Option<(Step, Time)>,
     reload: Option<Reload>,
     reload_after: Option<Time>,
+    reloaded_at: Time,
     lanes: Vec<Lane>,
     sink_ready: bool,
     paused: bool,
@@ -177,6 +180,7 @@ impl Core {
             own_out: None,
             reload: None,
             reload_after: None,
+            reloaded_at: Time::ZERO,
             lanes: vec![Lane::Idle; config.lanes.max(1)],
             sink_ready: false,
             paused: false,
@@ -441,10 +445,12 @@ impl Core {
         if self.failures_version.replace(tick.failures_version) != Some(tick.failures_version) {
             self.reload_after = Some(now);
         }
-        if self
+        let overdue = self
             .window
             .next_retry()
-            .is_some_and(|at| at + RETRY_OVERDUE < now)
+            .is_some_and(|at| at + RETRY_OVERDUE < now);
+        let since = now.saturating_sub(self.reloaded_at);
+        if overdue && since >= RETRY_OVERDUE || since >= BLOCKED_AGAIN && self.window.has_blocked()
         {
             self.reload_after = Some(now);
         }
@@ -457,6 +463,7 @@ impl Core {
         self.reading.end(reload.ticket);
         match result {
             Ok(failing) => {
+                self.reloaded_at = now;
                 self.take_failing(now, &failing, &reload.partitions, &reload.failed_since);
             }
             Err(StoreFailed) => self.reload_after = Some(now + STORE_RETRY),

@@ -99,7 +99,10 @@ fn storable(text: &str) -> String {
         .collect()
 }
 
-/// Loads the records that hold keys up, oldest first.
+/// Removes records of rows that are no longer pending, and loads those that hold keys up, oldest first.
+///
+/// A record outlives its row when somebody deletes or marks the row by hand, or when a replica that lost its partitions
+/// settles late. Nothing else would ever end the wait for such a row. Dead ones hold nobody up and stay.
 pub(super) async fn load(
     client: &Client,
     sql: &Sql,
@@ -119,11 +122,16 @@ pub(super) async fn load(
         params.push((&owned, Type::INT8_ARRAY));
     }
     let text = format!(
-        "select f.seq, f.hash, f.keyed, f.state, \
+        "with over as (delete from outrigger.failures f where f.outbox = {outbox} and f.state <> 'dead' {filter} \
+           and not exists (select from {table} o where {same} and {pending}) returning f.seq) \
+         select f.seq, f.hash, f.keyed, f.state, \
            greatest(0, (extract(epoch from (f.next_attempt_at - clock_timestamp())) * 1000000)::int8) as retry_in \
-         from outrigger.failures f where f.outbox = {} and f.state in ('retrying', 'blocked') {filter} \
-         order by f.seq limit {limit}",
-        sql.outbox
+         from outrigger.failures f where f.outbox = {outbox} and f.state in ('retrying', 'blocked') {filter} \
+         and f.seq not in (select seq from over) order by f.seq limit {limit}",
+        outbox = sql.outbox,
+        table = sql.table,
+        same = sql.failure_join,
+        pending = sql.pending,
     );
     let rows = client.query_typed(&text, &params).await?;
     rows.iter()

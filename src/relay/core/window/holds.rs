@@ -248,6 +248,13 @@ impl Window {
         }
     }
 
+    /// Whether a row blocks its key until an operator decides.
+    pub fn has_blocked(&self) -> bool {
+        self.keys
+            .values()
+            .any(|key| matches!(key.hold, Some(Hold::Blocked { .. })))
+    }
+
     /// The earliest retry among failing keys.
     pub fn next_retry(&self) -> Option<Time> {
         self.keys
