@@ -222,6 +222,7 @@ mod tests {
         live.gauges.proven = true;
         live.gauges.partitions = 1;
         live.tick = Some(Arc::new(Tick {
+            server_start: 0,
             partitions: vec![partition],
             replicas: Vec::new(),
             registered: true,

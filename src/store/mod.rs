@@ -240,6 +240,8 @@ impl ReplicaRow {
 /// What one ownership tick brings back. Read in a statement of its own *after* the heartbeat committed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Tick {
+    /// When the server that answered started, in microseconds since 1970: another one may have lost the last commits.
+    pub server_start: i64,
     /// All partitions.
     pub partitions: Vec<PartitionRow>,
     /// All registered replicas, this one included.

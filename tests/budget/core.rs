@@ -171,6 +171,7 @@ impl World {
             owner: self.owned.then_some(self.me),
         });
         Tick {
+            server_start: 0,
             partitions: partitions.collect(),
             replicas: vec![ReplicaRow {
                 replica: self.me,

@@ -62,6 +62,8 @@ async fn failover(run: Run) -> Counts {
     for trap in traps {
         trap.sprung().await;
     }
+    // Sometimes longer than a lease: then the standby knows of no heartbeat that still counts.
+    play.pause_ms(0..=6_000).await;
     let known = play.stage.texts("select id::text from ledger").await;
     let known: HashSet<String> = known.into_iter().collect();
     servers.postgres.crash();

@@ -409,6 +409,7 @@ impl Database {
             )
             .min();
         Tick {
+            server_start: self.server_start,
             partitions: self
                 .owners
                 .iter()

@@ -10,6 +10,8 @@
 //!   for a whole lease before it may take over, so a read that shows nobody else proves as much
 //!   as a heartbeat, and an idle lone replica writes nothing.
 //! * **Clean hand-over.** A partition is released only after nothing of it is in flight or unsettled.
+//! * **An outage is nobody's death.** When the database was out of reach, or another server answers, leases ran out
+//!   or were lost while their owners live. They get a whole lease time to renew before anything is taken from them.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -91,8 +93,11 @@ pub struct Ownership {
     left: bool,
     /// Partitions were lost or began to drain since somebody asked.
     leaving: bool,
-    /// Until then, a lease that ran out says nothing about its owner: the database was out of reach.
+    /// Until then, a lease that ran out says nothing about its owner: the database was out of reach, or another server
+    /// answers, which may have lost the last heartbeats.
     outage_until: Time,
+    /// The server that answered last.
+    server_start: Option<i64>,
 }
 
 impl Ownership {
@@ -115,6 +120,7 @@ impl Ownership {
             left: false,
             leaving: false,
             outage_until: Time::ZERO,
+            server_start: None,
         }
     }
 
@@ -293,9 +299,11 @@ impl Ownership {
 
     /// Answer to [`Step::Tick`]; returns the partitions lost. `sent_at`: when it was sent.
     pub fn ticked(&mut self, now: Time, sent_at: Time, beat: bool, tick: &Tick) -> Vec<i32> {
-        // Ticks that failed for so long fail for the others too, and their leases run out while they live.
+        // Ticks that failed for so long failed for the others too, and their leases ran out while they live.
         let silent = now.saturating_sub(self.ticked_at) > self.lease_ttl / 2;
-        if silent && self.ticked_at > Time::ZERO {
+        let server = self.server_start.replace(tick.server_start);
+        let replaced = server.is_some_and(|server| server != tick.server_start);
+        if replaced || (silent && self.ticked_at > Time::ZERO) {
             self.outage_until = now + self.lease_ttl;
         }
         self.ticked_at = now;
@@ -357,25 +365,23 @@ impl Ownership {
                     self.leaving = true;
                     lost.push(row.partition);
                 }
-                // A claim whose answer got lost.
-                (true, false) => self.adopt(
-                    now,
-                    Claimed {
-                        partition: row.partition,
-                        unclean: true,
-                    },
-                ),
+                // A claim whose answer got lost, with what it said of the last owner. Nobody is accused unheard: if one
+                // of the rows does kill its relay, the next claim tells.
+                (true, false) => self.adopt(Claimed {
+                    partition: row.partition,
+                    unclean: false,
+                }),
                 _ => {}
             }
         }
         if !self.stopping {
-            self.balance(tick);
+            self.balance(now, tick);
         }
         lost
     }
 
     /// Claims or releases towards a fair share: everybody gets the same number, give or take one.
-    fn balance(&mut self, tick: &Tick) {
+    fn balance(&mut self, now: Time, tick: &Tick) {
         let Some(me) = self.replica else { return };
         if tick.standing_down {
             self.leaving = true;
@@ -421,6 +427,7 @@ impl Ownership {
             None => true,
             Some(owner) => {
                 tick.may_take_over
+                    && now >= self.outage_until
                     && !tick
                         .replicas
                         .iter()
@@ -442,8 +449,8 @@ impl Ownership {
         self.claim = free;
     }
 
-    fn adopt(&mut self, now: Time, claimed: Claimed) {
-        let careful = if claimed.unclean && now >= self.outage_until {
+    fn adopt(&mut self, claimed: Claimed) {
+        let careful = if claimed.unclean {
             self.careful_rows
         } else {
             0
@@ -466,7 +473,7 @@ impl Ownership {
         let asked = std::mem::take(&mut self.claim).len();
         for claimed in claimed {
             if !self.owned.contains_key(&claimed.partition) {
-                self.adopt(now, *claimed);
+                self.adopt(*claimed);
             }
         }
         if self.stopping {

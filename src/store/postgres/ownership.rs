@@ -18,6 +18,7 @@ use uuid::Uuid;
 use super::error::StoreError;
 use super::inspect::Table;
 use super::mapping::Field;
+use super::read::SERVER_START;
 use super::session::{Session, begin};
 use super::sql::{NOW_MS, Sql};
 use crate::store::{Claimed, PartitionRow, ReplicaRow, Tick};
@@ -144,6 +145,7 @@ pub(super) async fn tick(
     let names: Vec<String> = row.try_get("names")?;
     let alive_for: Vec<i64> = row.try_get("alive_for")?;
     Ok(Tick {
+        server_start: row.try_get("server_start")?,
         partitions: numbers
             .into_iter()
             .zip(owners)
@@ -205,7 +207,7 @@ fn state(table: &Table, sql: &Sql) -> String {
            coalesce((select visible_since + lease_ttl < clock_timestamp() from me), false) as may_take_over, \
            b.paused_at is not null as paused, b.failures_version, \
            coalesce(b.repartition_until > clock_timestamp(), false) as standing_down, \
-           {awake_for} as awake_for, {due} as next_due_in \
+           {awake_for} as awake_for, {due} as next_due_in, {SERVER_START} as server_start \
          from outrigger.outboxes b where b.outbox = {outbox}",
         awake_for = sql.awake_for,
     )

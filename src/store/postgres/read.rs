@@ -163,7 +163,8 @@ const RETRY_IN: &str = "case f.state when 'blocked' then -1::int8 when 'retrying
      greatest(0, coalesce((extract(epoch from (f.next_attempt_at - clock_timestamp())) * 1000000)::int8, 0)) end";
 
 /// Tells servers apart, and a server from itself after a crash. Also behind a pooler, where connections do not.
-const SERVER_START: &str = "(extract(epoch from pg_postmaster_start_time()) * 1000000)::int8";
+pub(super) const SERVER_START: &str =
+    "(extract(epoch from pg_postmaster_start_time()) * 1000000)::int8";
 
 /// Runs a read.
 pub(super) async fn read(

@@ -27,6 +27,7 @@ fn tick(other_alive_for: Duration) -> Tick {
         alive_for,
     };
     Tick {
+        server_start: 0,
         partitions: vec![PartitionRow {
             partition: 0,
             owner: Some(id(2)),
@@ -73,18 +74,53 @@ fn an_owner_that_died_leaves_rows_to_handle_with_care() {
 }
 
 #[test]
-fn a_lease_that_ran_out_while_the_database_was_away_accuses_nobody() {
+fn a_lease_that_ran_out_while_the_database_was_away_is_waited_for() {
     let mut ownership = beside_another(ms(1_000));
-    assert!(!takes_over_with_care(&mut ownership, ms(1_000) + TTL));
-    // Only for as long as a lease: whoever dies later died by itself.
-    let mut ownership = beside_another(ms(1_000));
-    ownership.ticked(ms(1_000) + TTL, ms(1_000) + TTL, true, &tick(TTL));
-    let mut at = ms(1_000) + TTL;
-    while at < ms(1_000) + TTL * 2 {
+    let back = ms(1_000) + TTL;
+    ownership.ticked(back, back, true, &tick(Duration::ZERO));
+    assert_eq!(ownership.next(back), None, "the other may live");
+    let mut at = back;
+    while at + TICK_MAX < back + TTL {
         at += TICK_MAX;
-        ownership.ticked(at, at, true, &tick(TTL));
+        ownership.ticked(at, at, true, &tick(Duration::ZERO));
+        assert_eq!(ownership.next(at), None, "the other had no time to renew");
     }
+    // Only for as long as a lease: then it is dead, and may have died by itself.
     assert!(takes_over_with_care(&mut ownership, at + TICK_MAX));
+}
+
+#[test]
+fn leases_on_another_server_are_waited_for() {
+    let mut ownership = beside_another(ms(1_000));
+    // At once, but its copy of the other's lease is old.
+    let stale = Tick {
+        server_start: 1,
+        ..tick(Duration::ZERO)
+    };
+    let at = ms(1_800);
+    ownership.ticked(at, at, true, &stale);
+    assert_eq!(ownership.next(at), None, "the other may live");
+    let mut at = at;
+    while at < ms(1_800) + TTL {
+        at += TICK_MAX;
+        ownership.ticked(at, at, true, &stale);
+    }
+    assert_eq!(ownership.next(at), Some(Step::Claim(vec![0])));
+}
+
+#[test]
+fn a_claim_whose_answer_got_lost_accuses_nobody() {
+    let mut ownership = beside_another(ms(1_000));
+    let mine = Tick {
+        partitions: vec![PartitionRow {
+            partition: 0,
+            owner: Some(id(1)),
+        }],
+        ..tick(TTL)
+    };
+    ownership.ticked(ms(1_800), ms(1_800), true, &mine);
+    assert_eq!(ownership.loaded(&[0]), [0]);
+    assert!(!ownership.careful(0));
 }
 
 #[test]
