@@ -3,7 +3,6 @@
 //! Needs the package `nats-server`. The server dies with this process.
 
 use std::collections::BTreeMap;
-use std::net::TcpListener;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::Mutex;
@@ -12,6 +11,12 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::TcpStream;
+
+#[path = "../support/ports.rs"]
+#[allow(clippy::duplicate_mod)]
+mod ports;
+
+use ports::free_ports;
 
 /// Reached only when something hangs.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -240,9 +245,4 @@ fn program() -> PathBuf {
         .map(|dir| dir.join("nats-server"))
         .find(|program| program.exists())
         .expect("nats-server is not in PATH: run scripts/setup")
-}
-
-fn free_ports() -> [u16; 2] {
-    let listeners = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
-    listeners.map(|listener| listener.local_addr().unwrap().port())
 }

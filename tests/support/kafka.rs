@@ -8,7 +8,6 @@
 #![allow(dead_code, unreachable_pub, clippy::unwrap_used, clippy::expect_used)]
 
 use std::io::{Read, Write};
-use std::net::TcpListener;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
@@ -23,6 +22,12 @@ use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::message::{Headers, Message as _};
 use rdkafka::{Offset, TopicPartitionList};
+
+#[path = "ports.rs"]
+#[allow(clippy::duplicate_mod)]
+mod ports;
+
+use ports::free_ports;
 
 /// Starting takes 3 to 10 seconds; a loaded machine gets its time.
 const START_TIMEOUT: Duration = Duration::from_secs(120);
@@ -385,11 +390,6 @@ fn read(mut config: ClientConfig, name: &str, offsets: &mut Vec<i64>) -> Vec<Rec
         }
     }
     records
-}
-
-fn free_ports() -> [u16; 3] {
-    let listeners = [(); 3].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
-    listeners.map(|listener| listener.local_addr().unwrap().port())
 }
 
 /// The folder with Kafka's jars.

@@ -2,12 +2,17 @@
 
 use std::fs;
 use std::io::{BufRead as _, BufReader};
-use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, PoisonError};
+
+#[path = "ports.rs"]
+#[allow(clippy::duplicate_mod)]
+mod ports;
+
+pub use ports::free_port;
 
 /// A running server. One per test binary; every test makes its own database.
 pub struct Postgres {
@@ -296,12 +301,6 @@ fn as_server_user(command: &str) -> Command {
     }
     shell.current_dir("/");
     shell
-}
-
-/// A port that nobody listens on.
-pub fn free_port() -> u16 {
-    let socket = TcpListener::bind("127.0.0.1:0").expect("free port");
-    socket.local_addr().expect("local address").port()
 }
 
 /// The directory with `initdb`, `pg_ctl` and `postgres`: `SERVERS_BIN` if that is set, else on the PATH, else the

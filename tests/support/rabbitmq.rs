@@ -10,7 +10,6 @@
 #![allow(dead_code, unreachable_pub, clippy::unwrap_used, clippy::expect_used)]
 
 use std::io::Write;
-use std::net::TcpListener;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Output, Stdio};
@@ -18,6 +17,12 @@ use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use lapin::{Connection, ConnectionProperties};
+
+#[path = "ports.rs"]
+#[allow(clippy::duplicate_mod)]
+mod ports;
+
+use ports::free_ports;
 
 /// Starting takes 3 to 10 seconds; a loaded machine gets its time.
 const START_TIMEOUT: Duration = Duration::from_secs(90);
@@ -248,11 +253,6 @@ impl RabbitMq {
 
 fn write(path: &Path, text: &str) {
     std::fs::write(path, text).unwrap();
-}
-
-fn free_ports() -> [u16; 3] {
-    let listeners = [(); 3].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
-    listeners.map(|listener| listener.local_addr().unwrap().port())
 }
 
 /// The one folder that all servers are to be taken from, if somebody chose one.
