@@ -9,15 +9,18 @@
 //! ```text
 //! AMQP_URL=amqp://guest:guest@localhost cargo run --example bank_consumer
 //! NATS_URL=nats://localhost cargo run --example bank_consumer -- --from nats
+//! KAFKA_BROKERS=localhost:9092 cargo run --features kafka --example bank_consumer -- --from kafka
 //! cargo run --example bank_consumer -- --from http --listen 127.0.0.1:8080
 //! ```
 //!
-//! It creates its queue or stream and runs until it gets TERM or Ctrl-C, reads what is left there,
+//! It creates its queue, stream or topic and runs until it gets TERM or Ctrl-C, reads what is left there,
 //! and reports. With `--report DIR` the report goes to files there: `balances.tsv` (account,
 //! version, balance), `events.tsv` (id, times delivered) and `summary` (one `name value` a line;
 //! while it runs, `progress` has the same form).
 
 mod http;
+#[cfg(feature = "kafka")]
+mod kafka;
 mod nats;
 mod rabbitmq;
 
@@ -43,10 +46,10 @@ struct Args {
     /// Where events come from.
     #[arg(long, value_enum, default_value = "rabbitmq")]
     from: From,
-    /// Topic exchange, or NATS stream, that events are published to; created if it does not exist.
+    /// Topic exchange, NATS stream or Kafka topic that events are published to; created if it does not exist.
     #[arg(long, default_value = "events")]
     exchange: String,
-    /// Queue, or NATS consumer, to read; created if it does not exist.
+    /// Queue, NATS consumer or Kafka consumer group to read; created if it does not exist.
     #[arg(long, default_value = "bank")]
     queue: String,
     /// Routing keys the queue is interested in.
@@ -66,6 +69,8 @@ enum From {
     #[value(name = "rabbitmq")]
     RabbitMq,
     Nats,
+    #[cfg(feature = "kafka")]
+    Kafka,
     Http,
 }
 
@@ -221,6 +226,8 @@ fn replace(path: &Path, text: &str) -> Result<()> {
 enum Source {
     RabbitMq(rabbitmq::Queue),
     Nats(nats::Consumer),
+    #[cfg(feature = "kafka")]
+    Kafka(kafka::Consumer),
     Http(http::Service),
 }
 
@@ -234,6 +241,10 @@ impl Source {
                 Self::RabbitMq(rabbitmq::Queue::open(&variable("AMQP_URL")?, args).await?)
             }
             From::Nats => Self::Nats(nats::Consumer::open(&variable("NATS_URL")?, args).await?),
+            #[cfg(feature = "kafka")]
+            From::Kafka => {
+                Self::Kafka(kafka::Consumer::open(&variable("KAFKA_BROKERS")?, args).await?)
+            }
             From::Http => Self::Http(http::Service::open(&args.listen).await?),
         })
     }
@@ -243,6 +254,8 @@ impl Source {
         match self {
             Self::RabbitMq(source) => source.next().await,
             Self::Nats(source) => source.next().await,
+            #[cfg(feature = "kafka")]
+            Self::Kafka(source) => source.next().await,
             Self::Http(source) => source.next().await,
         }
     }
@@ -252,6 +265,8 @@ impl Source {
         match self {
             Self::RabbitMq(source) => source.taken(),
             Self::Nats(source) => source.taken(),
+            #[cfg(feature = "kafka")]
+            Self::Kafka(source) => source.taken(),
             Self::Http(source) => source.taken(),
         }
     }
@@ -261,6 +276,8 @@ impl Source {
         match self {
             Self::RabbitMq(source) => source.acknowledge().await,
             Self::Nats(source) => source.acknowledge().await,
+            #[cfg(feature = "kafka")]
+            Self::Kafka(source) => source.acknowledge(),
             // Each event is answered by itself.
             Self::Http(_) => Ok(()),
         }
@@ -271,6 +288,8 @@ impl Source {
         match self {
             Self::RabbitMq(source) => source.waiting().await,
             Self::Nats(source) => source.waiting().await,
+            #[cfg(feature = "kafka")]
+            Self::Kafka(source) => source.waiting().await,
             Self::Http(_) => Ok(0),
         }
     }

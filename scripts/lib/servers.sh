@@ -281,6 +281,47 @@ CONF
     die "NATS did not start in $attempt attempts"
 }
 
+# start_kafka: a node, broker and controller in one; sets KAFKA_BROKERS. Needs kafka.sh.
+start_kafka() {
+    local folder port controller attempt log=$WORK/kafka.log java
+    java=(java -Xms64m -Xmx256m -XX:+UseSerialGC -XX:TieredStopAtLevel=1
+        -Dorg.slf4j.simpleLogger.defaultLogLevel=error -cp "$(kafka_folder)/jars/*")
+    # Not as another user, who might be unable to read the jars.
+    server_user "$(id -un)"
+    folder=$(server_folder kafka)
+    for attempt in 1 2 3; do # another program may take a port first
+        port=$(free_port)
+        controller=$(free_port)
+        install -m 400 -o "$SERVER_USER" /dev/stdin "$folder/server.properties" <<PROPERTIES
+process.roles=broker,controller
+node.id=1
+listeners=PLAINTEXT://127.0.0.1:$port,CONTROLLER://127.0.0.1:$controller
+listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT
+controller.listener.names=CONTROLLER
+controller.quorum.voters=1@127.0.0.1:$controller
+log.dirs=$folder/data
+auto.create.topics.enable=false
+offsets.topic.num.partitions=1
+offsets.topic.replication.factor=1
+transaction.state.log.replication.factor=1
+transaction.state.log.min.isr=1
+group.initial.rebalance.delay.ms=0
+PROPERTIES
+        start kafka KILL "$log" "${AS_USER[@]}" bash -c '
+            "$@" kafka.tools.StorageTool format --ignore-formatted -t b3V0cmlnZ2VyLWRlbW9fXw -c "$0" || exit
+            exec "$@" kafka.Kafka "$0"' "$folder/server.properties" "${java[@]}"
+        if wait_until 60 kafka_decided "$LAST_PID" "$port" && running "$LAST_PID"; then
+            KAFKA_BROKERS=127.0.0.1:$port
+            return 0
+        fi
+        stop "$LAST_PID" || true
+    done
+    log_tail "$log"
+    die "Kafka did not start in $attempt attempts"
+}
+
+kafka_decided() { ! running "$1" || port_open "$2"; }
+
 # The port is open before JetStream serves; its health says when it does.
 nats_decided() { ! running "$1" || nats_healthy "$2"; }
 nats_healthy() (

@@ -83,6 +83,7 @@ pub fn kafka(settings: &Settings) -> sink::kafka::KafkaSettings {
         },
         username: kafka.username,
         password: kafka.password,
+        password_file: kafka.password_file,
         lanes: kafka.lanes,
         confirm_timeout: kafka.confirm_timeout,
         max_message_size: kafka.max_message_size,

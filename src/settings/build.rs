@@ -181,7 +181,7 @@ pub(super) fn settings(values: &Values, inputs: &Inputs) -> Settings {
         rabbitmq: rabbitmq(v, inputs),
         nats: nats(v, inputs),
         http: http(v, inputs),
-        kafka: kafka(v),
+        kafka: kafka(v, inputs),
         relay: relay(v, inputs),
         retry: Retry {
             max_attempts: v.count("retry.max_attempts"),
@@ -337,7 +337,7 @@ fn nats(v: &Values, inputs: &Inputs) -> Nats {
     }
 }
 
-fn kafka(v: &Values) -> Kafka {
+fn kafka(v: &Values, inputs: &Inputs) -> Kafka {
     Kafka {
         brokers: v.list("kafka.brokers"),
         tls: v.bool("kafka.tls"),
@@ -355,6 +355,7 @@ fn kafka(v: &Values) -> Kafka {
         ),
         username: v.optional_text("kafka.username"),
         password: v.secret("kafka.password"),
+        password_file: secret_file(v, inputs, "kafka.password"),
         lanes: v.count("kafka.lanes"),
         confirm_timeout: v.duration("kafka.confirm_timeout"),
         max_message_size: v.count("kafka.max_message_size"),

@@ -345,6 +345,8 @@ pub struct Kafka {
     pub username: Option<String>,
     /// The password for SASL.
     pub password: Option<SecretString>,
+    /// Where `password` was read from, to be read again.
+    pub password_file: Option<SecretFile>,
     /// Batches published side by side.
     pub lanes: usize,
     /// Longest wait for the confirms of a batch.

@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::process::Command;
 
+use outrigger::secret_file::SecretFile;
 use outrigger::sink::kafka::check::Probe;
 use outrigger::sink::kafka::{KafkaSettings, SaslMechanism};
 use tokio::sync::OnceCell;
@@ -95,10 +96,27 @@ async fn tls_and_passwords() {
 async fn a_wrong_password_is_an_outage_with_a_reason() {
     for mechanism in [SaslMechanism::Plain, SaslMechanism::ScramSha256] {
         let mut running = Running::start(settings(mechanism, "relay", "wr0ng-one").await);
-        let reason = running.await_down("uthentication").await;
+        let reason = running.await_down("OUTRIGGER_KAFKA_PASSWORD").await;
         assert!(!reason.contains("wr0ng-one"), "{reason}");
         running.close().await;
     }
+}
+
+#[tokio::test]
+async fn a_password_that_was_replaced_is_used() {
+    let file = node().await.dir().join("password");
+    std::fs::write(&file, "wr0ng-one\n").unwrap();
+    let rotated = KafkaSettings {
+        password: None,
+        password_file: Some(SecretFile::new("OUTRIGGER_KAFKA_PASSWORD_FILE", &file)),
+        ..settings(SaslMechanism::ScramSha256, "relay", PASSWORD).await
+    };
+    let mut running = Running::start(rotated);
+    running.await_down("OUTRIGGER_KAFKA_PASSWORD").await;
+    std::fs::write(&file, PASSWORD).unwrap();
+    running.await_ready().await;
+    running.publish_all(&messages("events", 10)).await;
+    running.close().await;
 }
 
 #[tokio::test]
@@ -109,7 +127,7 @@ async fn an_unknown_authority_is_an_outage_with_a_reason() {
         ..settings(SaslMechanism::Plain, "relay", PASSWORD).await
     };
     let mut running = Running::start(other);
-    running.await_down("certificate").await;
+    running.await_down("OUTRIGGER_KAFKA_CA_FILE").await;
     running.close().await;
 
     let absent = KafkaSettings {

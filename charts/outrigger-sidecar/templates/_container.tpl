@@ -143,6 +143,9 @@ ports:
 {{- fail (printf "nowhere to publish with the sink %s: name the key of a Secret in %ssecrets.%s" $sink .prefix (first $urls)) -}}
 {{- end -}}
 {{- end -}}
+{{- if and (eq $sink "kafka") (not (index $settings "OUTRIGGER_KAFKA_BROKERS")) (not (index $settings "OUTRIGGER_CONFIG")) -}}
+{{- fail (printf "nowhere to publish with the sink kafka: set %ssettings.OUTRIGGER_KAFKA_BROKERS" .prefix) -}}
+{{- end -}}
 {{- end }}
 
 {{- define "outrigger.sink" -}}

@@ -57,10 +57,11 @@ impl Probe {
         if !problems.is_empty() {
             return Err(problems.join("; "));
         }
-        let mut config = settings.client_config();
-        // The only way to learn of the producer id.
-        config.set("statistics.interval.ms", "100");
-        let link = Arc::new(Link::open_with(settings, &config)?);
+        let link = Link::open(settings, |config| {
+            // The only way to learn of the producer id.
+            config.set("statistics.interval.ms", "100");
+        });
+        let link = Arc::new(link.await?);
         let deadline = Instant::now() + CONNECT_LIMIT;
         let cluster = loop {
             match cluster(&link).await {

@@ -16,6 +16,7 @@ use rdkafka::error::KafkaError;
 use rdkafka::message::{DeliveryResult, Message as _};
 use rdkafka::producer::{BaseRecord, Producer, ProducerContext, PurgeConfig, ThreadedProducer};
 use rdkafka::types::{RDKafkaErrorCode as Code, RDKafkaRespErr};
+use secrecy::{ExposeSecret as _, SecretString};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -114,6 +115,8 @@ pub(super) enum Topic {
 pub(super) struct Link {
     /// `None` once it has ended.
     producer: Mutex<Option<Arc<Inner>>>,
+    /// What it logs in with.
+    password: Option<SecretString>,
     trouble: watch::Sender<Trouble>,
     topics: Mutex<HashSet<String>>,
     ended: CancellationToken,
@@ -121,17 +124,15 @@ pub(super) struct Link {
 
 impl Link {
     /// Creates the producer, which begins to connect. Fails for settings that librdkafka does not take,
-    /// such as a certificate file that cannot be read.
-    pub(super) fn open(settings: &KafkaSettings) -> Result<Self, String> {
-        Self::open_with(settings, &settings.client_config())
-    }
-
-    /// The same with a configuration that was made from the settings.
-    pub(super) fn open_with(
+    /// such as a certificate file that cannot be read. `adapt` may change the configuration.
+    pub(super) async fn open(
         settings: &KafkaSettings,
-        config: &ClientConfig,
+        adapt: impl FnOnce(&mut ClientConfig),
     ) -> Result<Self, String> {
         settings.check_files()?;
+        let password = settings.current_password().await?;
+        let mut config = settings.client_config(password.as_ref());
+        adapt(&mut config);
         let trouble = watch::Sender::new(Trouble::default());
         let listener = Listener {
             trouble: trouble.clone(),
@@ -141,10 +142,22 @@ impl Link {
             .map_err(|error| format!("cannot create a Kafka producer: {error}"))?;
         Ok(Self {
             producer: Mutex::new(Some(Arc::new(producer))),
+            password,
             trouble,
             topics: Mutex::default(),
             ended: CancellationToken::new(),
         })
+    }
+
+    /// Whether somebody has replaced the password since. A file that cannot be read now says nothing.
+    pub(super) async fn is_outdated(&self, settings: &KafkaSettings) -> bool {
+        let text = |password: &Option<SecretString>| {
+            password
+                .as_ref()
+                .map(|text| text.expose_secret().to_owned())
+        };
+        let current = settings.current_password().await;
+        current.is_ok_and(|current| text(&current) != text(&self.password))
     }
 
     fn producer(&self) -> Option<Arc<Inner>> {
@@ -278,7 +291,7 @@ impl Link {
                 }
                 _ => error.to_string(),
             },
-            (None, last) => last.to_owned(),
+            (None, last) => format!("{last}{}", remedy(last)),
         })
     }
 
@@ -321,4 +334,29 @@ pub(super) fn ticket(reports: &Arc<Reports>, index: usize) -> Ticket {
         reports: Arc::clone(reports),
         index,
     }
+}
+
+/// What to do about a connection that was refused; begins with `; `, and is empty if nothing is known about it. Reads
+/// the words of librdkafka and OpenSSL, which keep nothing else.
+fn remedy(error: &str) -> &'static str {
+    let known = [
+        (
+            "ssl.ca.location",
+            "; name the authority that signed the brokers' certificates in OUTRIGGER_KAFKA_CA_FILE",
+        ),
+        (
+            "mismatch",
+            "; the brokers must announce themselves by names that are in their certificates",
+        ),
+        (
+            "certificate required",
+            "; the brokers ask for a client certificate: set OUTRIGGER_KAFKA_CERT_FILE and OUTRIGGER_KAFKA_KEY_FILE",
+        ),
+        (
+            "uthentication fail",
+            "; check OUTRIGGER_KAFKA_USERNAME, OUTRIGGER_KAFKA_PASSWORD and OUTRIGGER_KAFKA_SASL_MECHANISM",
+        ),
+    ];
+    let fitting = known.iter().find(|(part, _)| error.contains(part));
+    fitting.map_or("", |(_, remedy)| remedy)
 }

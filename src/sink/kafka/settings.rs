@@ -7,6 +7,8 @@ use rdkafka::ClientConfig;
 use rdkafka::config::RDKafkaLogLevel;
 use secrecy::{ExposeSecret, SecretString};
 
+use crate::secret_file::SecretFile;
+
 /// librdkafka's own bounds of `message.max.bytes`.
 const MESSAGE_SIZE: std::ops::RangeInclusive<usize> = 1_000..=1_000_000_000;
 
@@ -72,6 +74,8 @@ pub struct KafkaSettings {
     pub username: Option<String>,
     /// The password for SASL.
     pub password: Option<SecretString>,
+    /// Where `password` was read from, to be read again for each producer.
+    pub password_file: Option<SecretFile>,
     /// Batches that are published side by side.
     pub lanes: usize,
     /// Longest wait for the confirms of a batch.
@@ -98,6 +102,7 @@ impl Default for KafkaSettings {
             sasl: None,
             username: None,
             password: None,
+            password_file: None,
             lanes: 8,
             confirm_timeout: Duration::from_secs(30),
             max_message_size: 1_000_000,
@@ -140,7 +145,8 @@ impl KafkaSettings {
             "OUTRIGGER_KAFKA_CA_FILE, _CERT_FILE and _KEY_FILE have no effect without \
              OUTRIGGER_KAFKA_TLS=true",
         );
-        let login = (self.username.is_some(), self.password.is_some());
+        let password = self.password.is_some() || self.password_file.is_some();
+        let login = (self.username.is_some(), password);
         rule(
             self.sasl.is_none() || login == (true, true),
             "OUTRIGGER_KAFKA_SASL_MECHANISM needs OUTRIGGER_KAFKA_USERNAME and OUTRIGGER_KAFKA_PASSWORD",
@@ -180,8 +186,16 @@ impl KafkaSettings {
         }
     }
 
+    /// The password as it is now.
+    pub(super) async fn current_password(&self) -> Result<Option<SecretString>, String> {
+        match &self.password_file {
+            Some(file) => file.read_again().await.map(Some),
+            None => Ok(self.password.clone()),
+        }
+    }
+
     /// librdkafka's configuration. Holds the password in plain: never show it.
-    pub(super) fn client_config(&self) -> ClientConfig {
+    pub(super) fn client_config(&self, password: Option<&SecretString>) -> ClientConfig {
         let mut config = ClientConfig::new();
         let mut set = |name: &str, value: &str| {
             config.set(name, value);
@@ -209,7 +223,7 @@ impl KafkaSettings {
                 "sasl.username",
                 self.username.as_deref().unwrap_or_default(),
             );
-            let password = self.password.as_ref().map(ExposeSecret::expose_secret);
+            let password = password.map(ExposeSecret::expose_secret);
             set("sasl.password", password.unwrap_or_default());
         }
 
@@ -328,7 +342,7 @@ mod tests {
                         };
                         check(&settings, &[]);
                         let created = settings
-                            .client_config()
+                            .client_config(None)
                             .create::<rdkafka::producer::BaseProducer>();
                         assert!(created.is_ok(), "{settings:?}: {:?}", created.err());
                     }

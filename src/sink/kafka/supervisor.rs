@@ -74,7 +74,7 @@ impl Connect for Shared {
     }
 
     async fn open(&self, _place: &()) -> Result<Arc<Link>, String> {
-        Link::open(&self.settings).map(Arc::new)
+        Link::open(&self.settings, |_| {}).await.map(Arc::new)
     }
 
     /// Offers the producer whenever the cluster can be reached.
@@ -112,6 +112,9 @@ async fn connect(
         match ready(shared, link).await {
             Ok(()) => return Ok(seen),
             Err(reason) => shared.down(reason),
+        }
+        if link.is_outdated(&shared.settings).await {
+            return Err("the password was replaced".to_owned());
         }
         asked += 1;
         let pause = tokio::time::sleep(backoff(asked, rand::random()));
