@@ -342,7 +342,7 @@ mod tests {
                         };
                         check(&settings, &[]);
                         let created = settings
-                            .client_config(None)
+                            .client_config(settings.password.as_ref())
                             .create::<rdkafka::producer::BaseProducer>();
                         assert!(created.is_ok(), "{settings:?}: {:?}", created.err());
                     }
