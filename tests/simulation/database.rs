@@ -353,7 +353,14 @@ impl Database {
         stored
     }
 
-    pub fn load_failing(&self, partitions: &[i32], now: Time) -> Vec<Failing> {
+    pub fn load_failing(&mut self, partitions: &[i32], now: Time) -> Vec<Failing> {
+        let count = self.partitions();
+        let pending = &self.pending;
+        self.failures.retain(|seq, row| {
+            row.failure.state == FailureState::Dead
+                || pending.contains(seq)
+                || !partitions.contains(&partition_of(row.failure.hash, count))
+        });
         self.failures
             .values()
             .filter(|row| {

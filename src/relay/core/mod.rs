@@ -23,7 +23,7 @@ pub mod pace;
 pub mod reading;
 pub mod window;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
 use uuid::Uuid;
@@ -45,8 +45,6 @@ pub type Time = Duration;
 
 /// Crashes with the same row alone in flight after which it is given up as poison.
 pub const MAX_CRASHES: u32 = 2;
-/// Rows of a partition that are treated as suspects after its owner died soon after taking it.
-const CAREFUL_ROWS: usize = 256;
 /// Rows settled by one statement.
 const SETTLE_MAX: usize = 4_000;
 /// Rows that are worth a statement of their own at once.
@@ -92,6 +90,8 @@ pub struct CoreConfig {
     pub retry: RetryPolicy,
     /// See [`FAR_BEHIND`].
     pub far_behind: i64,
+    /// Rows of a partition that are treated as suspects after its owner died soon after taking it.
+    pub careful_rows: usize,
     /// Whether given-up events are published to a dead-letter destination.
     pub dead_letter: bool,
 }
@@ -110,6 +110,7 @@ impl Default for CoreConfig {
             lease_ttl: Duration::from_secs(10),
             retry: RetryPolicy::default(),
             far_behind: FAR_BEHIND,
+            careful_rows: 256,
             dead_letter: false,
         }
     }
@@ -144,6 +145,8 @@ pub struct Core {
     reload: Option<Reload>,
     reload_after: Option<Time>,
     reloaded_at: Time,
+    /// Suspects that this relay recorded and that are not done with: placement hash and the number of crashes written.
+    suspected: HashMap<i64, (i64, u32)>,
     lanes: Vec<Lane>,
     sink_ready: bool,
     paused: bool,
@@ -176,11 +179,12 @@ impl Core {
             window: Window::new(config.ordering, key_cap),
             reading: Reading::new(config.has_order, config.far_behind),
             pace: Pace::new(config.poll_interval),
-            ownership: Ownership::new(config.lease_ttl, CAREFUL_ROWS),
+            ownership: Ownership::new(config.lease_ttl, config.careful_rows),
             own_out: None,
             reload: None,
             reload_after: None,
             reloaded_at: Time::ZERO,
+            suspected: HashMap::new(),
             lanes: vec![Lane::Idle; config.lanes.max(1)],
             sink_ready: false,
             paused: false,
@@ -431,6 +435,8 @@ impl Core {
         if self.ownership.take_leaving() {
             let ownership = &self.ownership;
             self.window.drop_waiting(|hash| ownership.is_leaving(hash));
+            self.suspected
+                .retain(|_, (hash, _)| ownership.active(*hash));
         }
     }
 

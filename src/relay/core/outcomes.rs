@@ -93,18 +93,37 @@ impl Core {
 
     /// Takes in one row, with care if its partition was left by a crash.
     ///
-    /// Who crashed the last owner is unknown, so the first rows after such a takeover are recorded as
-    /// suspects before they go. If that relay dies too, each of them goes alone, its record
+    /// Who crashed the last owner is unknown, so after such a takeover all rows are recorded as suspects before they
+    /// go, until enough of them have gone. If that relay dies too, each of them goes alone, its record
     /// counting that it does: a row alone in flight at [`MAX_CRASHES`] crashes is poison.
     pub(super) fn admit(&mut self, mut item: Item, way: Way) {
         let careful = self.ownership.careful(item.record.hash);
-        let (seq, crashes) = (item.record.seq, item.record.crashes);
+        let seq = item.record.seq;
+        // What this relay wrote itself counts a crash that did not come, since it lives.
+        if self
+            .suspected
+            .get(&seq)
+            .is_some_and(|(_, written)| *written == item.record.crashes)
+        {
+            item.record.crashes = item.record.crashes.saturating_sub(1);
+        }
+        let crashes = item.record.crashes;
+        // A row may be dropped and read again. Its record that has not left yet counts no more; one that has left
+        // must be there before the row goes: written afterwards, it would outlive the row.
+        let is_suspect = |failure: &Failure| failure.state == FailureState::Suspect;
+        if self.to_record.get(&seq).is_some_and(is_suspect) {
+            self.to_record.remove(&seq);
+        }
+        let mut under_way = self.recording.iter().filter(|failure| is_suspect(failure));
+        let under_way = under_way.any(|failure| failure.seq == seq);
         let mut first = None;
         if careful && crashes > MAX_CRASHES {
             item.suspect = Suspect::Recording { alone: false };
             first = Some((FailureState::Dead, crashes));
         } else if careful && crashes > 0 {
             item.suspect = Suspect::Queued;
+        } else if under_way {
+            item.suspect = Suspect::Recording { alone: false };
         } else if careful {
             item.suspect = Suspect::Recording { alone: false };
             first = Some((FailureState::Suspect, 1));
@@ -145,6 +164,9 @@ impl Core {
             Lane::Resting(now + LANE_RETRY)
         };
         for (item, verdict) in results {
+            if verdict != Verdict::Unavailable && item.suspect != Suspect::No {
+                self.ownership.survived(item.record.hash);
+            }
             if let Verdict::Rejected(reason) | Verdict::Impossible(reason) = &verdict {
                 self.totals.refused[reason.code as usize] += 1;
             }
@@ -259,6 +281,7 @@ impl Core {
             Ok(()) => {
                 let epoch = self.reading.epoch();
                 for finished in rows {
+                    self.suspected.remove(&finished.row.seq);
                     self.window.settled(finished.row.seq, epoch);
                     self.ownership.arrived(finished.hash);
                 }
@@ -289,6 +312,7 @@ impl Core {
                 self.suspected(&failure, ours);
                 continue;
             }
+            self.suspected.remove(&failure.seq);
             if self.window.give_up_waiting(failure.seq) {
                 // A suspect given up before it went out.
                 self.totals.dead[ReasonCode::Poison as usize] += 1;
@@ -310,14 +334,11 @@ impl Core {
             self.window.drop_row(failure.seq);
             return;
         }
-        // Dropped and read again meanwhile, the row is to be recorded once more. Written twice, the same record could
-        // outlive the row; a different one must be there before the row goes.
-        match self.to_record.get(&failure.seq) {
-            Some(again) if (again.state, again.crashes) != (failure.state, failure.crashes) => {}
-            _ => {
-                self.to_record.remove(&failure.seq);
-                self.window.cleared(failure.seq, failure.crashes);
-            }
+        self.suspected
+            .insert(failure.seq, (failure.hash, failure.crashes));
+        // Read again meanwhile, it may have been found out as poison: that record must be there first.
+        if !self.to_record.contains_key(&failure.seq) {
+            self.window.cleared(failure.seq, failure.crashes);
         }
     }
 

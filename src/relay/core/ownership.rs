@@ -49,7 +49,7 @@ struct Owned {
     phase: Phase,
     /// Rows in flight or not yet settled.
     outstanding: usize,
-    /// Rows still to be treated as suspects after an unclean takeover.
+    /// After an unclean takeover: rows that must still go without a crash before the others need no care.
     careful: usize,
 }
 
@@ -77,7 +77,7 @@ pub enum Step {
 #[derive(Debug, Clone)]
 pub struct Ownership {
     lease_ttl: Duration,
-    /// Rows of an unclean partition to treat with care.
+    /// Rows of an unclean partition that must go without a crash.
     careful_rows: usize,
     replica: Option<Uuid>,
     count: i32,
@@ -189,14 +189,16 @@ impl Ownership {
         }
     }
 
-    /// Whether a newly read row is to be recorded as a suspect before it goes; counts it.
-    pub fn careful(&mut self, hash: i64) -> bool {
-        match self.owned.get_mut(&partition_of(hash, self.count)) {
-            Some(owned) if owned.careful > 0 => {
-                owned.careful -= 1;
-                true
-            }
-            _ => false,
+    /// Whether a newly read row is to be recorded as a suspect before it goes.
+    pub fn careful(&self, hash: i64) -> bool {
+        let owned = self.owned.get(&partition_of(hash, self.count));
+        owned.is_some_and(|owned| owned.careful > 0)
+    }
+
+    /// A suspect went, and was answered: it was not to blame.
+    pub fn survived(&mut self, hash: i64) {
+        if let Some(owned) = self.owned.get_mut(&partition_of(hash, self.count)) {
+            owned.careful = owned.careful.saturating_sub(1);
         }
     }
 

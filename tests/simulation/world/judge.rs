@@ -82,6 +82,12 @@ impl World {
             };
             outcome.committed += 1;
             let failure = self.database.failures.get(&row.seq);
+            if let Some(left) = failure
+                && row.published
+                && left.failure.state != FailureState::Dead
+            {
+                return Err(format!("a record outlived its row: {row:?} {left:?}"));
+            }
             let dead = failure.is_some_and(|row| row.failure.state == FailureState::Dead);
             let delivered = first.get(&row.seq);
             outcome.delivered += usize::from(delivered.is_some());
