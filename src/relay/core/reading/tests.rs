@@ -159,3 +159,37 @@ fn a_suspect_goes_alone_before_the_failing_row_of_its_key() {
     assert!(window.admit_retry(item(row(3, 7))));
     assert_eq!(window.next_suspect().map(|item| item.record.seq), Some(2));
 }
+
+/// Dropped and read again while its record is on its way: if it went at once, the record would come to stay.
+#[test]
+fn a_suspect_waits_for_the_record_that_is_on_its_way() {
+    use crate::relay::core::{Core, CoreConfig};
+    use crate::store::{Failure, FailureState};
+    let suspect = Failure {
+        seq: 3,
+        hash: 7,
+        keyed: true,
+        event_id: String::new(),
+        event_type: String::new(),
+        key: None,
+        state: FailureState::Suspect,
+        attempts: 0,
+        crashes: 1,
+        reason: None,
+        retry_after: None,
+    };
+    let mut core = Core::new(CoreConfig::default(), 1);
+    core.recording.push(suspect.clone());
+    core.admit(item(row(3, 7)), Way::Ordinary);
+    assert!(core.window.take_batch(1, Time::ZERO).0.is_empty());
+    core.recorded(Time::ZERO, Ok(vec![3]));
+    let (batch, _) = core.window.take_batch(1, Time::ZERO);
+    assert!(batch[0].retried, "settling it removes the record");
+
+    // One that has not left is of the row as it was read before.
+    let mut core = Core::new(CoreConfig::default(), 1);
+    core.to_record.insert(3, suspect);
+    core.admit(item(row(3, 7)), Way::Ordinary);
+    assert!(core.to_record.is_empty());
+    assert_eq!(core.window.take_batch(1, Time::ZERO).0.len(), 1);
+}
