@@ -90,7 +90,7 @@ pub struct CoreConfig {
     pub retry: RetryPolicy,
     /// See [`FAR_BEHIND`].
     pub far_behind: i64,
-    /// Rows of a partition that are treated as suspects after its owner died soon after taking it.
+    /// Rows of a partition that must go as suspects, after its owner died soon after taking it, before the others need no care.
     pub careful_rows: usize,
     /// Whether given-up events are published to a dead-letter destination.
     pub dead_letter: bool,
@@ -160,6 +160,7 @@ pub struct Core {
     settle_from: Time,
     /// By `seq`: one statement cannot record a row twice.
     to_record: BTreeMap<i64, Failure>,
+    /// What is being written now, by `seq`.
     recording: Vec<Failure>,
     record_after: Time,
     awake_out: bool,

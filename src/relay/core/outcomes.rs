@@ -114,8 +114,10 @@ impl Core {
         if self.to_record.get(&seq).is_some_and(is_suspect) {
             self.to_record.remove(&seq);
         }
-        let mut under_way = self.recording.iter().filter(|failure| is_suspect(failure));
-        let under_way = under_way.any(|failure| failure.seq == seq);
+        let recording = self
+            .recording
+            .binary_search_by_key(&seq, |failure| failure.seq);
+        let under_way = recording.is_ok_and(|index| is_suspect(&self.recording[index]));
         let mut first = None;
         if careful && crashes > MAX_CRASHES {
             item.suspect = Suspect::Recording { alone: false };
