@@ -1,7 +1,5 @@
 //! A broker that is blocked, refuses, or lost its exchange.
 
-use std::time::Duration;
-
 use lapin::ExchangeKind;
 use lapin::types::AMQPValue;
 
@@ -193,7 +191,7 @@ async fn permission_revoked(run: Run) -> Counts {
     let refused = "select count(*) from outrigger.failures where reason = 'forbidden'";
     let what = "events fail because writing is forbidden";
     play.stage
-        .await_that(what, refused, Duration::from_secs(60), |count| count >= 5)
+        .await_that(what, refused, PATIENCE, |count| count >= 5)
         .await;
     allow_writing(".*");
     play.recovered().await;

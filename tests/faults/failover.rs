@@ -1,7 +1,6 @@
 //! Row 14: PostgreSQL fails over to an asynchronous standby that has not got the last transactions.
 
 use std::collections::HashSet;
-use std::time::Duration;
 
 use tokio_postgres::Client;
 
@@ -9,7 +8,7 @@ use crate::play::{Counts, Play, Run, WINDOW};
 use crate::scenario::{Place, Scenario};
 use crate::support::proxy::frames::{Label, Protocol, Statement};
 use crate::support::proxy::{Act, Flow, Proxy};
-use crate::support::within;
+use crate::support::{PATIENCE, within};
 
 pub(crate) const SCENARIOS: &[Scenario] = &[Scenario {
     name: "failover",
@@ -76,12 +75,7 @@ async fn failover(run: Run) -> Counts {
         replica.database.cut();
     }
     play.recovered().await;
-    within(
-        "ownership",
-        Duration::from_secs(30),
-        play.stage.await_owned(2),
-    )
-    .await;
+    within("ownership", PATIENCE, play.stage.await_owned(2)).await;
     let mut counts = play.finish(2 * WINDOW).await;
     // Committed, and taken back by the failover: nothing a relay could know.
     let report = &mut counts.report;

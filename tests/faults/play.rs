@@ -11,7 +11,9 @@ use rand::{Rng as _, SeedableRng as _};
 use crate::support::proxy::frames::{Label, Protocol};
 use crate::support::proxy::{Act, Proxy, Trap};
 use crate::support::stage::Admin;
-use crate::support::{Consumer, Delivery, Load, Relay, Report, Servers, Settings, Stage, Writers};
+use crate::support::{
+    Consumer, Delivery, Load, PATIENCE, Relay, Report, Servers, Settings, Stage, Writers,
+};
 
 /// Events that a replica may have read and not settled: what one failure may repeat.
 pub(crate) const WINDOW: usize = 200;
@@ -20,7 +22,7 @@ pub(crate) const WINDOW: usize = 200;
 pub(crate) const LEASE: Duration = Duration::from_secs(2);
 
 /// After a fault, everything committed before its end must be published within this time.
-const RECOVERY_MAX: Duration = Duration::from_secs(90);
+const RECOVERY_MAX: Duration = PATIENCE;
 
 /// Keeps every failure record that ever was, also those that are gone in the end.
 const AUDIT: &str = "create table audit (seq bigint, state text, attempts int, reason text);
@@ -277,7 +279,7 @@ impl Play {
             .await_that(
                 &format!("{more} more events are published"),
                 published,
-                Duration::from_secs(60),
+                PATIENCE,
                 move |count| count >= wanted,
             )
             .await;

@@ -196,7 +196,7 @@ Produced by `scripts/faults{servers} --write` ({length} forms), which ends with 
 
 - Outrigger {version} ({revision}), development build
 - PostgreSQL {postgres} and RabbitMQ {rabbitmq}, one node each, on one machine with everything else; topic exchange,
-  durable classic queue
+  durable classic queue; their files in memory where the machine has room for that
 - settings: `RELAY_LEASE_TTL={lease}s`, `RELAY_BATCH_SIZE` and `RELAY_MAX_IN_FLIGHT` {WINDOW}, strict ordering,
   `RETRY_MAX_ATTEMPTS=2` except where the broker refuses; the rest as by default
 - load: 3 to 5 writers, 30 to 120 keys, 1 to 3 events a transaction, 1 in 20 rolled back; all drawn from the seed

@@ -15,8 +15,12 @@ use tokio::net::TcpStream;
 #[path = "../support/ports.rs"]
 #[allow(clippy::duplicate_mod)]
 mod ports;
+#[path = "../support/scratch.rs"]
+#[allow(clippy::duplicate_mod)]
+mod scratch;
 
 use ports::free_ports;
+use scratch::folder;
 
 /// Reached only when something hangs.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -46,10 +50,7 @@ impl Drop for NatsNode {
 impl NatsNode {
     /// Starts a server with JetStream, with more lines in its configuration. `@DIR@` stands for its folder.
     pub(crate) async fn start_with(config: &str) -> Self {
-        let dir = tempfile::Builder::new()
-            .prefix("outrigger-nats-")
-            .tempdir()
-            .unwrap();
+        let dir = folder("outrigger-nats-");
         let [port, http] = free_ports();
         let node = Self {
             dir,

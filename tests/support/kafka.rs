@@ -26,8 +26,12 @@ use rdkafka::{Offset, TopicPartitionList};
 #[path = "ports.rs"]
 #[allow(clippy::duplicate_mod)]
 mod ports;
+#[path = "scratch.rs"]
+#[allow(clippy::duplicate_mod)]
+mod scratch;
 
 use ports::free_ports;
+use scratch::kept_folder;
 
 /// Starting takes 3 to 10 seconds; a loaded machine gets its time.
 const START_TIMEOUT: Duration = Duration::from_secs(120);
@@ -147,11 +151,7 @@ impl Kafka {
 
     fn spawn(plan: &Plan, prepare: impl Fn(&Path)) -> Self {
         let jars = jars();
-        let dir = tempfile::Builder::new()
-            .prefix("outrigger-kafka-")
-            .tempdir()
-            .unwrap()
-            .keep();
+        let dir = kept_folder("outrigger-kafka-");
         let [sinks, admin, controller] = free_ports();
         let protocol = match plan.protocol.as_str() {
             "" => "PLAINTEXT",

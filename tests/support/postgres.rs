@@ -11,8 +11,12 @@ use std::sync::{Mutex, PoisonError};
 #[path = "ports.rs"]
 #[allow(clippy::duplicate_mod)]
 mod ports;
+#[path = "scratch.rs"]
+#[allow(clippy::duplicate_mod)]
+mod scratch;
 
 pub use ports::free_port;
+use scratch::kept_folder;
 
 /// A running server. One per test binary; every test makes its own database.
 pub struct Postgres {
@@ -68,11 +72,7 @@ impl Postgres {
     /// Starts a server whose data directory is made by the command `fill`.
     fn start_filled(fill: &str, settings: &[String], prepare: &dyn Fn(&Path)) -> Self {
         let bin = find_bin();
-        let directory = tempfile::Builder::new()
-            .prefix("outrigger-pg-")
-            .tempdir()
-            .expect("temporary directory")
-            .keep();
+        let directory = kept_folder("outrigger-pg-");
         fs::set_permissions(&directory, fs::Permissions::from_mode(0o755)).expect("permissions");
         prepare(&directory);
         let shown = directory.display().to_string();
@@ -106,7 +106,7 @@ impl Postgres {
         let mut options = format!(
             "-c port={port} -c listen_addresses=127.0.0.1 -c unix_socket_directories={} -c fsync=off \
              -c full_page_writes=off -c max_connections=120 -c max_prepared_transactions=10 \
-             -c shared_buffers=64MB -c log_min_messages=fatal -c log_line_prefix=%d:",
+             -c shared_buffers=64MB -c dynamic_shared_memory_type=mmap -c log_min_messages=fatal -c log_line_prefix=%d:",
             directory.display()
         );
         for setting in settings {

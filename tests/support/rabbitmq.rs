@@ -21,8 +21,12 @@ use lapin::{Connection, ConnectionProperties};
 #[path = "ports.rs"]
 #[allow(clippy::duplicate_mod)]
 mod ports;
+#[path = "scratch.rs"]
+#[allow(clippy::duplicate_mod)]
+mod scratch;
 
 use ports::free_ports;
+use scratch::kept_folder;
 
 /// Starting takes 3 to 10 seconds; a loaded machine gets its time.
 const START_TIMEOUT: Duration = Duration::from_secs(90);
@@ -95,11 +99,7 @@ impl RabbitMq {
 
     fn spawn(config: &str, prepare: impl Fn(&Path)) -> Self {
         let bin = bin();
-        let dir = tempfile::Builder::new()
-            .prefix("outrigger-rabbitmq-")
-            .tempdir()
-            .unwrap()
-            .keep();
+        let dir = kept_folder("outrigger-rabbitmq-");
         let [port, dist_port, epmd_port] = free_ports();
         let shown = dir.display();
         let config = config.replace("@DIR@", &shown.to_string());

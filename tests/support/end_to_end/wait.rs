@@ -7,7 +7,7 @@ use rand::SeedableRng;
 use rand::rngs::StdRng;
 
 /// Long enough for a busy machine; reached only when something hangs.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub const PATIENCE: Duration = Duration::from_secs(180);
 
 /// Between two looks, not instead of one.
 const LOOK_AGAIN: Duration = Duration::from_millis(10);

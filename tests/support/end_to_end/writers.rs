@@ -13,7 +13,7 @@ use tokio::task::JoinSet;
 use tokio_postgres::{Client, Error, NoTls, Statement};
 
 use super::stage::Stage;
-use super::wait::until;
+use super::wait::{PATIENCE, until};
 
 /// Aggregates and ledger.
 const TABLES: &str = "create table if not exists aggregates (key text primary key, version bigint not null default 1);
@@ -85,7 +85,7 @@ impl Writers {
         let wanted = self.committed() + more;
         until(
             &format!("{more} more events are committed"),
-            Duration::from_secs(60),
+            PATIENCE,
             || async {
                 let committed = self.committed();
                 if committed >= wanted {
