@@ -96,7 +96,6 @@ async fn first_to_start(run: Run) -> Counts {
     let servers = play.stage.servers.clone();
     let schema = "drop schema outrigger cascade; drop table outbox";
     play.stage.run(schema).await;
-    servers.rabbitmq.flush_definitions();
     servers.rabbitmq.kill();
     for name in ["a", "b"] {
         play.add(name, |settings| settings).await.start();

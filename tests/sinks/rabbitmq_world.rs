@@ -95,7 +95,6 @@ impl World for RabbitMqWorld {
             .await
             .unwrap();
         connection.close(200, "OK".into()).await.unwrap();
-        self.node.flush_definitions();
     }
 
     fn nobody_listens(&self, place: &Place) -> Option<(Place, ReasonCode)> {

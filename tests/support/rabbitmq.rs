@@ -178,12 +178,13 @@ impl RabbitMq {
 
     /// Kills the node like a crash. Durable data stays.
     pub fn kill(&self) {
+        self.flush_definitions();
         self.command("kill");
     }
 
-    /// Makes exchanges, queues and bindings survive a kill at once. With Mnesia they reach the disk a little later
-    /// than they are confirmed; Khepri has nothing to flush.
-    pub fn flush_definitions(&self) {
+    /// With Mnesia exchanges, queues and bindings reach the disk a little later than they are confirmed: a kill soon after
+    /// would leave events without a queue. Khepri has nothing to flush.
+    fn flush_definitions(&self) {
         self.ctl_ok(&["eval", "catch mnesia:sync_log()."]);
     }
 
