@@ -1,8 +1,11 @@
 //! A private NATS server, and a client of its protocol that shares nothing with the sink.
 //!
-//! Needs the package `nats-server`. The server dies with this process.
+//! Needs the package `nats-server`. The server lives under a small shell that waits on a pipe from this process: when the
+//! process ends, in whatever way, the pipe closes, and the shell stops the server and removes its folder. So a
+//! node may be kept in a `static`, which Rust never drops.
 
 use std::collections::BTreeMap;
+use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::Mutex;
@@ -20,22 +23,23 @@ mod ports;
 mod scratch;
 
 use ports::free_ports;
-use scratch::folder;
+use scratch::kept_folder;
 
 /// Reached only when something hangs.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Runs the server; stops it when its input ends, which it does when the tests end, in whatever way.
+/// Runs the server until a word comes, or no more can come. Only who says the word needs the folder again.
 const KEEPER: &str = r#"
 trap '' INT HUP TERM
 "$NATS" --config "$DIR/nats.conf" >>"$DIR/output" 2>&1 </dev/null & server=$!
-read -r _
+read -r word
 kill -KILL "$server"
 wait "$server" 2>/dev/null
+[ "$word" = keep ] || rm -rf "$DIR"
 "#;
 
 pub(crate) struct NatsNode {
-    dir: tempfile::TempDir,
+    dir: PathBuf,
     port: u16,
     http: u16,
     keeper: Mutex<Option<Child>>,
@@ -43,14 +47,19 @@ pub(crate) struct NatsNode {
 
 impl Drop for NatsNode {
     fn drop(&mut self) {
-        self.kill();
+        if let Some(mut keeper) = self.keeper.get_mut().unwrap().take() {
+            drop(keeper.stdin.take());
+            keeper.wait().unwrap();
+        } else {
+            std::fs::remove_dir_all(&self.dir).unwrap();
+        }
     }
 }
 
 impl NatsNode {
     /// Starts a server with JetStream, with more lines in its configuration. `@DIR@` stands for its folder.
     pub(crate) async fn start_with(config: &str) -> Self {
-        let dir = folder("outrigger-nats-");
+        let dir = kept_folder("outrigger-nats-");
         let [port, http] = free_ports();
         let node = Self {
             dir,
@@ -58,12 +67,12 @@ impl NatsNode {
             http,
             keeper: Mutex::new(None),
         };
-        let shown = node.dir.path().display().to_string();
+        let shown = node.dir.display().to_string();
         let config = format!(
             "listen: \"127.0.0.1:{port}\"\nhttp: \"127.0.0.1:{http}\"\n{}\n",
             config.replace("@DIR@", &shown)
         );
-        std::fs::write(node.dir.path().join("nats.conf"), config).unwrap();
+        std::fs::write(node.dir.join("nats.conf"), config).unwrap();
         node.revive().await;
         node
     }
@@ -74,7 +83,8 @@ impl NatsNode {
 
     pub(crate) fn kill(&self) {
         if let Some(mut keeper) = self.keeper.lock().unwrap().take() {
-            drop(keeper.stdin.take());
+            let mut stdin = keeper.stdin.take().unwrap();
+            stdin.write_all(b"keep\n").unwrap();
             keeper.wait().unwrap();
         }
     }
@@ -83,7 +93,7 @@ impl NatsNode {
         let keeper = Command::new("sh")
             .args(["-c", KEEPER])
             .env("NATS", program())
-            .env("DIR", self.dir.path())
+            .env("DIR", &self.dir)
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
             .stderr(Stdio::null())
@@ -100,7 +110,7 @@ impl NatsNode {
             assert!(
                 began.elapsed() < PATIENCE,
                 "nats-server does not start: {}",
-                std::fs::read_to_string(self.dir.path().join("output")).unwrap_or_default()
+                std::fs::read_to_string(self.dir.join("output")).unwrap_or_default()
             );
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
@@ -133,17 +143,23 @@ pub(crate) struct RawClient {
 impl RawClient {
     /// Connects with these members in its CONNECT message, such as user and password.
     pub(crate) async fn connect(port: u16, login: Value) -> Self {
+        Self::connect_knowing(port, |_| login).await
+    }
+
+    /// The same, with members that depend on what the server says about itself.
+    pub(crate) async fn connect_knowing(port: u16, login: impl FnOnce(&Value) -> Value) -> Self {
         let stream = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
         let mut client = Self {
             stream: BufReader::new(stream),
             inbox: format!("answers.{}", rand::random::<u64>()),
         };
+        let greeting = client.line().await;
+        let info = serde_json::from_str(greeting.strip_prefix("INFO ").unwrap()).unwrap();
         let mut connect =
             json!({"verbose": false, "headers": true, "no_responders": true, "name": "test"});
-        for (name, value) in login.as_object().into_iter().flatten() {
+        for (name, value) in login(&info).as_object().into_iter().flatten() {
             connect[name] = value.clone();
         }
-        assert!(client.line().await.starts_with("INFO "));
         client
             .write(&format!(
                 "CONNECT {connect}\r\nSUB {} 1\r\nPING\r\n",
