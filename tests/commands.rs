@@ -9,12 +9,17 @@
 
 #[path = "commands/check.rs"]
 mod check;
+#[path = "commands/check_sinks.rs"]
+mod check_sinks;
 #[path = "commands/dead.rs"]
 mod dead;
 #[path = "commands/events.rs"]
 mod events;
 #[path = "commands/migrate.rs"]
 mod migrate;
+#[path = "sinks/nats_node.rs"]
+#[allow(dead_code)]
+mod nats_node;
 #[path = "support/postgres.rs"]
 #[allow(dead_code)]
 mod postgres;

@@ -16,6 +16,7 @@ mod postgres;
 mod tool;
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use serde_json::Value;
 use tokio::sync::OnceCell;
@@ -34,6 +35,7 @@ async fn with_kafka(topic: &str, more: &[(&str, &str)]) -> Tool {
         ("OUTRIGGER_SINK", "kafka"),
         ("OUTRIGGER_KAFKA_BROKERS", address.as_str()),
         ("OUTRIGGER_EVENT_SOURCE", "/t"),
+        ("OUTRIGGER_ADMIN_LISTEN", "off"),
         ("OUTRIGGER_ROUTE_DESTINATION", topic),
     ];
     let tool = Tool::new().await;
@@ -100,9 +102,13 @@ async fn rows_become_records_in_the_order_of_their_keys() {
     )
     .await;
     let relay = tool.follow(&["run"]);
-    while tool.count("outbox where published_at is null").await > 0 {
-        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
-    }
+    let drained = async {
+        while tool.count("outbox where published_at is null").await > 0 {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    let drained = tokio::time::timeout(Duration::from_secs(180), drained).await;
+    drained.expect("every row is published");
     let (code, _) = relay.stop("-TERM");
     assert_eq!(code, Some(0));
     let records = node().await.read_all("orders").await;

@@ -34,7 +34,7 @@ async fn with_broker(tool: &Tool, url: &str, exchange: &str) -> Tool {
 
 /// Runs `check`, insists on the exit code, and returns the findings.
 #[track_caller]
-fn check(tool: &Tool, code: i32, more: &[&str]) -> Value {
+pub(crate) fn check(tool: &Tool, code: i32, more: &[&str]) -> Value {
     let output = tool.run(&[&["check", "-o", "json"], more].concat());
     assert_eq!(output.status.code(), Some(code), "{output:?}");
     let json: Value = serde_json::from_slice(&output.stdout).unwrap();
@@ -59,7 +59,7 @@ fn found(json: &Value, result: &str) -> Vec<(String, String)> {
 
 /// Insists on exactly one finding of this kind, with these words in text and remedy.
 #[track_caller]
-fn only(json: &Value, result: &str, says: &str, remedy: &str) {
+pub(crate) fn only(json: &Value, result: &str, says: &str, remedy: &str) {
     let found = found(json, result);
     assert_eq!(found.len(), 1, "{json:#}");
     assert!(found[0].0.contains(says), "{found:?} lacks {says:?}");
@@ -67,7 +67,7 @@ fn only(json: &Value, result: &str, says: &str, remedy: &str) {
 }
 
 #[track_caller]
-fn says(json: &Value, result: &str, part: &str) {
+pub(crate) fn says(json: &Value, result: &str, part: &str) {
     let found = found(json, result);
     assert!(
         found.iter().any(|(text, _)| text.contains(part)),

@@ -76,7 +76,8 @@ fn dead_letter(
     why: &Reason,
 ) -> Result<Message, Reason> {
     match router {
-        Some(router) => encoder.dead_letter(record, router, why, record.attempts),
+        // As in its record: what cannot even be sent had its one attempt.
+        Some(router) => encoder.dead_letter(record, router, why, record.attempts.max(1)),
         None => Err(Reason::new(
             ReasonCode::Other,
             "no dead-letter destination is set",

@@ -22,7 +22,7 @@ impl Probe {
     pub async fn connect(settings: &HttpSettings) -> Result<Self, String> {
         let target = settings.target().map_err(|problems| problems.join("; "))?;
         Connection::open(&target, settings, Arc::new(Notify::new())).await?;
-        let shared = Arc::new(Shared::new(settings.clone(), target));
+        let shared = Arc::new(Shared::without_patience(settings.clone(), target));
         shared.status.set(SinkState::Ready);
         Ok(Self { shared })
     }

@@ -30,6 +30,8 @@ pub(super) struct Shared {
     pub(super) ended: Arc<Notify>,
     /// Answers in a row that were no good, whatever the event.
     failures: AtomicU32,
+    /// After how many of them everybody waits.
+    patience: u32,
 }
 
 impl Shared {
@@ -41,6 +43,15 @@ impl Shared {
             culprits: Culprits::default(),
             ended: Arc::new(Notify::new()),
             failures: AtomicU32::new(0),
+            patience: FAILURES_TO_PAUSE,
+        }
+    }
+
+    /// The first failure is reported: for whoever sends one event and wants to know.
+    pub(super) fn without_patience(settings: HttpSettings, target: Target) -> Self {
+        Self {
+            patience: 1,
+            ..Self::new(settings, target)
         }
     }
 
@@ -68,9 +79,12 @@ impl Shared {
     /// The service failed at an event. After a few in a row everybody waits.
     pub(super) fn failed(&self, what: &str) {
         let failures = self.failures.fetch_add(1, Ordering::Relaxed) + 1;
-        if failures >= FAILURES_TO_PAUSE {
-            let pause = backoff(failures - FAILURES_TO_PAUSE + 1, rand::random());
-            let what = format!("{what}, {failures} times in a row");
+        if failures >= self.patience {
+            let pause = backoff(failures - self.patience + 1, rand::random());
+            let what = match failures {
+                1 => what.to_owned(),
+                _ => format!("{what}, {failures} times in a row"),
+            };
             self.status.block_for(what, pause);
         }
     }

@@ -1,0 +1,173 @@
+//! A relay from the table to NATS: order, headers, the context of a trace, dead letters.
+
+#![cfg(feature = "nats")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    missing_docs,
+    unreachable_pub,
+    dead_code
+)]
+
+#[path = "sinks/nats_node.rs"]
+mod nats_node;
+#[path = "support/postgres.rs"]
+mod postgres;
+#[path = "commands/tool.rs"]
+mod tool;
+
+use std::collections::{BTreeMap, HashMap};
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use serde_json::{Value, json};
+
+use self::nats_node::{NatsNode, RawClient, parse_headers};
+use self::tool::Tool;
+
+const JETSTREAM: &str = r#"jetstream { store_dir: "@DIR@/store" }"#;
+
+/// Reached only when something hangs.
+const PATIENCE: Duration = Duration::from_secs(180);
+
+struct Stored {
+    subject: String,
+    headers: BTreeMap<String, String>,
+    body: Value,
+}
+
+async fn stream(client: &mut RawClient, name: &str, subject: &str) {
+    let config = json!({"name": name, "subjects": [subject], "storage": "file"});
+    let question = format!("STREAM.CREATE.{name}");
+    client.api(&question, config, 0).await;
+}
+
+/// Everything a stream has kept, in its order.
+async fn stored(client: &mut RawClient, name: &str) -> Vec<Stored> {
+    let info = client
+        .api(&format!("STREAM.INFO.{name}"), Value::Null, 0)
+        .await;
+    let last = info["state"]["last_seq"].as_u64().unwrap();
+    let mut messages = Vec::new();
+    for seq in 1..=last {
+        let question = format!("STREAM.MSG.GET.{name}");
+        let answer = client.api(&question, json!({"seq": seq}), 0).await;
+        let message = &answer["message"];
+        let decoded = |name: &str| STANDARD.decode(message[name].as_str().unwrap()).unwrap();
+        messages.push(Stored {
+            subject: message["subject"].as_str().unwrap().to_owned(),
+            headers: parse_headers(&decoded("hdrs")),
+            body: serde_json::from_slice(&decoded("data")).unwrap(),
+        });
+    }
+    messages
+}
+
+/// Runs a relay until no row is waiting.
+async fn drain(tool: &Tool) {
+    let relay = tool.follow(&["run"]);
+    let open = "outbox o where published_at is null and not exists \
+        (select from outrigger.failures f where f.seq = o.seq and f.state = 'dead')";
+    let drained = async {
+        while tool.count(open).await > 0 {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    let drained = tokio::time::timeout(PATIENCE, drained).await;
+    drained.expect("no row is waiting");
+    let (code, _) = relay.stop("-TERM");
+    assert_eq!(code, Some(0));
+}
+
+async fn with_nats(node: &NatsNode, more: &[(&str, &str)]) -> Tool {
+    let url = format!("nats://127.0.0.1:{}", node.port());
+    let settings = [
+        ("OUTRIGGER_SINK", "nats"),
+        ("OUTRIGGER_NATS_URL", url.as_str()),
+        ("OUTRIGGER_EVENT_SOURCE", "/t"),
+        ("OUTRIGGER_ADMIN_LISTEN", "off"),
+        ("OUTRIGGER_ROUTE_DESTINATION", "E"),
+        ("OUTRIGGER_ROUTE_KEY", "e.{{ type }}"),
+    ];
+    Tool::new().await.with(&[&settings, more].concat()).await
+}
+
+#[tokio::test]
+async fn rows_become_messages_in_the_order_of_their_keys() {
+    let node = NatsNode::start_with(JETSTREAM).await;
+    let mut client = RawClient::connect(node.port(), Value::Null).await;
+    stream(&mut client, "E", "e.>").await;
+    let tool = with_nats(&node, &[("OUTRIGGER_EVENT_MODE", "binary")]).await;
+    let context = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+    tool.sql(&format!(
+        "insert into outbox (type, key, data, extensions) select 'placed', 'k' || g % 20, jsonb_build_object('n', g), \
+           '{{\"traceparent\": \"{context}\"}}' from generate_series(1, 1000) g"
+    ))
+    .await;
+    drain(&tool).await;
+
+    let messages = stored(&mut client, "E").await;
+    assert_eq!(messages.len(), 1000, "once each");
+    let mut last: HashMap<String, u64> = HashMap::new();
+    for message in messages {
+        assert_eq!(message.subject, "e.placed");
+        let header = |name: &str| message.headers[name].clone();
+        assert_eq!(header("ce-type"), "placed");
+        assert_eq!(header("ce-traceparent"), context);
+        assert_eq!(header("Nats-Msg-Id"), format!("/t {}", header("ce-id")));
+        let n = message.body["n"].as_u64().unwrap();
+        let key = header("ce-partitionkey");
+        assert_eq!(key, format!("k{}", n % 20));
+        let before = last.insert(key, n);
+        assert!(
+            before.is_none_or(|before| before < n),
+            "{before:?} before {n}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn what_cannot_be_published_goes_to_the_stream_of_dead_letters() {
+    let node = NatsNode::start_with(JETSTREAM).await;
+    let mut client = RawClient::connect(node.port(), Value::Null).await;
+    stream(&mut client, "E", "e.good").await;
+    stream(&mut client, "D", "dead.>").await;
+    let tool = with_nats(
+        &node,
+        &[
+            ("OUTRIGGER_RETRY_MAX_ATTEMPTS", "2"),
+            ("OUTRIGGER_RETRY_BACKOFF_INITIAL", "10ms"),
+            ("OUTRIGGER_RETRY_DEAD_LETTER_DESTINATION", "D"),
+            ("OUTRIGGER_RETRY_DEAD_LETTER_KEY", "dead.{{ reason }}"),
+        ],
+    )
+    .await;
+    tool.sql(
+        "insert into outbox (type, key, data) values ('good', 'k', '1'), ('unheard', 'k', '2'), ('no subject', 'k', '3'), \
+         ('good', 'k', '4')",
+    )
+    .await;
+    drain(&tool).await;
+
+    let data = |messages: &[Stored]| -> Vec<u64> {
+        messages
+            .iter()
+            .map(|message| message.body["data"].as_u64().unwrap())
+            .collect()
+    };
+    assert_eq!(data(&stored(&mut client, "E").await), [1, 4]);
+    let dead = stored(&mut client, "D").await;
+    assert_eq!(data(&dead), [2, 3]);
+    for (letter, reason, attempts, subject) in [
+        (&dead[0], "unroutable", "2", "e.unheard"),
+        (&dead[1], "invalid_route", "1", "e.no subject"),
+    ] {
+        assert_eq!(letter.subject, format!("dead.{reason}"));
+        assert_eq!(letter.headers["x-outrigger-reason"], reason);
+        assert_eq!(letter.headers["x-outrigger-attempts"], attempts);
+        assert_eq!(letter.headers["x-outrigger-original-destination"], "E");
+        assert_eq!(letter.headers["x-outrigger-original-routing-key"], subject);
+        assert_eq!(letter.body["source"], "/t");
+    }
+}
