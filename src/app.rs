@@ -35,6 +35,8 @@ use crate::telemetry::trace::Tracer;
 const LANE_BATCH: usize = 200;
 /// The same where a lane waits for each event: a large batch would keep them from the other lanes.
 const SEQUENTIAL_LANE_BATCH: usize = 8;
+/// The same where this many make a request.
+const REQUEST_LANE_BATCH: usize = 10;
 /// Longest pause between two looks at a database that is not ready.
 const OPEN_PAUSE_MAX: Duration = Duration::from_secs(5);
 /// Pause between two passes of retention.
@@ -190,6 +192,8 @@ fn sink(settings: &Settings) -> Result<Box<dyn Sink>, Failure> {
         SinkKind::Http => sink::http::start(assemble::http(settings)),
         #[cfg(feature = "kafka")]
         SinkKind::Kafka => sink::kafka::start(assemble::kafka(settings)),
+        #[cfg(feature = "eventbridge")]
+        SinkKind::EventBridge => sink::eventbridge::start(assemble::eventbridge(settings)),
         SinkKind::Stdout => return Ok(Box::new(StdoutSink::new())),
         // The rules of the settings say so before, and with a hint.
         #[allow(unreachable_patterns)]
@@ -310,6 +314,7 @@ fn core_config(settings: &Settings, dead_letter: bool) -> CoreConfig {
         lane_batch: match settings.sink {
             // A batch message is one request, and needs events to be made of.
             SinkKind::Http if settings.event.mode != EventMode::Batch => SEQUENTIAL_LANE_BATCH,
+            SinkKind::EventBridge => REQUEST_LANE_BATCH,
             _ => LANE_BATCH,
         }
         .min(relay.batch_size),

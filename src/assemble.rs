@@ -143,7 +143,9 @@ pub fn encoder(settings: &Settings) -> Result<(Encoder, Option<DeadLetterRouter>
             bytes: match settings.sink {
                 SinkKind::RabbitMq => limits.bytes.min(settings.rabbitmq.max_message_size),
                 SinkKind::Http => limits.bytes.min(settings.http.max_message_size),
-                SinkKind::Nats | SinkKind::Kafka | SinkKind::Stdout => limits.bytes,
+                SinkKind::Nats | SinkKind::Kafka | SinkKind::EventBridge | SinkKind::Stdout => {
+                    limits.bytes
+                }
             },
             ..limits
         },

@@ -46,6 +46,17 @@ const RULES: &[Rule] = &[
         why: "only the Kafka sink speaks to Kafka",
     },
     Rule {
+        names: &[
+            "aws_config",
+            "aws_runtime",
+            "aws_sdk_eventbridge",
+            "aws_smithy_http_client",
+        ],
+        scope: &["src/"],
+        homes: &["src/sink/eventbridge/", "src/telemetry/"],
+        why: "only the EventBridge sink speaks to AWS (the log filter knows its name)",
+    },
+    Rule {
         names: &["cloudevents"],
         scope: &["src/"],
         homes: &["src/event/", "src/telemetry/trace/"],

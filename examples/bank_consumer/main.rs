@@ -11,13 +11,15 @@
 //! NATS_URL=nats://localhost cargo run --example bank_consumer -- --from nats
 //! KAFKA_BROKERS=localhost:9092 cargo run --features kafka --example bank_consumer -- --from kafka
 //! cargo run --example bank_consumer -- --from http --listen 127.0.0.1:8080
+//! AWS_ENDPOINT_URL=http://localhost:5000 cargo run --example bank_consumer -- --from eventbridge
 //! ```
 //!
-//! It creates its queue, stream or topic and runs until it gets TERM or Ctrl-C, reads what is left there,
+//! It creates its queue, stream, topic or rule and runs until it gets TERM or Ctrl-C, reads what is left there,
 //! and reports. With `--report DIR` the report goes to files there: `balances.tsv` (account,
 //! version, balance), `events.tsv` (id, times delivered) and `summary` (one `name value` a line;
 //! while it runs, `progress` has the same form).
 
+mod eventbridge;
 mod http;
 #[cfg(feature = "kafka")]
 mod kafka;
@@ -46,10 +48,10 @@ struct Args {
     /// Where events come from.
     #[arg(long, value_enum, default_value = "rabbitmq")]
     from: From,
-    /// Topic exchange, NATS stream or Kafka topic that events are published to; created if it does not exist.
+    /// Topic exchange, NATS stream, Kafka topic or event bus that events are published to; created if it does not exist.
     #[arg(long, default_value = "events")]
     exchange: String,
-    /// Queue, NATS consumer or Kafka consumer group to read; created if it does not exist.
+    /// Queue, NATS consumer, Kafka consumer group or SQS queue to read; created if it does not exist.
     #[arg(long, default_value = "bank")]
     queue: String,
     /// Routing keys the queue is interested in.
@@ -71,6 +73,8 @@ enum From {
     Nats,
     #[cfg(feature = "kafka")]
     Kafka,
+    #[value(name = "eventbridge")]
+    EventBridge,
     Http,
 }
 
@@ -228,6 +232,7 @@ enum Source {
     Nats(nats::Consumer),
     #[cfg(feature = "kafka")]
     Kafka(kafka::Consumer),
+    EventBridge(eventbridge::Consumer),
     Http(http::Service),
 }
 
@@ -245,6 +250,10 @@ impl Source {
             From::Kafka => {
                 Self::Kafka(kafka::Consumer::open(&variable("KAFKA_BROKERS")?, args).await?)
             }
+            From::EventBridge => {
+                let endpoint = variable("AWS_ENDPOINT_URL")?;
+                Self::EventBridge(eventbridge::Consumer::open(&endpoint, args).await?)
+            }
             From::Http => Self::Http(http::Service::open(&args.listen).await?),
         })
     }
@@ -256,6 +265,7 @@ impl Source {
             Self::Nats(source) => source.next().await,
             #[cfg(feature = "kafka")]
             Self::Kafka(source) => source.next().await,
+            Self::EventBridge(source) => source.next().await,
             Self::Http(source) => source.next().await,
         }
     }
@@ -267,6 +277,7 @@ impl Source {
             Self::Nats(source) => source.taken(),
             #[cfg(feature = "kafka")]
             Self::Kafka(source) => source.taken(),
+            Self::EventBridge(source) => source.taken(),
             Self::Http(source) => source.taken(),
         }
     }
@@ -278,6 +289,7 @@ impl Source {
             Self::Nats(source) => source.acknowledge().await,
             #[cfg(feature = "kafka")]
             Self::Kafka(source) => source.acknowledge(),
+            Self::EventBridge(source) => source.acknowledge().await,
             // Each event is answered by itself.
             Self::Http(_) => Ok(()),
         }
@@ -290,6 +302,7 @@ impl Source {
             Self::Nats(source) => source.waiting().await,
             #[cfg(feature = "kafka")]
             Self::Kafka(source) => source.waiting().await,
+            Self::EventBridge(source) => source.waiting().await,
             Self::Http(_) => Ok(0),
         }
     }

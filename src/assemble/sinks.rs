@@ -102,9 +102,29 @@ pub fn kafka(settings: &Settings) -> sink::kafka::KafkaSettings {
     }
 }
 
+/// The EventBridge sink.
+#[cfg(feature = "eventbridge")]
+pub fn eventbridge(settings: &Settings) -> sink::eventbridge::EventBridgeSettings {
+    let eventbridge = settings.eventbridge.clone();
+    sink::eventbridge::EventBridgeSettings {
+        region: eventbridge.region,
+        endpoint: eventbridge.endpoint,
+        credentials_file: eventbridge.credentials_file,
+        connections: eventbridge.connections,
+        timeout: eventbridge.timeout,
+        max_request_size: eventbridge.max_request_size,
+        known_destinations: known_destinations(settings),
+    }
+}
+
 /// The destination of all events, if it is one and the same. Not that of dead letters: were it missing, it must not
 /// stop the others.
-#[cfg(any(feature = "rabbitmq", feature = "nats", feature = "kafka"))]
+#[cfg(any(
+    feature = "rabbitmq",
+    feature = "nats",
+    feature = "kafka",
+    feature = "eventbridge"
+))]
 fn known_destinations(settings: &Settings) -> Vec<String> {
     let router = super::router(settings).ok();
     let known = router.and_then(|router| router.constant_destination());

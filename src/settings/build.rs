@@ -13,9 +13,9 @@ use super::report::{Origin, Problem};
 use super::table::{PG_VARIABLES, SETTINGS, setting};
 use super::value::Value;
 use super::{
-    Admin, AfterPublish, Columns, Compression, Database, Event, EventMode, ExchangeType, Http,
-    Kafka, Log, LogFormat, Nats, Ordering, Outbox, Partitioner, Preset, RabbitMq, Relay, Retry,
-    Route, Sasl, Settings, SinkKind, Wake,
+    Admin, AfterPublish, Columns, Compression, Database, Event, EventBridge, EventMode,
+    ExchangeType, Http, Kafka, Log, LogFormat, Nats, Ordering, Outbox, Partitioner, Preset,
+    RabbitMq, Relay, Retry, Route, Sasl, Settings, SinkKind, Wake,
 };
 use crate::error::OnExhausted;
 use crate::secret_file::SecretFile;
@@ -182,6 +182,7 @@ pub(super) fn settings(values: &Values, inputs: &Inputs) -> Settings {
         nats: nats(v, inputs),
         http: http(v, inputs),
         kafka: kafka(v, inputs),
+        eventbridge: eventbridge(v),
         relay: relay(v, inputs),
         retry: Retry {
             max_attempts: v.count("retry.max_attempts"),
@@ -286,6 +287,7 @@ fn sink(v: &Values) -> SinkKind {
             SinkKind::Nats,
             SinkKind::Http,
             SinkKind::Kafka,
+            SinkKind::EventBridge,
             SinkKind::Stdout,
         ]
         .map(|kind| (kind.name(), kind)),
@@ -374,6 +376,17 @@ fn kafka(v: &Values, inputs: &Inputs) -> Kafka {
             [("crc32", Partitioner::Crc32)],
             Partitioner::Murmur2,
         ),
+    }
+}
+
+fn eventbridge(v: &Values) -> EventBridge {
+    EventBridge {
+        region: v.optional_text("eventbridge.region"),
+        endpoint: v.optional_text("eventbridge.endpoint"),
+        credentials_file: v.path("eventbridge.credentials_file"),
+        connections: v.count("eventbridge.connections"),
+        timeout: v.duration("eventbridge.timeout"),
+        max_request_size: v.count("eventbridge.max_request_size"),
     }
 }
 

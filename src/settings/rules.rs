@@ -61,6 +61,7 @@ impl Rules<'_> {
                 }
             }
             SinkKind::Kafka => self.kafka(settings),
+            SinkKind::EventBridge => self.eventbridge(settings),
             SinkKind::Stdout => {}
         }
     }
@@ -173,6 +174,23 @@ impl Rules<'_> {
             let text = "has no effect with this {}: a Kafka record has no routing key; its key is the row's `key`";
             self.rule(key, "sink", !set, text.into());
         }
+    }
+
+    fn eventbridge(&mut self, settings: &Settings) {
+        let prefixed = self.values.is_given("event.header_prefix");
+        self.rule(
+            "event.header_prefix",
+            "sink",
+            !prefixed,
+            "has no effect with this {}: an entry of EventBridge has no headers".into(),
+        );
+        self.rule(
+            "event.mode",
+            "sink",
+            settings.event.mode == EventMode::Structured,
+            "must be `structured` with this {}: an entry of EventBridge is one JSON object, without headers"
+                .into(),
+        );
     }
 
     fn kafka_security(&mut self, kafka: &Kafka) {

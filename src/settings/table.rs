@@ -1,6 +1,7 @@
 //! The table of settings: the one place where a setting's name, default, limits and
 //! description are written down.
 
+mod eventbridge;
 mod http;
 mod kafka;
 mod nats;
@@ -85,6 +86,10 @@ pub const SECTIONS: &[(&str, &str)] = &[
         "kafka",
         "The Kafka sink, in a build with the feature `kafka`.",
     ),
+    (
+        "eventbridge",
+        "The EventBridge sink, in a build with the feature `eventbridge`.",
+    ),
     ("relay", "Ordering, sharing between replicas, and limits."),
     (
         "retry",
@@ -125,6 +130,7 @@ pub const SETTINGS: &[Setting] = &{
         nats::SETTINGS,
         http::SETTINGS,
         kafka::SETTINGS,
+        eventbridge::SETTINGS,
         RELAY,
     ];
     joined::<{ count(PARTS) }>(PARTS)
@@ -158,8 +164,7 @@ const GENERAL: &[Setting] = &[
     Setting {
         key: "sink",
         kind: Kind::Choice {
-            allowed: &["rabbitmq", "nats", "http", "kafka", "stdout"],
-            planned: &["eventbridge"],
+            allowed: &["rabbitmq", "nats", "http", "kafka", "eventbridge", "stdout"],
         },
         default: Some("rabbitmq"),
         description: "Where events are published. `stdout` prints one JSON line per event, for demos and debugging.",
@@ -204,7 +209,6 @@ const GENERAL: &[Setting] = &[
         key: "outbox.preset",
         kind: Kind::Choice {
             allowed: &["native", "debezium"],
-            planned: &[],
         },
         default: Some("native"),
         description: "The column names to start from: the table `outrigger migrate` creates, or that of Debezium's \
@@ -272,7 +276,6 @@ const GENERAL: &[Setting] = &[
         key: "outbox.after_publish",
         kind: Kind::Choice {
             allowed: &["mark", "delete"],
-            planned: &[],
         },
         default: Some("mark"),
         description: "What happens to a published row: `mark` sets `published_at`, `delete` removes the row.",
@@ -301,7 +304,6 @@ const GENERAL: &[Setting] = &[
         key: "event.mode",
         kind: Kind::Choice {
             allowed: &["structured", "binary", "batch"],
-            planned: &[],
         },
         default: Some("structured"),
         description: "CloudEvents content mode: `structured` is one JSON document, `binary` has the attributes in \
@@ -312,7 +314,6 @@ const GENERAL: &[Setting] = &[
         key: "event.header_prefix",
         kind: Kind::Choice {
             allowed: &["ce-", "cloudEvents:", "cloudEvents_"],
-            planned: &[],
         },
         default: Some("ce-"),
         description: "Prefix of CloudEvents headers in binary mode. Consumer libraries disagree: take the one yours reads.",
@@ -322,7 +323,7 @@ const GENERAL: &[Setting] = &[
         key: "route.destination",
         kind: Kind::Template,
         default: Some("events"),
-        description: "RabbitMQ: exchange. NATS: stream that must take the event. Kafka: topic. http: path below `http.url` \
+        description: "RabbitMQ: exchange. NATS: stream that must take the event. Kafka: topic. EventBridge: event bus. http: path below `http.url` \
                       (by default none: the URL itself).",
         example: "orders.{{ type }}",
         ..BASE
@@ -331,7 +332,7 @@ const GENERAL: &[Setting] = &[
         key: "route.key",
         kind: Kind::Template,
         default: Some("{{ type }}"),
-        description: "RabbitMQ: routing key. NATS: subject. Without a meaning for http and Kafka, whose record key is the row's \
+        description: "RabbitMQ: routing key. NATS: subject. EventBridge: detail-type. Without a meaning for http and Kafka, whose record key is the row's \
                       `key`.",
         ..BASE
     },
@@ -350,7 +351,6 @@ const RELAY: &[Setting] = &[
         key: "relay.ordering",
         kind: Kind::Choice {
             allowed: &["strict", "pipelined", "none"],
-            planned: &[],
         },
         default: Some("strict"),
         description: "`strict`: one unconfirmed event per key, so that a rejected event cannot be overtaken. `pipelined`: \
@@ -399,7 +399,6 @@ const RELAY: &[Setting] = &[
         key: "relay.wake",
         kind: Kind::Choice {
             allowed: &["listen", "poll"],
-            planned: &[],
         },
         default: Some("listen"),
         description: "How an idle relay learns of new rows. `listen` uses NOTIFY with polling as the fallback; `poll` \
@@ -470,7 +469,6 @@ const RELAY: &[Setting] = &[
         key: "retry.on_exhausted",
         kind: Kind::Choice {
             allowed: &["dead", "block"],
-            planned: &[],
         },
         default: Some("dead"),
         description: "When the attempts are used up: `dead` gives the event up and lets its key go on, `block` holds \
@@ -506,7 +504,6 @@ const RELAY: &[Setting] = &[
         key: "log.level",
         kind: Kind::Choice {
             allowed: &["off", "error", "warn", "info", "debug", "trace"],
-            planned: &[],
         },
         default: Some("info"),
         description: "Least severe level that is written. `RUST_LOG`, if set, takes its place.",
@@ -516,7 +513,6 @@ const RELAY: &[Setting] = &[
         key: "log.format",
         kind: Kind::Choice {
             allowed: &["auto", "text", "json"],
-            planned: &[],
         },
         default: Some("auto"),
         description: "`auto` is text on a terminal and JSON otherwise. `NO_COLOR` turns colours off.",

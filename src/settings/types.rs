@@ -36,6 +36,8 @@ pub struct Settings {
     pub http: Http,
     /// The Kafka sink.
     pub kafka: Kafka,
+    /// The EventBridge sink.
+    pub eventbridge: EventBridge,
     /// The relay itself.
     pub relay: Relay,
     /// What happens to rejected events.
@@ -196,6 +198,8 @@ pub enum SinkKind {
     Http,
     /// Kafka, with an idempotent producer.
     Kafka,
+    /// AWS EventBridge, by PutEvents.
+    EventBridge,
     /// One JSON line per event on standard output.
     Stdout,
 }
@@ -208,6 +212,7 @@ impl SinkKind {
             Self::Nats => "nats",
             Self::Http => "http",
             Self::Kafka => "kafka",
+            Self::EventBridge => "eventbridge",
             Self::Stdout => "stdout",
         }
     }
@@ -219,6 +224,7 @@ impl SinkKind {
             Self::Nats => cfg!(feature = "nats"),
             Self::Http => cfg!(feature = "http"),
             Self::Kafka => cfg!(feature = "kafka"),
+            Self::EventBridge => cfg!(feature = "eventbridge"),
             Self::Stdout => true,
         }
     }
@@ -324,6 +330,23 @@ impl ExchangeType {
             Self::Headers => "headers",
         }
     }
+}
+
+/// The EventBridge sink.
+#[derive(Debug, Clone)]
+pub struct EventBridge {
+    /// The region, unless AWS's own variables say it.
+    pub region: Option<String>,
+    /// A URL to use instead of AWS's.
+    pub endpoint: Option<String>,
+    /// A credentials file to use instead of AWS's chain of providers.
+    pub credentials_file: Option<PathBuf>,
+    /// Requests under way side by side.
+    pub connections: usize,
+    /// Longest wait for an answer.
+    pub timeout: Duration,
+    /// What the entries of a request together must stay below, in bytes as AWS counts them.
+    pub max_request_size: usize,
 }
 
 /// The Kafka sink.

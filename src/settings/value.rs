@@ -42,8 +42,6 @@ pub enum Kind {
     Choice {
         /// The words.
         allowed: &'static [&'static str],
-        /// Words that are reserved for what this version cannot do.
-        planned: &'static [&'static str],
     },
     /// An RFC 3986 URI reference.
     UriReference,
@@ -154,7 +152,7 @@ impl Kind {
                 let too_large = parse_size(max).is_ok_and(|max| value > max);
                 within(too_small, too_large, min, max).map(|()| Value::Number(value))
             }
-            Self::Choice { allowed, planned } => parse_choice(text, allowed, planned),
+            Self::Choice { allowed } => parse_choice(text, allowed),
             Self::UriReference => parse_uri_reference(text).map(Value::Text),
             Self::PostgresUrl => parse_postgres_url(text).map(Value::Text),
             Self::Listen => parse_listen(text).map(Value::Text),
@@ -275,15 +273,11 @@ fn parse_size(text: &str) -> Result<u64, Violation> {
         .ok_or_else(|| Violation::new("is too large a size"))
 }
 
-fn parse_choice(text: &str, allowed: &[&str], planned: &[&str]) -> Result<Value, Violation> {
+fn parse_choice(text: &str, allowed: &[&str]) -> Result<Value, Violation> {
     if allowed.contains(&text) {
         return Ok(Value::Text(text.to_owned()));
     }
     let rule = format!("expected {}", one_of(allowed));
-    if planned.contains(&text) {
-        let rule = format!("`{text}` is not built yet; {rule}");
-        return Err(Violation::new(rule));
-    }
     Err(match suggest::nearest(text, allowed.iter().copied()) {
         Some(word) => Violation::with_hint(rule, format!("did you mean `{word}`?")),
         None => Violation::new(rule),

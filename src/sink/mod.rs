@@ -20,7 +20,8 @@
     feature = "rabbitmq",
     feature = "nats",
     feature = "http",
-    feature = "kafka"
+    feature = "kafka",
+    feature = "eventbridge"
 ))]
 mod backoff;
 // What sinks share need not all be used by one that is built alone.
@@ -28,6 +29,8 @@ mod backoff;
 #[cfg_attr(not(feature = "default"), allow(dead_code))]
 mod binding;
 pub mod discard;
+#[cfg(feature = "eventbridge")]
+pub mod eventbridge;
 #[cfg(feature = "http")]
 pub mod http;
 #[cfg(feature = "kafka")]
@@ -41,7 +44,8 @@ pub mod stdout;
     feature = "rabbitmq",
     feature = "nats",
     feature = "http",
-    feature = "kafka"
+    feature = "kafka",
+    feature = "eventbridge"
 ))]
 #[cfg_attr(not(feature = "default"), allow(dead_code))]
 mod supervised;

@@ -39,23 +39,24 @@ fn filter(log: &Log) -> Result<EnvFilter, tracing_subscriber::filter::ParseError
     }
     let level = log.level;
     // The relay reports connection trouble itself, once per change of state; lapin and async_nats call a
-    // connection that we close an error.
+    // connection that we close an error. The crates of AWS's SDK all begin with `aws_`.
     let clients = LevelFilter::OFF;
     // Notices of the server arrive at level info.
     let quiet = level.min(LevelFilter::WARN);
     EnvFilter::builder().parse(format!(
-        "{level},lapin={clients},async_nats={clients},tokio_postgres={quiet},rustls={quiet},hyper={quiet}"
+        "{level},lapin={clients},async_nats={clients},aws_={clients},tokio_postgres={quiet},rustls={quiet},hyper={quiet}"
     ))
 }
 
 /// Keeps payloads and credentials out of the log, whatever `RUST_LOG` asks for: lapin logs every
-/// returned message in full, and at level trace every frame.
+/// returned message in full, and at level trace every frame; AWS's SDK, at that level, every request.
 fn without_payloads() -> FilterFn<fn(&Metadata<'_>) -> bool> {
     filter_fn(|metadata| {
         let target = metadata.target();
         let lapin = target == "lapin" || target.starts_with("lapin::");
         let returned = target.starts_with("lapin::returned_messages");
-        !(returned || lapin && *metadata.level() == Level::TRACE)
+        let aws = target.starts_with("aws_");
+        !(returned || (lapin || aws) && *metadata.level() == Level::TRACE)
     })
 }
 

@@ -45,6 +45,8 @@ fn everything() {
     tracing::error!(target: "lapin::channel", "lapin fails");
     tracing::trace!(target: "lapin::channels", "frame with payload");
     tracing::error!(target: "lapin::returned_messages", "returned payload");
+    tracing::trace!(target: "aws_smithy_runtime::client", "request with payload");
+    tracing::warn!(target: "aws_config::imds", "no instance");
     tracing::info!(target: "tokio_postgres", "notice");
     tracing::warn!(target: "rustls::msgs", "alert");
 }

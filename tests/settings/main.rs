@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod eventbridge;
 mod kafka;
 mod report;
 
@@ -324,13 +325,6 @@ fn bad_values_are_named_with_rule_and_source() {
             &[
                 "OUTRIGGER_RELAY_ORDERING=\"strikt\" (environment): expected `strict`, `pipelined` or `none`",
                 "hint: did you mean `strict`?",
-            ],
-        ),
-        (
-            "OUTRIGGER_SINK",
-            "eventbridge",
-            &[
-                "OUTRIGGER_SINK=\"eventbridge\" (environment): `eventbridge` is not built yet; expected `rabbitmq`, `nats`, `http`, `kafka` or `stdout`",
             ],
         ),
         (

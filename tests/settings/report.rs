@@ -88,7 +88,7 @@ the configuration has 9 problems
     hint: did you mean `retry.max_attempts`?
   OUTRIGGER_DATABASE_POOLSIZE (environment): unknown setting
     hint: did you mean `OUTRIGGER_DATABASE_POOL_SIZE`?
-  OUTRIGGER_SINK=\"rabitmq\" (environment): expected `rabbitmq`, `nats`, `http`, `kafka` or `stdout`
+  OUTRIGGER_SINK=\"rabitmq\" (environment): expected `rabbitmq`, `nats`, `http`, `kafka`, `eventbridge` or `stdout`
     hint: did you mean `rabbitmq`?
   OUTRIGGER_DATABASE_URL (environment): expected a `postgres://` URL or a libpq keyword string
     hint: for example `postgres://user@host:5432/database`

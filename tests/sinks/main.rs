@@ -4,6 +4,10 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod checks;
+#[cfg(feature = "eventbridge")]
+mod eventbridge_alone;
+#[cfg(feature = "eventbridge")]
+mod eventbridge_world;
 mod events;
 mod harness;
 mod http_alone;
@@ -13,6 +17,9 @@ mod http_world;
 mod kafka_node;
 #[cfg(feature = "kafka")]
 mod kafka_world;
+#[cfg(feature = "eventbridge")]
+#[path = "../support/moto.rs"]
+mod moto;
 mod nats_alone;
 mod nats_credentials;
 mod nats_node;
@@ -79,3 +86,6 @@ conformance!(http, crate::http_world::HttpWorld);
 
 #[cfg(feature = "kafka")]
 conformance!(kafka, crate::kafka_world::KafkaWorld);
+
+#[cfg(feature = "eventbridge")]
+conformance!(eventbridge, crate::eventbridge_world::EventBridgeWorld);

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use outrigger::error::ReasonCode;
 use outrigger::event::Message;
+use outrigger::event::encode::Mode;
 use outrigger::sink::Sink;
 
 /// Where a message can go.
@@ -94,6 +95,21 @@ pub(crate) trait World: Send + Sync + Sized + 'static {
 
     /// Ends that.
     async fn unblock(&self);
+
+    /// The modes of events that the protocol can carry.
+    fn modes(&self) -> &'static [Mode] {
+        &[Mode::Structured, Mode::Binary, Mode::Batch]
+    }
+
+    /// Whether it carries headers beside the body, and the body byte for byte.
+    fn keeps_messages(&self) -> bool {
+        true
+    }
+
+    /// Whether a sink notices that the server has gone without publishing to it.
+    fn notices_silently(&self) -> bool {
+        true
+    }
 
     /// How many connections of sinks the server has.
     async fn connections(&self) -> usize;

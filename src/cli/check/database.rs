@@ -30,7 +30,7 @@ const WAKE_LIMIT: Duration = Duration::from_secs(10);
 /// Checks everything about the database.
 pub(super) async fn check(report: &mut Report, settings: &Settings) {
     report.area("database");
-    let Some((database, facts)) = reach(report, settings).await else {
+    let Some((database, facts)) = Box::pin(reach(report, settings)).await else {
         return;
     };
     server(report, settings, &database, &facts);

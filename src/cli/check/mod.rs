@@ -1,6 +1,8 @@
 //! `outrigger check`: what is wrong with settings, database and broker, and how to mend it.
 
 mod database;
+#[cfg(feature = "eventbridge")]
+mod eventbridge;
 #[cfg(feature = "http")]
 mod http;
 #[cfg(feature = "kafka")]
@@ -11,7 +13,8 @@ mod nats;
     feature = "rabbitmq",
     feature = "nats",
     feature = "http",
-    feature = "kafka"
+    feature = "kafka",
+    feature = "eventbridge"
 ))]
 #[cfg_attr(not(feature = "default"), allow(dead_code))]
 mod probe;
@@ -56,7 +59,8 @@ pub async fn run(args: &Check, loaded: &Loaded) -> Result<(), Failure> {
         SinkKind::RabbitMq => &["rabbitmq", "amqp", "sink", "route"],
         SinkKind::Nats => &["nats", "sink", "route", "event_header_prefix"],
         SinkKind::Http => &["http", "sink", "route", "event_header_prefix"],
-        SinkKind::Kafka => &["kafka", "sink", "route", "event", "retry_dead"],
+        SinkKind::Kafka => &["kafka", "sink", "route", "event_", "retry_dead"],
+        SinkKind::EventBridge => &["eventbridge", "sink", "route", "event_", "retry_dead"],
         SinkKind::Stdout => &[],
     };
     if touched(&problems, sections) {
@@ -73,6 +77,10 @@ pub async fn run(args: &Check, loaded: &Loaded) -> Result<(), Failure> {
             SinkKind::Http => Box::pin(http::check(&mut report, probe, settings)).await,
             #[cfg(feature = "kafka")]
             SinkKind::Kafka => Box::pin(kafka::check(&mut report, probe, settings)).await,
+            #[cfg(feature = "eventbridge")]
+            SinkKind::EventBridge => {
+                Box::pin(eventbridge::check(&mut report, probe, settings)).await;
+            }
             // One that was not built in is a problem of the settings.
             _ => {}
         }

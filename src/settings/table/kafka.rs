@@ -47,7 +47,6 @@ pub(super) const SETTINGS: &[Setting] = &[
         key: "kafka.sasl_mechanism",
         kind: Kind::Choice {
             allowed: &["none", "plain", "scram-sha-256", "scram-sha-512"],
-            planned: &[],
         },
         default: Some("none"),
         description: "How to log in with `kafka.username` and `kafka.password`. `plain` sends the password as it is: only with \
@@ -101,7 +100,6 @@ pub(super) const SETTINGS: &[Setting] = &[
         key: "kafka.compression",
         kind: Kind::Choice {
             allowed: &["none", "gzip", "snappy", "lz4", "zstd"],
-            planned: &[],
         },
         default: Some("none"),
         description: "How records are compressed.",
@@ -111,7 +109,6 @@ pub(super) const SETTINGS: &[Setting] = &[
         key: "kafka.partitioner",
         kind: Kind::Choice {
             allowed: &["murmur2", "crc32"],
-            planned: &[],
         },
         default: Some("murmur2"),
         description: "Which partition a key belongs to: `murmur2` as Kafka's Java client has it, `crc32` as clients made with \

@@ -26,7 +26,6 @@ pub(super) const SETTINGS: &[Setting] = &[
         key: "rabbitmq.exchange_type",
         kind: Kind::Choice {
             allowed: &["topic", "direct", "fanout", "headers"],
-            planned: &[],
         },
         default: Some("topic"),
         description: "Type of exchanges that `rabbitmq.declare` declares.",
