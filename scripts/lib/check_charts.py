@@ -22,7 +22,7 @@ HARDENED = {
     "seccompProfile": {"type": "RuntimeDefault"},
 }
 # Where the sinks' other ends usually listen.
-SINK_PORTS = {"rabbitmq": {5671, 5672}, "nats": {4222}, "kafka": {9092}, "http": {80, 443}}
+SINK_PORTS = {"rabbitmq": {5671, 5672}, "nats": {4222}, "kafka": {9092}, "http": {80, 443}, "eventbridge": {80, 443}}
 # Values that must be refused, set beside an otherwise sound set, and a part of what is said then.
 REFUSED = [
     ("outrigger", ["replicas=3"], "replicas"),
@@ -382,7 +382,7 @@ def blind_spots(documents, versions, crds):
             spoil(next(spec for kind, _, spec in pods(spoilt) if kind == "Deployment"))
             if not judge(spoilt) and not validate(spoilt, versions[:1], crds):
                 problems.append(f"this check is blind: it does not notice break {number} of {name}")
-    for name in ("outrigger-everything", "outrigger-nats", "outrigger-kafka", "outrigger-http"):
+    for name in ("outrigger-everything", "outrigger-nats", "outrigger-kafka", "outrigger-http", "outrigger-eventbridge"):
         for number in range(2):
             spoilt = copy.deepcopy(documents[name])
             policy = next(document for document in spoilt if document["kind"] == "NetworkPolicy")

@@ -45,7 +45,7 @@ default
       "nats" (list 4222)
       "http" (list 443 80)
       "kafka" (list 9092 9093)
-      "eventbridge" (list 443)) (include "outrigger.sink" (dict "values" .Values)) | default list | toJson -}}
+      "eventbridge" (list 443 80)) (include "outrigger.sink" (dict "values" .Values)) | default list | toJson -}}
 {{- end }}
 
 {{/* What every pod of this chart has in common. */}}
