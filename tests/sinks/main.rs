@@ -14,6 +14,7 @@ mod kafka_node;
 #[cfg(feature = "kafka")]
 mod kafka_world;
 mod nats_alone;
+#[path = "../support/nats.rs"]
 mod nats_node;
 mod nats_world;
 #[path = "../support/rabbitmq.rs"]
