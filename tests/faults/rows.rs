@@ -61,8 +61,12 @@ async fn unroutable_rows(run: Run) -> Counts {
     play.begin(|settings| settings).await;
     for _ in 0..rounds {
         let key = play.random(0..=60);
+        // Like any writer of the key: who did not wait for its lock would overtake a transaction that is still open.
         let bad = format!(
-            "insert into outbox (type, key, {column}) values ('changed', 'k{key}', 'nowhere')"
+            "begin; \
+             insert into aggregates (key) values ('k{key}') on conflict (key) do update set version = aggregates.version; \
+             insert into outbox (type, key, {column}) values ('changed', 'k{key}', 'nowhere'); \
+             commit"
         );
         play.stage.run(&bad).await;
         play.pause_ms(0..=60).await;
