@@ -17,8 +17,7 @@ mod dead;
 mod events;
 #[path = "commands/migrate.rs"]
 mod migrate;
-#[path = "sinks/nats_node.rs"]
-#[allow(dead_code)]
+#[path = "support/nats.rs"]
 mod nats_node;
 #[path = "support/postgres.rs"]
 #[allow(dead_code)]

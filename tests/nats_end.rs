@@ -9,7 +9,7 @@
     dead_code
 )]
 
-#[path = "sinks/nats_node.rs"]
+#[path = "support/nats.rs"]
 mod nats_node;
 #[path = "support/postgres.rs"]
 mod postgres;
@@ -19,8 +19,6 @@ mod tool;
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 
 use self::nats_node::{NatsNode, RawClient, parse_headers};
@@ -45,23 +43,13 @@ async fn stream(client: &mut RawClient, name: &str, subject: &str) {
 
 /// Everything a stream has kept, in its order.
 async fn stored(client: &mut RawClient, name: &str) -> Vec<Stored> {
-    let info = client
-        .api(&format!("STREAM.INFO.{name}"), Value::Null, 0)
-        .await;
-    let last = info["state"]["last_seq"].as_u64().unwrap();
-    let mut messages = Vec::new();
-    for seq in 1..=last {
-        let question = format!("STREAM.MSG.GET.{name}");
-        let answer = client.api(&question, json!({"seq": seq}), 0).await;
-        let message = &answer["message"];
-        let decoded = |name: &str| STANDARD.decode(message[name].as_str().unwrap()).unwrap();
-        messages.push(Stored {
-            subject: message["subject"].as_str().unwrap().to_owned(),
-            headers: parse_headers(&decoded("hdrs")),
-            body: serde_json::from_slice(&decoded("data")).unwrap(),
-        });
-    }
-    messages
+    let messages = client.stored(name).await;
+    let read = messages.into_iter().map(|message| Stored {
+        headers: parse_headers(&message.headers),
+        body: serde_json::from_slice(&message.body).unwrap(),
+        subject: message.subject,
+    });
+    read.collect()
 }
 
 /// Runs a relay until no row is waiting.

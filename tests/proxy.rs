@@ -201,6 +201,66 @@ fn statements_are_told_apart() {
     check("commit", Statement::Other);
 }
 
+#[test]
+fn messages_and_acknowledgements_of_nats_are_found() {
+    let mut talk = Conversation::new(Protocol::Nats);
+    let hello = b"INFO {\"server_id\":\"MSG\"}\r\n";
+    assert_eq!(labels(&mut talk, ToClient, hello), [Label::Other]);
+    // Payloads may look like anything.
+    let bytes = b"CONNECT {}\r\nSUB _INBOX.a.* 1\r\nPING\r\nPUB $JS.API.STREAM.INFO.E _INBOX.a.1 2\r\n\r\n\r\n\
+                  HPUB e.a _INBOX.a.2 12 20\r\nNATS/1.0\r\n\r\nHPUB a \r\r\n";
+    let expected = [
+        Label::Other,
+        Label::Other,
+        Label::Other,
+        Label::Other,
+        Label::Publish,
+    ];
+    assert_eq!(labels(&mut talk, ToServer, bytes), expected);
+    let bytes = b"PONG\r\nMSG _INBOX.a.1 1 37\r\n{\"type\":\"io.nats.jetstream.api.v1.x\"}\r\n\
+                  MSG _INBOX.a.2 1 22\r\n{\"stream\":\"E\",\"seq\":1}\r\nHMSG _INBOX.a.3 1 16 16\r\nNATS/1.0 503\r\n\r\n\r\n";
+    let expected = [Label::Other, Label::Other, Label::Confirm, Label::Confirm];
+    assert_eq!(labels(&mut talk, ToClient, bytes), expected);
+}
+
+#[test]
+fn requests_and_responses_of_http_are_found() {
+    let mut talk = Conversation::new(Protocol::Http);
+    let bytes = b"POST /a HTTP/1.1\r\nContent-Length: 6\r\n\r\nA\r\n\r\nBPOST /a HTTP/1.1\r\ncontent-length: 0\r\n\r\n";
+    assert_eq!(labels(&mut talk, ToServer, bytes), [Label::Publish; 2]);
+    let bytes = b"HTTP/1.1 202 X\r\ncontent-length: 2\r\n\r\nokHTTP/1.1 204 X\r\n\r\n";
+    assert_eq!(labels(&mut talk, ToClient, bytes), [Label::Confirm; 2]);
+}
+
+fn kafka(parts: &[&[u8]]) -> Vec<u8> {
+    let body = parts.concat();
+    [&(body.len() as u32).to_be_bytes()[..], &body].concat()
+}
+
+#[test]
+fn requests_of_kafka_that_bring_records_are_found_with_their_responses() {
+    let mut talk = Conversation::new(Protocol::Kafka);
+    let request = |kind: u8, number: u8| kafka(&[&[0, kind, 0, 9], &[0, 0, 0, number], b"rest"]);
+    let bytes = [request(3, 1), request(0, 2), request(0, 3)].concat();
+    let expected = [Label::Other, Label::Publish, Label::Publish];
+    assert_eq!(labels(&mut talk, ToServer, &bytes), expected);
+    let response = |number: u8| kafka(&[&[0, 0, 0, number], b"rest"]);
+    let bytes = [response(1), response(2), response(3), response(3)].concat();
+    let expected = [Label::Other, Label::Confirm, Label::Confirm, Label::Other];
+    assert_eq!(labels(&mut talk, ToClient, &bytes), expected);
+}
+
+#[test]
+fn clients_of_kafka_stay_behind_the_proxy() {
+    let mut talk = Conversation::behind(Protocol::Kafka, 9092, 20_000);
+    let told = |port: u32| kafka(&[b"\0\0\0\x01\x0a127.0.0.1", &port.to_be_bytes(), b"\0"]);
+    let mut buffer = BytesMut::from(&[told(9092), told(9093)].concat()[..]);
+    for expected in [20_000, 9093] {
+        let (frame, _) = talk.next(ToClient, &mut buffer).unwrap();
+        assert_eq!(frame, told(expected));
+    }
+}
+
 // ------------------------------------------------------------------------------------- proxy
 
 /// Both ends of a connection through a proxy.

@@ -1,10 +1,14 @@
 //! A broker that is blocked, refuses, or lost its exchange.
 
+use std::time::Duration;
+
 use lapin::ExchangeKind;
 use lapin::types::AMQPValue;
 
 use crate::play::{Counts, Play, Run, WINDOW};
-use crate::scenario::{Place, Scenario};
+use crate::scenario::{Place, RABBITMQ, Scenario};
+use crate::server::Server;
+use crate::sink::Sink;
 use crate::support::{PATIENCE, Relay, Settings};
 
 /// What a relay may hold at most, however large the backlog.
@@ -19,6 +23,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         replicas: 2,
         place: Place::Turn,
         short: true,
+        sinks: &[Sink::RabbitMq, Sink::Nats, Sink::Http],
         run: |run| Box::pin(memory_alarm(run)),
     },
     Scenario {
@@ -28,6 +33,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         replicas: 2,
         place: Place::Shared,
         short: true,
+        sinks: RABBITMQ,
         run: |run| Box::pin(exchange_recreated(run)),
     },
     Scenario {
@@ -37,6 +43,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         replicas: 2,
         place: Place::Shared,
         short: true,
+        sinks: RABBITMQ,
         run: |run| Box::pin(queue_full(run)),
     },
     Scenario {
@@ -46,6 +53,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         replicas: 2,
         place: Place::Shared,
         short: true,
+        sinks: RABBITMQ,
         run: |run| Box::pin(one_of_two_queues_full(run)),
     },
     Scenario {
@@ -55,6 +63,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         replicas: 2,
         place: Place::Turn,
         short: true,
+        sinks: &[Sink::RabbitMq, Sink::Http],
         run: |run| Box::pin(permission_revoked(run)),
     },
 ];
@@ -67,14 +76,10 @@ async fn memory_alarm(run: Run) -> Counts {
     const ROUNDS: usize = 4;
     let (length, rows) = (run.last(14, 150), run.rounds(4_000, 25_000));
     // The block outlasts it; a broker that has just woken up on a busy machine gets its time.
-    let short_timeout = |settings: Settings| settings.set("RABBITMQ_CONFIRM_TIMEOUT", "6s");
+    let sink = run.sink();
+    let short_timeout = |settings| sink.confirm_timeout(settings, Duration::from_secs(6));
     let mut play = Play::under_load_with(run, short_timeout).await;
-    let servers = play.stage.servers.clone();
-    let watermark = |value| {
-        let arguments = ["set_vm_memory_high_watermark", value];
-        servers.rabbitmq.ctl_ok(&arguments)
-    };
-    watermark("0");
+    play.broker().block().await;
     for _ in 0..ROUNDS {
         play.backlog(rows).await;
         // How long it is blocked is what is tested.
@@ -82,9 +87,19 @@ async fn memory_alarm(run: Run) -> Counts {
         heartbeats(&play).await;
         assert_small(&play);
     }
-    let blocked = servers.rabbitmq.ctl_ok(&["list_connections", "state"]);
-    assert!(blocked.contains("blocked"), "{blocked}");
-    watermark("0.6");
+    match play.broker() {
+        Server::RabbitMq(node) => {
+            let blocked = node.ctl_ok(&["list_connections", "state"]);
+            assert!(blocked.contains("blocked"), "{blocked}");
+        }
+        _ => {
+            for replica in &play.replicas {
+                let waiting = "asks publishers to wait";
+                replica.relay().await_log(waiting).await;
+            }
+        }
+    }
+    play.broker().unblock().await;
     play.recovered().await;
     assert_small(&play);
     play.finish(0).await
@@ -110,8 +125,8 @@ fn assert_small(play: &Play) {
 async fn exchange_recreated(run: Run) -> Counts {
     let mut play = Play::under_load_with(run, patient).await;
     play.refusals = true;
-    let name = play.stage.name.clone();
-    play.stage.admin.delete_exchange(&name).await;
+    let name = play.place.clone();
+    play.exchange().admin.delete_exchange(&name).await;
     let refused = "select count(*) from outrigger.failures \
         where state = 'retrying' and reason = 'unknown_destination'";
     let what = "events fail because the exchange is gone";
@@ -119,7 +134,7 @@ async fn exchange_recreated(run: Run) -> Counts {
         .await_that(what, refused, PATIENCE, |count| count >= 5)
         .await;
     play.writers().await_more(200).await;
-    let admin = &play.stage.admin;
+    let admin = &play.exchange().admin;
     admin.exchange(&name, ExchangeKind::Fanout).await;
     admin.bind(&name, &name, "", &[]).await;
     play.recovered().await;
@@ -139,39 +154,40 @@ async fn queue_full(run: Run) -> Counts {
     let mut play = Play::under_load_with(run, patient).await;
     play.refusals = true;
     // Another queue takes over from here; what the first one got is read, too.
-    let name = play.stage.name.clone();
+    let name = play.place.clone();
     let full = format!("{name}-full");
-    play.stage.admin.queue(&full, &limited(10)).await;
+    play.exchange().admin.queue(&full, &limited(10)).await;
     play.silence().await;
     play.stage.await_settled().await;
-    let first = play.stage.consumer().await.finish().await;
-    play.stage.admin.unbind(&name, &name, "#").await;
-    play.stage.admin.bind(&full, &name, "#", &[]).await;
+    play.exchange_mut().read_out().await;
+    play.exchange().unbind().await;
+    play.exchange().admin.bind(&full, &name, "#", &[]).await;
     play.write().await;
     let refused = "select count(distinct seq) from audit where reason = 'nack'";
     let what = "the full queue refuses events";
     play.stage
         .await_that(what, refused, PATIENCE, |count| count >= 20)
         .await;
-    play.consumer = Some(play.stage.consumer_of(&full).await);
+    let consumer = play.exchange().consumer_of(&full).await;
+    play.exchange_mut().consumer = Some(consumer);
     play.recovered().await;
     play.published(200).await;
-    play.finish_after(first, 0).await
+    play.finish(0).await
 }
 
 async fn one_of_two_queues_full(run: Run) -> Counts {
     let mut play = Play::under_load_with(run, patient).await;
     play.refusals = true;
-    let name = play.stage.name.clone();
+    let name = play.place.clone();
     let full = format!("{name}-full");
-    play.stage.admin.queue(&full, &limited(10)).await;
-    play.stage.admin.bind(&full, &name, "#", &[]).await;
+    play.exchange().admin.queue(&full, &limited(10)).await;
+    play.exchange().admin.bind(&full, &name, "#", &[]).await;
     let refused = "select count(*) from audit where reason = 'nack'";
     let what = "the full queue refuses events";
     play.stage
         .await_that(what, refused, PATIENCE, |count| count >= 50)
         .await;
-    play.stage.admin.unbind(&full, &name, "#").await;
+    play.exchange().admin.unbind(&full, &name, "#").await;
     play.recovered().await;
     play.silence().await;
     // One copy in the other queue for every refusal.
@@ -182,18 +198,13 @@ async fn one_of_two_queues_full(run: Run) -> Counts {
 async fn permission_revoked(run: Run) -> Counts {
     let mut play = Play::under_load_with(run, patient).await;
     play.refusals = true;
-    let servers = play.stage.servers.clone();
-    let allow_writing = |pattern| {
-        let permissions = ["set_permissions", "-p", "/", "guest", ".*", pattern, ".*"];
-        servers.rabbitmq.ctl_ok(&permissions)
-    };
-    allow_writing("nothing");
+    play.broker().forbid(&play.place);
     let refused = "select count(*) from outrigger.failures where reason = 'forbidden'";
     let what = "events fail because writing is forbidden";
     play.stage
         .await_that(what, refused, PATIENCE, |count| count >= 5)
         .await;
-    allow_writing(".*");
+    play.broker().allow(&play.place);
     play.recovered().await;
     play.published(200).await;
     // The broker closes a channel with events under way on it.

@@ -1,10 +1,13 @@
 //! Arguments: the few of our own, and those that `cargo test` hands to every test binary.
 
-use crate::scenario::Scenario;
+use crate::scenario::{Scenario, TELLING};
+use crate::sink::Sink;
 
 pub(crate) const USAGE: &str = "usage: faults [OPTIONS] [NAME...]
 
     NAME            run the scenarios whose names contain this
+    --sink SINK     what relays publish with: rabbitmq, nats, http, or kafka in a build with that feature.
+                    Without it, all scenarios with rabbitmq, and a few with each of the others
     --exact         names must be equal
     --skip NAME     leave out the scenarios whose names contain this
     --list          print the names and run nothing
@@ -25,8 +28,9 @@ pub(crate) struct Options {
     exact: bool,
     /// Nothing here is marked as ignored, so whoever asks for ignored tests only gets none.
     ignored_only: bool,
+    pub(crate) sink: Option<Sink>,
     pub(crate) list: bool,
-    pub(crate) terse: bool,
+    terse: bool,
     pub(crate) seeds: u64,
     pub(crate) seed: Option<u64>,
     pub(crate) full: bool,
@@ -35,9 +39,34 @@ pub(crate) struct Options {
     pub(crate) servers: String,
 }
 
+/// A scenario with a sink.
+#[derive(Clone, Copy)]
+pub(crate) struct Part {
+    pub(crate) sink: Sink,
+    pub(crate) scenario: &'static Scenario,
+}
+
+impl Part {
+    /// What it is called among all. Those with RabbitMQ go by their own names.
+    pub(crate) fn name(&self) -> String {
+        match self.sink {
+            Sink::RabbitMq => self.scenario.name.to_owned(),
+            sink => format!("{}::{}", sink.name(), self.scenario.name),
+        }
+    }
+}
+
 impl Options {
-    /// The scenarios that are meant.
-    pub(crate) fn select(&self, all: &[&'static Scenario]) -> Vec<&'static Scenario> {
+    /// What a part is called here: with one sink alone there is no other to be told from.
+    fn name(&self, part: &Part) -> String {
+        match self.sink {
+            Some(_) => part.scenario.name.to_owned(),
+            None => part.name(),
+        }
+    }
+
+    /// What is meant, sink by sink.
+    pub(crate) fn select(&self, all: &[&'static Scenario]) -> Vec<Part> {
         let matches = |name: &str, wanted: &String| {
             if self.exact {
                 name == wanted
@@ -45,16 +74,33 @@ impl Options {
                 name.contains(wanted.as_str())
             }
         };
-        let meant = |scenario: &&Scenario| {
-            let name = scenario.name;
+        let meant = |part: &Part| {
+            let name = self.name(part);
             // One that is asked for by its whole name is meant, however long it takes.
-            let length = scenario.short || self.full || self.exact;
+            let length = part.scenario.short || self.full || self.exact;
             !self.ignored_only
                 && length
-                && (self.names.is_empty() || self.names.iter().any(|wanted| matches(name, wanted)))
-                && !self.skip.iter().any(|skipped| matches(name, skipped))
+                && (self.names.is_empty() || self.names.iter().any(|wanted| matches(&name, wanted)))
+                && !self.skip.iter().any(|skipped| matches(&name, skipped))
         };
-        all.iter().copied().filter(|s| meant(s)).collect()
+        let played = |part: &Part| match self.sink {
+            Some(sink) => part.sink == sink,
+            None => {
+                // A whole name says which sink is meant.
+                let meant = self.exact || TELLING.contains(&part.scenario.name);
+                part.sink.is_built() && (part.sink == Sink::RabbitMq || meant)
+            }
+        };
+        let parts = Sink::ALL.iter().flat_map(|sink| {
+            let able = all
+                .iter()
+                .filter(move |scenario| scenario.sinks.contains(sink));
+            able.map(move |&scenario| Part {
+                sink: *sink,
+                scenario,
+            })
+        });
+        parts.filter(|part| played(part) && meant(part)).collect()
     }
 }
 
@@ -85,6 +131,7 @@ pub(crate) fn parse(arguments: impl Iterator<Item = String>) -> Result<Options, 
             "--ignored" => options.ignored_only = true,
             "--full" => options.full = true,
             "--skip" => options.skip.push(value()?),
+            "--sink" => options.sink = Some(sink(&value()?)?),
             "--seeds" => options.seeds = number(value()?)?.max(1),
             "--seed" => options.seed = Some(number(value()?)?),
             "--report" => options.report = Some(value()?),
@@ -101,19 +148,30 @@ pub(crate) fn parse(arguments: impl Iterator<Item = String>) -> Result<Options, 
     Ok(options)
 }
 
-/// Prints the names; `terse` as `cargo` and editors expect it.
-pub(crate) fn list(scenarios: &[&Scenario], terse: bool) {
-    for scenario in scenarios {
-        if terse {
-            println!("{}: test", scenario.name);
+fn sink(name: &str) -> Result<Sink, String> {
+    let sink = Sink::of(name).ok_or_else(|| {
+        let names: Vec<_> = Sink::ALL.iter().map(|sink| sink.name()).collect();
+        format!("`--sink` must be one of {}, not `{name}`", names.join(", "))
+    })?;
+    if sink.is_built() {
+        return Ok(sink);
+    }
+    Err(format!(
+        "this program was built without the sink `{name}`; add `--features {name}` to what cargo is told"
+    ))
+}
+
+/// Prints the names; tersely as `cargo` and editors expect it.
+pub(crate) fn list(parts: &[Part], options: &Options) {
+    for part in parts {
+        let (name, scenario) = (options.name(part), part.scenario);
+        if options.terse {
+            println!("{name}: test");
         } else {
-            println!(
-                "{}: test    row {}: {}",
-                scenario.name, scenario.row, scenario.fault
-            );
+            println!("{name}: test    row {}: {}", scenario.row, scenario.fault);
         }
     }
-    if !terse {
-        println!("\n{} tests, 0 benchmarks", scenarios.len());
+    if !options.terse {
+        println!("\n{} tests, 0 benchmarks", parts.len());
     }
 }

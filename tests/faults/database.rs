@@ -163,7 +163,7 @@ async fn listener_terminated(run: Run) -> Counts {
 
 async fn through_pgbouncer(run: Run) -> Counts {
     let mut play = Play::open(run).await;
-    let pooler = PgBouncer::start(&play.stage.servers.postgres, 3).await;
+    let pooler = PgBouncer::start(&play.stage.postgres, 3).await;
     play.database_port = pooler.port();
     play.begin(|settings| settings).await;
     for _ in 0..3 {
@@ -178,9 +178,8 @@ async fn snapshot_held(run: Run) -> Counts {
     let length = run.last(3, 120);
     let mut play = Play::open(run).await;
     play.stage.run("create table other (n int)").await;
-    let servers = play.stage.servers.clone();
-    let reader = servers.postgres.client(&play.stage.database).await;
-    let idle = servers.postgres.client(&play.stage.database).await;
+    let reader = play.stage.client().await;
+    let idle = play.stage.client().await;
     let snapshot = "begin isolation level repeatable read; select count(*) from outbox";
     reader.batch_execute(snapshot).await.expect("a snapshot");
     let writing = "begin; insert into other values (1)";
@@ -207,12 +206,7 @@ async fn prepared_transaction(run: Run) -> Counts {
             .set("RELAY_POLL_INTERVAL", "20ms")
     })
     .await;
-    let service = play
-        .stage
-        .servers
-        .postgres
-        .client(&play.stage.database)
-        .await;
+    let service = play.stage.client().await;
     for round in 0..2 {
         let name = format!("prepared-{}-{round}", play.stage.database);
         let key = format!("late{round}");
@@ -240,9 +234,8 @@ async fn late_commits(run: Run) -> Counts {
     let mut play = Play::under_load(run).await;
     for round in 0..rounds {
         let key = format!("late{round}");
-        let servers = play.stage.servers.clone();
-        let early = servers.postgres.client(&play.stage.database).await;
-        let next = servers.postgres.client(&play.stage.database).await;
+        let early = play.stage.client().await;
+        let next = play.stage.client().await;
         early.batch_execute("begin").await.expect("begin");
         early
             .execute(CHANGE, &[&key, &"x"])

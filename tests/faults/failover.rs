@@ -6,6 +6,7 @@ use tokio_postgres::Client;
 
 use crate::play::{Counts, Play, Run, WINDOW};
 use crate::scenario::{Place, Scenario};
+use crate::sink::Sink;
 use crate::support::proxy::frames::{Label, Protocol, Statement};
 use crate::support::proxy::{Act, Flow, Proxy};
 use crate::support::{PATIENCE, within};
@@ -18,6 +19,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[Scenario {
     replicas: 2,
     place: Place::Turn,
     short: true,
+    sinks: Sink::ALL,
     run: |run| Box::pin(failover(run)),
 }];
 
@@ -34,7 +36,7 @@ async fn burst(client: &Client, prefix: &str, events: usize) {
 
 async fn failover(run: Run) -> Counts {
     let mut play = Play::open(run).await;
-    let servers = play.stage.servers.clone();
+    let servers = play.run.servers.clone();
     for name in ["a", "b"] {
         play.add(name, |settings| settings).await.start();
     }

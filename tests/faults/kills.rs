@@ -2,6 +2,7 @@
 
 use crate::play::{Counts, Play, Run, WINDOW};
 use crate::scenario::{Place, Scenario};
+use crate::sink::Sink;
 use crate::support::proxy::Act;
 use crate::support::proxy::frames::{Label, Statement};
 
@@ -14,6 +15,7 @@ macro_rules! killed_at {
             replicas: 2,
             place: Place::Shared,
             short: true,
+            sinks: Sink::ALL,
             run: |run| Box::pin(killed_at(run, $label, $nth)),
         }
     };
@@ -63,6 +65,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         replicas: 2,
         place: Place::Shared,
         short: true,
+        sinks: &[Sink::RabbitMq, Sink::Nats, Sink::Http],
         run: |run| Box::pin(killed_recording(run)),
     },
     Scenario {
@@ -72,6 +75,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         replicas: 2,
         place: Place::Shared,
         short: true,
+        sinks: Sink::ALL,
         run: |run| Box::pin(killed_claiming(run)),
     },
     Scenario {
@@ -81,6 +85,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         replicas: 2,
         place: Place::Shared,
         short: true,
+        sinks: Sink::ALL,
         run: |run| Box::pin(killed_repeatedly(run)),
     },
 ];
@@ -102,14 +107,14 @@ async fn killed_recording(run: Run) -> Counts {
     let patient = |settings: crate::support::Settings| settings.set("RETRY_MAX_ATTEMPTS", 100_000);
     let mut play = Play::under_load_with(run, patient).await;
     play.refusals = true;
-    let (name, nth) = (play.stage.name.clone(), play.random(1..=3));
+    let nth = play.random(1..=3);
     for (replica, label) in [(0, Label::Asked as fn(_) -> _), (1, Label::Answered)] {
         let trap = play.replicas[replica].at(label(Statement::Record), nth, Act::Hold);
-        // No queue: every event comes back.
-        play.stage.admin.unbind(&name, &name, "#").await;
+        // Every event comes back.
+        play.refuse().await;
         trap.sprung().await;
         play.replicas[replica].kill();
-        play.stage.admin.bind(&name, &name, "#", &[]).await;
+        play.accept().await;
         play.recovered().await;
         play.replicas[replica].start();
         play.stage.await_owned(2).await;

@@ -3,7 +3,7 @@
 //!
 //! A test binary with a small harness of its own, since its scenarios take parameters (seeds, length), share servers
 //! and end in a table. `cargo test` runs the short form of each, once; `scripts/faults` runs the long form with
-//! three seeds and writes `docs/reliability.md`.
+//! three seeds and writes `docs/reliability.md`. `--sink` plays those that are not about RabbitMQ alone with another sink.
 //!
 //! A scenario is a function that plays on a [`play::Play`]. What is broken is between the relay and its servers
 //! (`support/proxy`), in the servers or in the processes; the relay itself knows nothing of it.
@@ -12,6 +12,14 @@
 
 #[path = "../support/end_to_end/mod.rs"]
 mod support;
+
+#[cfg(feature = "kafka")]
+#[path = "../support/kafka.rs"]
+mod kafka_node;
+#[path = "../support/nats.rs"]
+mod nats_node;
+#[path = "../support/service.rs"]
+mod service;
 
 mod broker;
 mod command;
@@ -27,6 +35,9 @@ mod report;
 mod rows;
 mod runner;
 mod scenario;
+mod server;
+mod sink;
+mod trouble;
 
 use std::process::ExitCode;
 
@@ -38,12 +49,12 @@ fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    let scenarios = options.select(&scenario::all());
+    let parts = options.select(&scenario::all());
     if options.list {
-        command::list(&scenarios, options.terse);
+        command::list(&parts, &options);
         return ExitCode::SUCCESS;
     }
-    let results = runner::run(&scenarios, &options);
+    let results = runner::run(&parts, &options);
     if let Some(path) = &options.report {
         let text = report::render(&results);
         std::fs::write(path, text).expect("the report can be written");

@@ -1,10 +1,9 @@
 //! Rows 10 and 15: the network between a relay and its servers.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::play::{Counts, Play, Replica, Run, WINDOW};
 use crate::scenario::{Scenario, shared};
-use crate::support::Settings;
 use crate::support::proxy::frames::Direction::{self, ToClient, ToServer};
 use crate::support::proxy::frames::{Label, Statement};
 use crate::support::proxy::{Act, Flow, Proxy};
@@ -80,16 +79,30 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
 
 /// How long a confirm may take where confirms are held back. Far longer than a machine busy with everything else needs:
 /// a broker that is slow by itself would add copies to those of the fault.
-const CONFIRM_TIMEOUT: Duration = Duration::from_secs(8);
+pub(crate) const CONFIRM_TIMEOUT: Duration = Duration::from_secs(8);
 
-fn timeout(settings: Settings) -> Settings {
-    let seconds = CONFIRM_TIMEOUT.as_secs();
-    settings.set("RABBITMQ_CONFIRM_TIMEOUT", format!("{seconds}s"))
+/// A relay that waits for an answer notices within this time that there will be none. NATS is asked for a sign of life
+/// every 10 s, and given up at the third that is due.
+const NOTICE: Duration = Duration::from_secs(60);
+
+/// Two replicas under load that wait so long.
+pub(crate) async fn under_load_with_timeout(run: Run) -> Play {
+    let sink = run.sink();
+    let timeout = |settings| sink.confirm_timeout(settings, CONFIRM_TIMEOUT);
+    Play::under_load_with(run, timeout).await
+}
+
+/// How often what is in flight may be published again by a relay that heard nothing since `began`.
+pub(crate) fn repeats(play: &Play, began: Instant) -> usize {
+    if play.run.sink().reconnects_at_timeout() {
+        return 1;
+    }
+    (began.elapsed().as_secs() / CONFIRM_TIMEOUT.as_secs()) as usize + 1
 }
 
 async fn confirms_swallowed(run: Run) -> Counts {
     let timeouts = run.rounds(1, 5) as u32;
-    let mut play = Play::under_load_with(run, timeout).await;
+    let mut play = under_load_with_timeout(run).await;
     let broker = &play.replicas[0].broker;
     broker.line(ToClient, |line| line.swallow = Some(Label::Confirm));
     // So many confirm timeouts are what is tested; the last ends before the next can.
@@ -103,19 +116,22 @@ async fn confirms_swallowed(run: Run) -> Counts {
 
 async fn broker_half_open(run: Run, direction: Direction) -> Counts {
     let longer = run.last(0, 40);
-    let mut play = Play::under_load_with(run, timeout).await;
+    let complaint = run.sink().complaint();
+    let mut play = under_load_with_timeout(run).await;
+    let began = Instant::now();
     let broker = &play.replicas[0].broker;
     broker.line(direction, |line| line.flow = Flow::Blackhole);
     play.replicas[0]
         .relay()
-        .await_log("not connected to RabbitMQ")
+        .await_log_for(complaint, NOTICE)
         .await;
     // Now attempts to connect fall silent, too.
     tokio::time::sleep(longer).await;
     play.replicas[0].broker.heal();
+    let repeats = repeats(&play, began);
     play.recovered().await;
     play.published(200).await;
-    play.finish(WINDOW).await
+    play.finish(repeats * WINDOW).await
 }
 
 /// Three interruptions of one replica, each at a random frame of a kind.

@@ -3,8 +3,9 @@
 use outrigger::store::postgres::OutboxSettings;
 
 use crate::play::{Counts, Play, Run, WINDOW};
-use crate::scenario::{Place, Scenario};
-use crate::support::stage::migrated;
+use crate::scenario::{Place, RABBITMQ, Scenario};
+use crate::sink::Sink;
+use crate::support::outbox::migrated;
 
 pub(crate) const SCENARIOS: &[Scenario] = &[
     Scenario {
@@ -14,6 +15,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         replicas: 2,
         place: Place::Turn,
         short: true,
+        sinks: Sink::ALL,
         run: |run| Box::pin(broker_crash(run)),
     },
     Scenario {
@@ -23,6 +25,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         replicas: 2,
         place: Place::Turn,
         short: false,
+        sinks: Sink::ALL,
         run: |run| Box::pin(broker_outage(run)),
     },
     Scenario {
@@ -32,6 +35,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         replicas: 2,
         place: Place::Turn,
         short: true,
+        sinks: RABBITMQ,
         run: |run| Box::pin(connections_closed(run)),
     },
     Scenario {
@@ -41,6 +45,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         replicas: 2,
         place: Place::Turn,
         short: true,
+        sinks: Sink::ALL,
         run: |run| Box::pin(first_to_start(run)),
     },
     Scenario {
@@ -50,6 +55,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         replicas: 2,
         place: Place::Turn,
         short: true,
+        sinks: Sink::ALL,
         run: |run| Box::pin(postgres_crash(run)),
     },
 ];
@@ -59,9 +65,9 @@ async fn broker_crash(run: Run) -> Counts {
     let mut play = Play::under_load(run).await;
     for _ in 0..rounds {
         play.pause_ms(0..=300).await;
-        play.stage.servers.rabbitmq.kill();
+        play.broker().kill();
         play.writers().await_more(100).await;
-        play.stage.servers.rabbitmq.revive().await;
+        play.broker().revive().await;
         play.recovered().await;
     }
     play.finish(rounds * 2 * WINDOW).await
@@ -70,11 +76,11 @@ async fn broker_crash(run: Run) -> Counts {
 async fn broker_outage(run: Run) -> Counts {
     let length = run.last(3, 45);
     let mut play = Play::under_load(run).await;
-    play.stage.servers.rabbitmq.kill();
+    play.broker().kill();
     // Two attempts 50 ms apart would be over long before; its length is the fault.
     tokio::time::sleep(length).await;
     play.writers().await_more(100).await;
-    play.stage.servers.rabbitmq.revive().await;
+    play.broker().revive().await;
     play.recovered().await;
     play.published(200).await;
     play.finish(2 * WINDOW).await
@@ -84,7 +90,7 @@ async fn connections_closed(run: Run) -> Counts {
     let mut play = Play::under_load(run).await;
     for _ in 0..3 {
         let close = ["close_all_connections", "closed by the operator"];
-        play.stage.servers.rabbitmq.ctl_ok(&close);
+        play.run.servers.rabbitmq().ctl_ok(&close);
         play.recovered().await;
         play.published(200).await;
     }
@@ -93,10 +99,10 @@ async fn connections_closed(run: Run) -> Counts {
 
 async fn first_to_start(run: Run) -> Counts {
     let mut play = Play::open(run).await;
-    let servers = play.stage.servers.clone();
+    let servers = play.run.servers.clone();
     let schema = "drop schema outrigger cascade; drop table outbox";
     play.stage.run(schema).await;
-    servers.rabbitmq.kill();
+    servers.broker.kill();
     for name in ["a", "b"] {
         play.add(name, |settings| settings).await.start();
     }
@@ -108,7 +114,7 @@ async fn first_to_start(run: Run) -> Counts {
     play.audit().await;
     play.write().await;
     play.writers().await_more(200).await;
-    servers.rabbitmq.revive().await;
+    servers.broker.revive().await;
     play.recovered().await;
     play.stage.await_owned(2).await;
     play.published(200).await;
@@ -120,8 +126,8 @@ async fn postgres_crash(run: Run) -> Counts {
     let mut play = Play::under_load(run).await;
     for _ in 0..rounds {
         play.pause_ms(0..=300).await;
-        let servers = play.stage.servers.clone();
-        let restart = tokio::task::spawn_blocking(move || servers.postgres.restart());
+        let postgres = play.stage.postgres.clone();
+        let restart = tokio::task::spawn_blocking(move || postgres.restart());
         restart.await.expect("the restart");
         play.reconnect().await;
         play.recovered().await;

@@ -1,19 +1,20 @@
 //! What every scenario plays on: replicas of the relay, each behind fault proxies of its own, seeded writers that
-//! keep a ledger, a queue that keeps everything, and the comparison in the end.
+//! keep a ledger, a place that keeps everything published, and the comparison in the end.
 
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use outrigger::store::postgres::OutboxSettings;
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
 
+use crate::server::{Exchange, Server, Servers};
+use crate::sink::Sink;
 use crate::support::proxy::frames::{Label, Protocol};
 use crate::support::proxy::{Act, Proxy, Trap};
-use crate::support::stage::Admin;
-use crate::support::{
-    Consumer, Delivery, Load, PATIENCE, Relay, Report, Servers, Settings, Stage, Writers,
-};
+use crate::support::stage::unique_name;
+use crate::support::{Arrival, Load, Outbox, PATIENCE, Relay, Report, Settings, Writers};
 
 /// Events that a replica may have read and not settled: what one failure may repeat.
 pub(crate) const WINDOW: usize = 200;
@@ -39,6 +40,10 @@ pub(crate) struct Run {
 }
 
 impl Run {
+    pub(crate) fn sink(&self) -> Sink {
+        self.servers.broker.sink()
+    }
+
     /// One of two lengths.
     pub(crate) fn last(&self, short: u64, full: u64) -> Duration {
         Duration::from_secs(if self.full { full } else { short })
@@ -118,20 +123,23 @@ impl Replica {
 
     /// Acts at the `nth` frame of this kind, on whichever of its connections.
     pub(crate) fn at(&self, label: Label, nth: usize, act: Act) -> Trap {
-        match label.home().0 {
-            Protocol::Postgres => self.database.at(label, nth, act),
-            Protocol::Amqp => self.broker.at(label, nth, act),
-        }
+        let proxy = match label.is_postgres() {
+            true => &self.database,
+            false => &self.broker,
+        };
+        proxy.at(label, nth, act)
     }
 }
 
 /// See the module documentation.
 pub(crate) struct Play {
     pub(crate) run: Run,
-    pub(crate) stage: Stage,
+    pub(crate) stage: Outbox,
+    /// Where events go; see [`crate::server`].
+    pub(crate) place: String,
     pub(crate) replicas: Vec<Replica>,
-    /// Started in the end, unless the scenario needs it earlier.
-    pub(crate) consumer: Option<Consumer>,
+    /// The place, if it is RabbitMQ's.
+    exchange: Option<Exchange>,
     /// Whether the broker refuses events in this scenario. Otherwise an attempt that was counted is a defect.
     pub(crate) refusals: bool,
     /// Whether order is promised under the scenario's faults.
@@ -147,16 +155,24 @@ pub(crate) struct Play {
 impl Play {
     /// A stage with nobody on it.
     pub(crate) async fn open(run: Run) -> Self {
-        let stage = Stage::new(run.servers.clone()).await;
+        let servers = &run.servers;
+        let stage = Outbox::new(servers.postgres.clone(), "", &OutboxSettings::default()).await;
         Writers::prepare(&stage).await;
+        let place = unique_name();
+        servers.broker.open(&place).await;
+        let exchange = match run.sink() {
+            Sink::RabbitMq => Some(Exchange::open(servers, &place).await),
+            _ => None,
+        };
         let play = Self {
             stage,
+            place,
             replicas: Vec::new(),
-            consumer: None,
+            exchange,
             refusals: false,
             order: true,
             role: "postgres".to_owned(),
-            database_port: run.servers.postgres.port(),
+            database_port: servers.postgres.port(),
             writers: None,
             random: StdRng::seed_from_u64(run.seed),
             recovery: Duration::ZERO,
@@ -164,6 +180,45 @@ impl Play {
         };
         play.audit().await;
         play
+    }
+
+    /// The server behind the sink.
+    pub(crate) fn broker(&self) -> &Server {
+        &self.run.servers.broker
+    }
+
+    /// For scenarios of RabbitMQ alone.
+    pub(crate) fn exchange(&self) -> &Exchange {
+        self.exchange.as_ref().expect("a scenario for RabbitMQ")
+    }
+
+    /// The same, to change it.
+    pub(crate) fn exchange_mut(&mut self) -> &mut Exchange {
+        self.exchange.as_mut().expect("a scenario for RabbitMQ")
+    }
+
+    /// The place refuses each event from now on, for a reason that counts an attempt.
+    pub(crate) async fn refuse(&self) {
+        match &self.exchange {
+            Some(exchange) => exchange.unbind().await,
+            None => self.broker().refuse(&self.place).await,
+        }
+    }
+
+    /// Ends that.
+    pub(crate) async fn accept(&self) {
+        match &self.exchange {
+            Some(exchange) => exchange.bind().await,
+            None => self.broker().accept(&self.place).await,
+        }
+    }
+
+    /// Nothing but the writers' own events finds its way.
+    pub(crate) async fn narrow(&self) {
+        // Other places take nothing else anyway.
+        if let Some(exchange) = &self.exchange {
+            exchange.narrow().await;
+        }
     }
 
     /// Begins to keep failure records.
@@ -194,9 +249,9 @@ impl Play {
         self.published(200).await;
     }
 
-    /// The settings every replica has, straight to the servers.
-    pub(crate) fn settings(&self, name: &str) -> Settings {
-        let settings = self.stage.settings().set("RELAY_NAME", name);
+    /// The settings every replica has.
+    fn settings(&self, name: &str) -> Settings {
+        let settings = self.stage.source().set("RELAY_NAME", name);
         settings
             .set("RELAY_LEASE_TTL", format!("{}s", LEASE.as_secs()))
             .set("RELAY_BATCH_SIZE", WINDOW)
@@ -213,19 +268,15 @@ impl Play {
         name: &str,
         tune: impl Fn(Settings) -> Settings,
     ) -> &mut Replica {
-        let servers = &self.stage.servers;
+        let (postgres, server) = (&self.stage.postgres, self.broker());
         let database = Proxy::start(Protocol::Postgres, self.database_port).await;
-        let broker = Proxy::start(Protocol::Amqp, servers.rabbitmq.port()).await;
-        let through = |url: String, server: u16, proxy: &Proxy| {
-            url.replace(&format!(":{server}/"), &format!(":{}/", proxy.port()))
-        };
-        let database_url = servers.postgres.url_as(&self.role, &self.stage.database);
-        let database_url = through(database_url, servers.postgres.port(), &database);
-        let broker_url = through(servers.rabbitmq.url(), servers.rabbitmq.port(), &broker);
-        let settings = self
-            .settings(name)
-            .set("DATABASE_URL", database_url)
-            .set("RABBITMQ_URL", broker_url);
+        let broker = Proxy::start(server.protocol(), server.port()).await;
+        let database_url = postgres.url_as(&self.role, &self.stage.database).replace(
+            &format!(":{}/", postgres.port()),
+            &format!(":{}/", database.port()),
+        );
+        let settings = self.settings(name).set("DATABASE_URL", database_url);
+        let settings = server.route(settings, &self.place, broker.port());
         self.replicas.push(Replica {
             name: name.to_owned(),
             settings: tune(settings),
@@ -316,9 +367,10 @@ impl Play {
 
     /// New connections to servers that came back.
     pub(crate) async fn reconnect(&mut self) {
-        let servers = &self.stage.servers;
-        self.stage.sql = servers.postgres.client(&self.stage.database).await;
-        self.stage.admin = Admin::connect(&servers.rabbitmq.url()).await;
+        self.stage.sql = self.stage.client().await;
+        if let Some(exchange) = &mut self.exchange {
+            exchange.reconnect().await;
+        }
     }
 
     /// Adds events at once, each key's in order, to outbox and ledger.
@@ -333,13 +385,8 @@ impl Play {
             .await;
     }
 
-    /// Lets everything settle, stops all replicas, reads the queue, and compares.
-    pub(crate) async fn finish(self, bound: usize) -> Counts {
-        self.finish_after(Vec::new(), bound).await
-    }
-
-    /// The same, for a scenario that has read another queue before.
-    pub(crate) async fn finish_after(mut self, before: Vec<Delivery>, bound: usize) -> Counts {
+    /// Lets everything settle, stops all replicas, reads what has arrived, and compares.
+    pub(crate) async fn finish(mut self, bound: usize) -> Counts {
         self.silence().await;
         self.stage
             .await_count(
@@ -357,20 +404,19 @@ impl Play {
                 replica.stop().await;
             }
         }
-        if self.consumer.is_none() {
-            self.consumer = Some(self.stage.consumer().await);
-        }
-        let consumer = self.consumer.as_ref().expect("just set");
-        let deliveries = [before, consumer.finish().await].concat();
-        let counts = self.compare(&deliveries, bound).await;
+        let arrivals = match &mut self.exchange {
+            Some(exchange) => exchange.arrivals().await,
+            None => self.run.servers.broker.arrivals(&self.place).await,
+        };
+        let counts = self.compare(&arrivals, bound).await;
         if !counts.problems().is_empty() {
             eprint!("{logs}");
         }
         counts
     }
 
-    async fn compare(&self, deliveries: &[Delivery], bound: usize) -> Counts {
-        let (committed, report) = self.stage.check(deliveries).await;
+    async fn compare(&self, arrivals: &[Arrival], bound: usize) -> Counts {
+        let (committed, report) = self.stage.compare(arrivals).await;
         let mut problems = Vec::new();
         if !self.refusals {
             let burned = "select format('%s %s %s %s', seq, state, attempts, reason) from audit \

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use crate::play::{Counts, LEASE, Play, Run, WINDOW};
 use crate::scenario::{Place, Scenario};
+use crate::sink::Sink;
 use crate::support::proxy::Act;
 use crate::support::proxy::frames::Label;
 
@@ -16,6 +17,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         replicas: 2,
         place: Place::Shared,
         short: true,
+        sinks: Sink::ALL,
         run: |run| Box::pin(frozen(run)),
     },
     Scenario {
@@ -25,6 +27,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         replicas: 2,
         place: Place::Shared,
         short: true,
+        sinks: Sink::ALL,
         run: |run| Box::pin(frozen_with_late_bytes(run)),
     },
     Scenario {
@@ -34,6 +37,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         replicas: 2,
         place: Place::Shared,
         short: true,
+        sinks: Sink::ALL,
         run: |run| Box::pin(rolling_restart(run)),
     },
     Scenario {
@@ -43,6 +47,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         replicas: 2,
         place: Place::Shared,
         short: true,
+        sinks: Sink::ALL,
         run: |run| Box::pin(starved(run)),
     },
     Scenario {
@@ -52,6 +57,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         replicas: 2,
         place: Place::Shared,
         short: true,
+        sinks: Sink::ALL,
         run: |run| Box::pin(out_of_memory(run)),
     },
 ];

@@ -6,6 +6,7 @@ use tokio_postgres::error::SqlState;
 
 use crate::play::{Counts, Play, Run, WINDOW};
 use crate::scenario::{Place, Scenario};
+use crate::sink::Sink;
 
 pub(crate) const SCENARIOS: &[Scenario] = &[
     Scenario {
@@ -15,6 +16,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         replicas: 2,
         place: Place::Shared,
         short: true,
+        sinks: Sink::ALL,
         run: |run| Box::pin(clock_jumps(run)),
     },
     Scenario {
@@ -24,6 +26,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         replicas: 2,
         place: Place::Shared,
         short: true,
+        sinks: Sink::ALL,
         run: |run| Box::pin(owners_forced(run)),
     },
     Scenario {
@@ -33,6 +36,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         replicas: 3,
         place: Place::Shared,
         short: true,
+        sinks: Sink::ALL,
         run: |run| Box::pin(mixed_settings(run)),
     },
 ];
@@ -90,15 +94,15 @@ async fn owners_forced(run: Run) -> Counts {
 }
 
 async fn mixed_settings(run: Run) -> Counts {
+    let sink = run.sink();
     let mut play = Play::under_load(run).await;
     play.add("c", |settings| {
-        settings
+        sink.lanes(settings, 2)
             .set("RELAY_PARTITIONS", 5)
             .set("RELAY_BATCH_SIZE", 7)
             .set("RELAY_MAX_IN_FLIGHT", 20)
             .set("RELAY_ORDERING", "pipelined")
             .set("RELAY_LEASE_TTL", "5s")
-            .set("RABBITMQ_CHANNELS", 2)
     })
     .await
     .start();

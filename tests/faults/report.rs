@@ -6,8 +6,10 @@ use std::time::Duration;
 
 use crate::play::{Counts, LEASE, WINDOW};
 use crate::runner::{Outcome, Results};
+use crate::scenario::Scenario;
+use crate::sink::Sink;
 
-/// Rows of the fault list that are not played here, and why.
+/// Rows of the fault list that are not played here, and why. The page of RabbitMQ has them.
 const NOT_RUN: &[(&str, &str)] = &[
     (
         "4, 11: a cluster of three brokers changes its leader, or a quorum queue has no majority",
@@ -52,7 +54,7 @@ fn seconds(duration: Duration) -> String {
 
 /// Prints how one scenario went; if badly, how to repeat it.
 pub(crate) fn line(outcome: &Outcome, full: bool) {
-    let (name, seed) = (outcome.scenario.name, outcome.seed);
+    let (name, seed) = (outcome.part.name(), outcome.seed);
     let problems = outcome.problems();
     let verdict = if problems.is_empty() { "ok" } else { "FAILED" };
     let counts = match &outcome.counts {
@@ -70,11 +72,20 @@ pub(crate) fn line(outcome: &Outcome, full: bool) {
         let long = if full { " --full" } else { "" };
         let _ = write!(
             text,
-            "\n       {}\n       again: cargo test --test faults -- --exact {name} --seed {seed}{long}",
-            problems.join("\n       ")
+            "\n       {}\n       again: cargo test{} --test faults -- --exact {name} --seed {seed}{long}",
+            problems.join("\n       "),
+            feature(outcome.part.sink),
         );
     }
     println!("{text}");
+}
+
+/// What cargo must be told for a sink that is not in the usual build.
+fn feature(sink: Sink) -> &'static str {
+    match sink {
+        Sink::Kafka => " --features kafka",
+        _ => "",
+    }
 }
 
 fn numbers(counts: &Counts) -> String {
@@ -108,7 +119,7 @@ pub(crate) fn summary(results: &Results) {
         .outcomes
         .iter()
         .filter(|outcome| !outcome.problems().is_empty())
-        .map(|outcome| format!("{} (seed {})", outcome.scenario.name, outcome.seed))
+        .map(|outcome| format!("{} (seed {})", outcome.part.name(), outcome.seed))
         .collect();
     let good = results.outcomes.len() - failed.len();
     println!("\nfault scenarios: {good} passed, {} failed", failed.len());
@@ -150,34 +161,86 @@ impl Sum {
     }
 }
 
+/// The pages beside one, as links.
+fn pages(own: Sink) -> String {
+    let page = |sink: Sink| match sink {
+        Sink::RabbitMq => "reliability.md".to_owned(),
+        sink => format!("reliability-{}.md", sink.name()),
+    };
+    let others = Sink::ALL.iter().filter(|sink| **sink != own);
+    let links: Vec<_> = others
+        .map(|sink| format!("[{}]({})", sink.title(), page(*sink)))
+        .collect();
+    links.join(", ")
+}
+
+/// What the sink publishes to, and what counts as delivered there. Also what must be known to read the numbers.
+fn target(sink: Sink) -> (&'static str, &'static str) {
+    match sink {
+        Sink::RabbitMq => (
+            "every message of the queue",
+            "topic exchange,\n  durable classic queue",
+        ),
+        Sink::Nats => (
+            "every message of the stream",
+            "one stream on files.\n  It recognises repetitions for 100 ms only, instead of the usual two minutes, so that \
+             *duplicated* counts what relays\n  publish twice and *altered* compares it; `repetitions-recognised` shows what \
+             consumers see of that usually: nothing",
+        ),
+        Sink::Http => (
+            "every request that was answered with 2xx",
+            "a service that\n  answers when it has noted the event. *duplicated* is what it took twice; a service that \
+             remembers `Idempotency-Key`\n  does not act on it",
+        ),
+        Sink::Kafka => (
+            "every record of the topic",
+            "a topic of\n  four partitions; order is that of each key's partition",
+        ),
+    }
+}
+
 /// The whole page.
 pub(crate) fn render(results: &Results) -> String {
+    let sink = results.sink.unwrap_or(Sink::RabbitMq);
     let seeds: Vec<_> = results.seeds.iter().map(u64::to_string).collect();
     let versions = results.versions.as_ref();
     let postgres = versions.map_or("?", |v| &v.postgres);
-    let rabbitmq = versions.map_or("?", |v| &v.rabbitmq);
+    let broker = versions.map_or("?", |v| &v.broker);
     let revision = results.revision.as_deref().unwrap_or("unknown");
     let length = if results.full { "long" } else { "short" };
-    let (title, other, servers) = match results.servers.as_str() {
-        "installed" => (
+    let (title, other, options) = match (sink, results.servers.as_str()) {
+        (Sink::RabbitMq, "installed") => (
             "Reliability".to_owned(),
-            "[Reliability with newer servers](reliability-newest.md)",
+            "With other servers: [Reliability with newer servers](reliability-newest.md).".to_owned(),
             String::new(),
         ),
-        name => (
+        (Sink::RabbitMq, name) => (
             format!("Reliability: {name} servers"),
-            "[Reliability](reliability.md) with the servers of the distribution",
+            "With other servers: [Reliability](reliability.md) with the servers of the distribution."
+                .to_owned(),
             format!(" --servers {name}"),
         ),
+        (sink, _) => (
+            format!("Reliability: {}", sink.title()),
+            format!("With other sinks: {}.", pages(sink)),
+            format!(" --sink {}", sink.name()),
+        ),
     };
+    let more = match (sink, results.servers.as_str()) {
+        (Sink::RabbitMq, "installed") => {
+            format!("\nWith other sinks: {}.\n", pages(sink))
+        }
+        _ => String::new(),
+    };
+    let (arrived, target) = target(sink);
     let mut page = format!(
-        "<!-- Generated by `scripts/faults{servers} --write`. Do not edit. -->
+        "<!-- Generated by `scripts/faults{options} --write`. Do not edit. -->
 # {title}
 
 What happens when things break: every fault is made between real relays and real servers, under load, and afterwards
 three records are compared: what was committed (a ledger that writers fill in the same transactions as the
-outbox), what arrived (every message of the queue), and what the outbox says. With other servers: {other}.
-
+outbox), what arrived ({arrived}), and what the outbox says. {other}
+{more}
 - *lost*: committed, and neither delivered nor visibly waiting or dead. Must be 0.
 - *phantom*: delivered, never committed. Must be 0.
 - *duplicated*: further copies, beside how many the faults allow: the {WINDOW} events a replica may have in flight
@@ -191,12 +254,12 @@ outbox), what arrived (every message of the queue), and what the outbox says. Wi
 Beside the table each scenario insists that outages burn no attempt of any event, that what should be dead is and
 nothing else, that every relay stops cleanly in the end, and that no work is left.
 
-Produced by `scripts/faults{servers} --write` ({length} forms), which ends with an error if any number is not as it must be.
-`scripts/faults{servers} --only NAME --seed N` repeats one line.
+Produced by `scripts/faults{options} --write` ({length} forms), which ends with an error if any number is not as it must be.
+`scripts/faults{options} --only NAME --seed N` repeats one line.
 
 - Outrigger {version} ({revision}), development build
-- PostgreSQL {postgres} and RabbitMQ {rabbitmq}, one node each, on one machine with everything else; topic exchange,
-  durable classic queue; their files in memory where the machine has room for that
+- PostgreSQL {postgres} and {broker}, one node each, on one machine with everything else; {target};
+  the servers' files in memory where the machine has room for that
 - settings: `RELAY_LEASE_TTL={lease}s`, `RELAY_BATCH_SIZE` and `RELAY_MAX_IN_FLIGHT` {WINDOW}, strict ordering,
   `RETRY_MAX_ATTEMPTS=2` except where the broker refuses; the rest as by default
 - load: 3 to 5 writers, 30 to 120 keys, 1 to 3 events a transaction, 1 in 20 rolled back; all drawn from the seed
@@ -208,26 +271,50 @@ Produced by `scripts/faults{servers} --write` ({length} forms), which ends with 
         seeds = seeds.join(", "),
     );
     page.push_str(&table(results));
-    let played = |name| results.outcomes.iter().any(|o| o.scenario.name == name);
-    let missing = crate::scenario::all()
-        .into_iter()
-        .filter(|s| !played(s.name));
-    let missing: Vec<_> = missing.map(|s| format!("`{}`", s.name)).collect();
-    if !missing.is_empty() {
-        let _ = writeln!(page, "\nOnly in the long form: {}.", missing.join(", "));
-    }
-    page.push_str("\n## Not played\n\n| row | why |\n|---|---|\n");
-    for (row, why) in NOT_RUN {
-        let _ = writeln!(page, "| {row} | {why} |");
-    }
+    page.push_str(&left_out(results, sink));
     page
+}
+
+/// What is not in the table, and why.
+fn left_out(results: &Results, sink: Sink) -> String {
+    let all = crate::scenario::all();
+    let played = |name| {
+        results
+            .outcomes
+            .iter()
+            .any(|o| o.part.scenario.name == name)
+    };
+    let named = |wanted: &dyn Fn(&Scenario) -> bool| {
+        let names = all.iter().filter(|scenario| wanted(scenario));
+        let names: Vec<_> = names.map(|s| format!("`{}`", s.name)).collect();
+        names.join(", ")
+    };
+    let mut text = String::new();
+    let missing = named(&|s| s.sinks.contains(&sink) && !played(s.name));
+    if !missing.is_empty() {
+        let _ = writeln!(text, "\nOnly in the long form: {missing}.");
+    }
+    if sink != Sink::RabbitMq {
+        let _ = writeln!(
+            text,
+            "\nNot played, since they are about what only other sinks have: {}. Faults that are played nowhere, and why: \
+             [Reliability](reliability.md#not-played).",
+            named(&|s| !s.sinks.contains(&sink))
+        );
+        return text;
+    }
+    text.push_str("\n## Not played\n\n| row | why |\n|---|---|\n");
+    for (row, why) in NOT_RUN {
+        let _ = writeln!(text, "| {row} | {why} |");
+    }
+    text
 }
 
 fn table(results: &Results) -> String {
     let mut sums: BTreeMap<usize, (&Outcome, Sum, usize)> = BTreeMap::new();
     let mut names: Vec<&str> = Vec::new();
     for outcome in &results.outcomes {
-        let name = outcome.scenario.name;
+        let name = outcome.part.scenario.name;
         let place = names.iter().position(|n| *n == name).unwrap_or_else(|| {
             names.push(name);
             names.len() - 1
@@ -246,7 +333,7 @@ fn table(results: &Results) -> String {
         |---|---|---|---|---|---|---|---|---|---|---|---|---|\n"
             .to_owned();
     for (outcome, sum, failed) in sums.into_values() {
-        let scenario = outcome.scenario;
+        let scenario = outcome.part.scenario;
         let name = match failed {
             0 => format!("`{}`", scenario.name),
             n => format!("`{}` (**{n} failed**)", scenario.name),

@@ -2,7 +2,7 @@
 
 use crate::play::{Counts, Play, Run};
 use crate::scenario::{Place, Scenario};
-use crate::support::poison::POISON;
+use crate::sink::Sink;
 
 pub(crate) const SCENARIOS: &[Scenario] = &[
     Scenario {
@@ -12,6 +12,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         replicas: 2,
         place: Place::Shared,
         short: true,
+        sinks: Sink::ALL,
         run: |run| Box::pin(unroutable_rows(run)),
     },
     Scenario {
@@ -21,6 +22,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         replicas: 2,
         place: Place::Shared,
         short: true,
+        sinks: Sink::ALL,
         run: |run| Box::pin(poison_rows(run)),
     },
     Scenario {
@@ -30,18 +32,10 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         replicas: 2,
         place: Place::Shared,
         short: true,
+        sinks: Sink::ALL,
         run: |run| Box::pin(payload_sizes(run)),
     },
 ];
-
-/// Only the writers' own events find a queue.
-async fn narrow(play: &Play) {
-    let (admin, name) = (&play.stage.admin, &play.stage.name);
-    admin.unbind(name, name, "#").await;
-    for routing_key in ["changed", "backlog"] {
-        admin.bind(name, name, routing_key, &[]).await;
-    }
-}
 
 /// Insists that so many rows are dead, each after as many attempts as it deserves.
 async fn assert_dead(play: &mut Play, rows: usize) {
@@ -61,13 +55,18 @@ async fn assert_dead(play: &mut Play, rows: usize) {
 async fn unroutable_rows(run: Run) -> Counts {
     let rounds = run.rounds(40, 300);
     let mut play = Play::open(run).await;
-    narrow(&play).await;
+    let column = play.run.sink().route_column();
+    play.narrow().await;
     play.refusals = true;
     play.begin(|settings| settings).await;
     for _ in 0..rounds {
         let key = play.random(0..=60);
+        // Like any writer of the key: who did not wait for its lock would overtake a transaction that is still open.
         let bad = format!(
-            "insert into outbox (type, key, routing_key) values ('changed', 'k{key}', 'nowhere')"
+            "begin; \
+             insert into aggregates (key) values ('k{key}') on conflict (key) do update set version = aggregates.version; \
+             insert into outbox (type, key, {column}) values ('changed', 'k{key}', 'nowhere'); \
+             commit"
         );
         play.stage.run(&bad).await;
         play.pause_ms(0..=60).await;
@@ -81,11 +80,13 @@ async fn poison_rows(run: Run) -> Counts {
     let mut play = Play::open(run).await;
     let text = "alter table outbox alter column data type text";
     play.stage.run(text).await;
-    narrow(&play).await;
+    let (sink, poison) = (play.run.sink(), play.broker().poison());
+    play.narrow().await;
+    play.broker().limit_size(&play.place).await;
     play.refusals = true;
-    play.begin(|settings| settings.set("RABBITMQ_MAX_MESSAGE_SIZE", "64KiB"))
+    play.begin(|settings| sink.max_message_size(settings, "64KiB"))
         .await;
-    for (number, (column, value, _)) in POISON.iter().enumerate() {
+    for (number, (column, value, _)) in poison.iter().enumerate() {
         play.stage
             .run(&format!(
                 "insert into outbox (type, key, {column}) values ('changed', 'p{number}', {value}); \
@@ -96,8 +97,8 @@ async fn poison_rows(run: Run) -> Counts {
             .await;
         play.pause_ms(0..=50).await;
     }
-    assert_dead(&mut play, POISON.len()).await;
-    for (number, (column, value, reason)) in POISON.iter().enumerate() {
+    assert_dead(&mut play, poison.len()).await;
+    for (number, (column, value, reason)) in poison.iter().enumerate() {
         let found = format!("select reason from outrigger.failures where key = 'p{number}'");
         let found = play.stage.texts(&found).await;
         assert_eq!(found, [*reason], "{column} {value:.40}");

@@ -4,7 +4,10 @@ use std::future::Future;
 use std::pin::Pin;
 
 use crate::play::{Counts, Run};
-use crate::{broker, database, failover, kills, network, outages, processes, replicas, rows};
+use crate::sink::Sink;
+use crate::{
+    broker, database, failover, kills, network, outages, processes, replicas, rows, trouble,
+};
 
 /// One fault, and how it is played.
 pub(crate) struct Scenario {
@@ -17,6 +20,8 @@ pub(crate) struct Scenario {
     pub(crate) place: Place,
     /// Whether the short form has it too.
     pub(crate) short: bool,
+    /// What it can be played with.
+    pub(crate) sinks: &'static [Sink],
     pub(crate) run: fn(Run) -> Pin<Box<dyn Future<Output = Counts>>>,
 }
 
@@ -29,7 +34,19 @@ pub(crate) enum Place {
     Turn,
 }
 
-/// A scenario of two replicas on servers that others use as well, in both forms: name, row, fault, and how it is played.
+/// Scenarios about what only RabbitMQ has.
+pub(crate) const RABBITMQ: &[Sink] = &[Sink::RabbitMq];
+
+/// Those that `cargo test` also plays with the other sinks: few, and each breaks another part.
+pub(crate) const TELLING: &[&str] = &[
+    "kill-confirming",
+    "rolling-restart",
+    "broker-cut",
+    "broker-crash",
+];
+
+/// A scenario of two replicas on servers that others use as well, in both forms and with any sink: name, row, fault, and
+/// how it is played.
 macro_rules! shared {
     ($name:literal, $row:literal, $fault:literal, $run:expr) => {
         $crate::scenario::Scenario {
@@ -39,6 +56,7 @@ macro_rules! shared {
             replicas: 2,
             place: $crate::scenario::Place::Shared,
             short: true,
+            sinks: $crate::sink::Sink::ALL,
             run: |run| Box::pin($run(run)),
         }
     };
@@ -57,6 +75,7 @@ pub(crate) fn all() -> Vec<&'static Scenario> {
         failover::SCENARIOS,
         replicas::SCENARIOS,
         rows::SCENARIOS,
+        trouble::SCENARIOS,
     ];
     let mut all: Vec<&Scenario> = parts.into_iter().flatten().collect();
     all.sort_by_key(|scenario| {

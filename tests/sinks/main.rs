@@ -22,6 +22,7 @@ mod kafka_world;
 mod moto;
 mod nats_alone;
 mod nats_credentials;
+#[path = "../support/nats.rs"]
 mod nats_node;
 mod nats_world;
 #[path = "../support/rabbitmq.rs"]

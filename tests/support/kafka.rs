@@ -206,6 +206,17 @@ impl Kafka {
         self.ports[0]
     }
 
+    /// Its release, as the jars are called.
+    pub fn version(&self) -> String {
+        let names = std::fs::read_dir(jars()).unwrap().flatten();
+        let mut names = names.filter_map(|entry| entry.file_name().into_string().ok());
+        let version = names.find_map(|name| {
+            let name = name.strip_prefix("kafka_")?.strip_suffix(".jar")?;
+            name.split_once('-').map(|(_, version)| version.to_owned())
+        });
+        version.expect("kafka_SCALA-VERSION.jar")
+    }
+
     /// The node's folder.
     pub fn dir(&self) -> &Path {
         &self.dir

@@ -11,8 +11,7 @@
 #[path = "../support/end_to_end/mod.rs"]
 mod support;
 
-#[path = "../sinks/nats_node.rs"]
-#[allow(dead_code)]
+#[path = "../support/nats.rs"]
 mod nats_node;
 #[path = "../support/sink.rs"]
 mod sink;

@@ -136,7 +136,7 @@ async fn a_relay_goes_on_when_the_passwords_of_both_sides_rotate() {
     let (postgres, broker) = tokio::join!(postgres("server"), crate::servers::broker());
     let (tls, files) = (broker.tls, Files::new());
     let servers = Servers {
-        postgres,
+        postgres: postgres.into(),
         rabbitmq: broker.node,
     };
     let stage = Stage::new(servers.into()).await;

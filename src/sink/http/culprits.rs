@@ -2,7 +2,9 @@
 //!
 //! A service that is ill fails for every event; waiting is right, and no event may lose an attempt. An event that
 //! the service cannot digest fails while others pass; it must not be tried for ever. So a failure counts
-//! against an event only if the service has taken something else since the event's last failure.
+//! against an event only if the service was well in between: something else was posted after the event's last failure,
+//! and taken before the event was posted again. What was under way at either time proves nothing: answers of
+//! several connections come in any order, and an answer that was lost on its way says nothing of the service.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -14,28 +16,46 @@ const REMEMBERED: usize = 10_000;
 /// Shared by all lanes.
 #[derive(Default)]
 pub(super) struct Culprits {
-    /// Events the service has taken.
+    /// Attempts so far: the time by which the rest is told.
+    attempts: AtomicU64,
+    /// The latest attempt that the service has taken.
     taken: AtomicU64,
-    /// Event to `taken` at its last failure.
+    /// Event to `attempts` at its last failure.
     failed: Mutex<HashMap<String, u64>>,
 }
 
+/// An event is posted.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Attempt {
+    number: u64,
+    /// The latest attempt that had been taken then.
+    taken: u64,
+}
+
 impl Culprits {
+    /// An event is about to be posted.
+    pub(super) fn begin(&self) -> Attempt {
+        Attempt {
+            number: self.attempts.fetch_add(1, Ordering::Relaxed) + 1,
+            taken: self.taken.load(Ordering::Relaxed),
+        }
+    }
+
     /// The service took this one.
-    pub(super) fn took(&self, id: &str) {
-        self.taken.fetch_add(1, Ordering::Relaxed);
+    pub(super) fn took(&self, id: &str, attempt: Attempt) {
+        self.taken.fetch_max(attempt.number, Ordering::Relaxed);
         self.failed().remove(id);
     }
 
     /// The service failed at this one. Whether the event is to blame.
-    pub(super) fn failed_at(&self, id: &str) -> bool {
-        let taken = self.taken.load(Ordering::Relaxed);
+    pub(super) fn failed_at(&self, id: &str, attempt: Attempt) -> bool {
+        let now = self.attempts.load(Ordering::Relaxed);
         let mut failed = self.failed();
         if failed.len() >= REMEMBERED {
             failed.clear();
         }
-        let before = failed.insert(id.to_owned(), taken);
-        before.is_some_and(|before| before < taken)
+        let before = failed.insert(id.to_owned(), now);
+        before.is_some_and(|before| before < attempt.taken)
     }
 
     fn failed(&self) -> MutexGuard<'_, HashMap<String, u64>> {
@@ -47,29 +67,54 @@ impl Culprits {
 mod tests {
     use super::*;
 
+    fn takes(culprits: &Culprits, id: &str) {
+        culprits.took(id, culprits.begin());
+    }
+
+    fn blames(culprits: &Culprits, id: &str) -> bool {
+        culprits.failed_at(id, culprits.begin())
+    }
+
     #[test]
     fn an_ill_service_blames_nobody() {
         let culprits = Culprits::default();
-        culprits.took("z");
+        takes(&culprits, "z");
         for _ in 0..5 {
-            assert!(!culprits.failed_at("a"));
-            assert!(!culprits.failed_at("b"));
+            assert!(!blames(&culprits, "a"));
+            assert!(!blames(&culprits, "b"));
         }
     }
 
     #[test]
     fn an_event_that_fails_while_others_pass_is_to_blame() {
         let culprits = Culprits::default();
-        assert!(!culprits.failed_at("a"));
-        culprits.took("b");
-        assert!(culprits.failed_at("a"));
-        assert!(!culprits.failed_at("a"), "nothing was taken since");
-        culprits.took("c");
-        assert!(culprits.failed_at("a"));
-        culprits.took("a");
-        assert!(
-            !culprits.failed_at("a"),
-            "it was taken, so it starts afresh"
-        );
+        assert!(!blames(&culprits, "a"));
+        takes(&culprits, "b");
+        assert!(blames(&culprits, "a"));
+        assert!(!blames(&culprits, "a"), "nothing was taken since");
+        takes(&culprits, "c");
+        assert!(blames(&culprits, "a"));
+        takes(&culprits, "a");
+        assert!(!blames(&culprits, "a"), "it was taken, so it starts afresh");
+    }
+
+    #[test]
+    fn a_good_answer_that_is_late_proves_nothing() {
+        let culprits = Culprits::default();
+        let slow = culprits.begin();
+        assert!(!blames(&culprits, "a"));
+        // The service was well when this was posted, and fell ill before "a" was.
+        culprits.took("slow", slow);
+        assert!(!blames(&culprits, "a"));
+    }
+
+    #[test]
+    fn an_answer_that_is_lost_while_the_service_recovers_blames_nobody() {
+        let culprits = Culprits::default();
+        assert!(!blames(&culprits, "a"));
+        let again = culprits.begin();
+        takes(&culprits, "b");
+        assert!(!culprits.failed_at("a", again));
+        assert!(!blames(&culprits, "a"), "nothing was taken since");
     }
 }

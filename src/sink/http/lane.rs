@@ -90,10 +90,11 @@ impl HttpLane {
             Ok(request) => request,
             Err(reason) => return Verdict::Impossible(reason),
         };
+        let attempt = self.shared.culprits.begin();
         let what = match self.send(request, message).await {
             Sent::Answered(Outcome::Verdict(verdict), _) => {
                 // Also a refusal shows that the service is well.
-                self.shared.took(&message.id);
+                self.shared.took(&message.id, attempt);
                 return verdict;
             }
             Sent::Answered(Outcome::Busy(wait), status) => {
@@ -117,7 +118,7 @@ impl HttpLane {
             Sent::Answered(Outcome::Failed, status) => format!("the service answered {status}"),
             Sent::Silent(reason) => reason,
         };
-        let blamed = self.shared.culprits.failed_at(&message.id);
+        let blamed = self.shared.culprits.failed_at(&message.id, attempt);
         self.shared.failed(&what);
         if blamed {
             let detail = format!(

@@ -8,7 +8,7 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use super::connection::Connection;
-use super::culprits::Culprits;
+use super::culprits::{Attempt, Culprits};
 use super::lane::HttpLane;
 use super::settings::HttpSettings;
 use super::target::Target;
@@ -71,9 +71,9 @@ impl Shared {
     }
 
     /// The service took an event.
-    pub(super) fn took(&self, id: &str) {
+    pub(super) fn took(&self, id: &str, attempt: Attempt) {
         self.failures.store(0, Ordering::Relaxed);
-        self.culprits.took(id);
+        self.culprits.took(id, attempt);
     }
 
     /// The service failed at an event. After a few in a row everybody waits.

@@ -57,15 +57,7 @@ impl Delivery {
 
     /// The `data` member of a structured event, byte for byte.
     pub fn data(&self) -> &str {
-        #[derive(Deserialize)]
-        struct Event<'a> {
-            #[serde(borrow)]
-            data: &'a RawValue,
-        }
-        serde_json::from_slice::<Event<'_>>(&self.body)
-            .expect("a structured event with JSON data")
-            .data
-            .get()
+        data_of(&self.body)
     }
 
     pub fn arrival(&self) -> Arrival {
@@ -77,6 +69,19 @@ impl Delivery {
             bytes,
         }
     }
+}
+
+/// The `data` member of a structured event, byte for byte.
+pub fn data_of(body: &[u8]) -> &str {
+    #[derive(Deserialize)]
+    struct Event<'a> {
+        #[serde(borrow)]
+        data: &'a RawValue,
+    }
+    serde_json::from_slice::<Event<'_>>(body)
+        .expect("a structured event with JSON data")
+        .data
+        .get()
 }
 
 /// Reads one queue until the test ends.

@@ -12,6 +12,7 @@
 
 pub mod checker;
 pub mod consumer;
+pub mod outbox;
 pub mod poison;
 pub mod relay;
 pub mod stage;
@@ -27,8 +28,9 @@ pub mod proxy;
 #[path = "../rabbitmq.rs"]
 pub mod rabbitmq;
 
-pub use checker::{Entry, FinalRow, Report, check};
+pub use checker::{Arrival, Entry, FinalRow, Report, check};
 pub use consumer::{Consumer, Delivery};
+pub use outbox::Outbox;
 pub use relay::{Relay, Settings};
 pub use stage::{Servers, Stage};
 pub use wait::{PATIENCE, seeded, until, within};

@@ -113,14 +113,14 @@ impl Relay {
 
     /// Waits for a line of the log that contains `part`.
     pub async fn await_log(&self, part: &str) {
-        until(
-            &format!("the relay logs {part:?}"),
-            Duration::from_secs(20),
-            || async {
-                let log = self.log();
-                if log.contains(part) { Ok(()) } else { Err(log) }
-            },
-        )
+        self.await_log_for(part, Duration::from_secs(20)).await;
+    }
+
+    pub async fn await_log_for(&self, part: &str, limit: Duration) {
+        until(&format!("the relay logs {part:?}"), limit, || async {
+            let log = self.log();
+            if log.contains(part) { Ok(()) } else { Err(log) }
+        })
         .await;
     }
 

@@ -1,37 +1,36 @@
 //! One test's own database, exchange and queue on shared servers.
 
+use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::Duration;
 
 use lapin::options::{
     ExchangeDeclareOptions, ExchangeDeleteOptions, QueueBindOptions, QueueDeclareOptions,
 };
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{Channel, Connection, ConnectionProperties, ExchangeKind};
-use outrigger::settings::SETTINGS;
-use outrigger::store::postgres::{
-    ConnectSettings, Database, Mapping, OutboxSettings, PostgresStore,
-};
-use tokio_postgres::Client;
+use outrigger::store::postgres::OutboxSettings;
 
-use super::checker::{Entry, FinalRow, Report, check};
+use super::checker::Report;
 use super::consumer::{Consumer, Delivery};
+use super::outbox::Outbox;
 use super::postgres::Postgres;
 use super::rabbitmq::RabbitMq;
 use super::relay::Settings;
-use super::wait::{PATIENCE, until};
 
 /// A database server and a broker.
 pub struct Servers {
-    pub postgres: Postgres,
+    pub postgres: Arc<Postgres>,
     pub rabbitmq: RabbitMq,
 }
 
 impl Servers {
     pub async fn start() -> Arc<Self> {
         let (postgres, rabbitmq) = tokio::join!(Postgres::start(), RabbitMq::start());
-        Arc::new(Self { postgres, rabbitmq })
+        Arc::new(Self {
+            postgres: postgres.into(),
+            rabbitmq,
+        })
     }
 }
 
@@ -122,11 +121,23 @@ fn table(arguments: &[(&str, AMQPValue)]) -> FieldTable {
 /// What a test plays on. Exchange and queue share the name.
 pub struct Stage {
     pub servers: Arc<Servers>,
-    pub database: String,
-    pub sql: Client,
+    pub outbox: Outbox,
     pub name: String,
     pub admin: Admin,
-    pub store: PostgresStore,
+}
+
+impl Deref for Stage {
+    type Target = Outbox;
+
+    fn deref(&self) -> &Outbox {
+        &self.outbox
+    }
+}
+
+impl DerefMut for Stage {
+    fn deref_mut(&mut self) -> &mut Outbox {
+        &mut self.outbox
+    }
 }
 
 impl Stage {
@@ -139,21 +150,15 @@ impl Stage {
 
     /// Runs `ddl`, then migrates. The exchange has no queue yet.
     pub async fn bare(servers: Arc<Servers>, ddl: &str, outbox: &OutboxSettings) -> Self {
-        static NEXT: AtomicU32 = AtomicU32::new(0);
-        let name = format!("stage-{}", NEXT.fetch_add(1, Ordering::Relaxed));
-        let database = servers.postgres.create_database().await;
-        let sql = servers.postgres.client(&database).await;
-        sql.batch_execute(ddl).await.unwrap();
-        let store = migrated(&servers.postgres.url(&database), outbox).await;
+        let name = unique_name();
+        let outbox = Outbox::new(servers.postgres.clone(), ddl, outbox).await;
         let admin = Admin::connect(&servers.rabbitmq.url()).await;
         admin.exchange(&name, ExchangeKind::Topic).await;
         Self {
             servers,
-            database,
-            sql,
+            outbox,
             name,
             admin,
-            store,
         }
     }
 
@@ -165,16 +170,9 @@ impl Stage {
 
     /// The least that a relay needs to serve this stage.
     pub fn settings(&self) -> Settings {
-        let settings = Settings::default()
-            .set("DATABASE_URL", self.servers.postgres.url(&self.database))
+        self.source()
             .set("RABBITMQ_URL", self.servers.rabbitmq.url())
-            .set("EVENT_SOURCE", "/test")
-            .set("ROUTE_DESTINATION", &self.name);
-        // Relays of one machine would fight for a fixed port.
-        if SETTINGS.iter().any(|setting| setting.key == "admin.listen") {
-            return settings.set("ADMIN_LISTEN", "127.0.0.1:0");
-        }
-        settings
+            .set("ROUTE_DESTINATION", &self.name)
     }
 
     pub async fn consumer(&self) -> Consumer {
@@ -185,132 +183,15 @@ impl Stage {
         Consumer::start(&self.servers.rabbitmq.url(), queue).await
     }
 
-    pub async fn run(&self, sql: &str) {
-        self.sql
-            .batch_execute(sql)
-            .await
-            .unwrap_or_else(|error| panic!("{sql}: {error:?}"));
-    }
-
-    pub async fn count(&self, sql: &str) -> i64 {
-        let row = self.sql.query_one(sql, &[]).await;
-        row.unwrap_or_else(|error| panic!("{sql}: {error:?}"))
-            .get(0)
-    }
-
-    /// First column of all rows, as text.
-    pub async fn texts(&self, sql: &str) -> Vec<String> {
-        let rows = self.sql.query(sql, &[]).await;
-        let rows = rows.unwrap_or_else(|error| panic!("{sql}: {error:?}"));
-        rows.iter().map(|row| row.get(0)).collect()
-    }
-
-    /// Waits until a count has this value.
-    #[track_caller]
-    pub fn await_count(&self, what: &str, sql: &str, wanted: i64) -> impl Future<Output = ()> {
-        self.await_that(what, sql, PATIENCE, move |count| count == wanted)
-    }
-
-    /// Waits until a count is as wanted.
-    #[track_caller]
-    pub fn await_that(
-        &self,
-        what: &str,
-        sql: &str,
-        limit: Duration,
-        wanted: impl Fn(i64) -> bool + Copy,
-    ) -> impl Future<Output = ()> {
-        until(what, limit, move || async move {
-            let count = self.count(sql).await;
-            if wanted(count) {
-                Ok(())
-            } else {
-                Err(count.to_string())
-            }
-        })
-    }
-
-    /// Waits until no row is left to publish.
-    #[track_caller]
-    pub fn await_settled(&self) -> impl Future<Output = ()> {
-        self.await_count(
-            "every row is published",
-            "select count(*) from outbox where published_at is null",
-            0,
-        )
-    }
-
-    /// Waits until living replicas own every partition, and `replicas` of them own some.
-    #[track_caller]
-    pub fn await_owned(&self, replicas: i64) -> impl Future<Output = ()> {
-        self.await_count(
-            "every partition is owned, by as many replicas",
-            "select case when bool_and(r.replica is not null) then count(distinct p.owner) else 0 end \
-             from outrigger.partitions p left join outrigger.replicas r \
-               on r.replica = p.owner and r.lease_until > clock_timestamp()",
-            replicas,
-        )
-    }
-
-    /// What was committed, by writers that keep the ledger.
-    pub async fn ledger(&self) -> Vec<Entry> {
-        let rows = self
-            .sql
-            .query("select id::text, key, version, data from ledger", &[])
-            .await
-            .unwrap();
-        rows.iter()
-            .map(|row| Entry {
-                id: row.get(0),
-                key: row.get(1),
-                version: row.get(2),
-                data: row.get(3),
-            })
-            .collect()
-    }
-
-    /// What the table says.
-    pub async fn rows(&self) -> Vec<FinalRow> {
-        let rows = self
-            .sql
-            .query(
-                "select o.id::text, o.published_at is not null, f.state \
-                 from outbox o left join outrigger.failures f on f.seq = o.seq",
-                &[],
-            )
-            .await
-            .unwrap();
-        rows.iter()
-            .map(|row| FinalRow {
-                id: row.get(0),
-                published: row.get(1),
-                failure: row.get(2),
-            })
-            .collect()
-    }
-
     /// Compares ledger, deliveries and table.
     pub async fn check(&self, deliveries: &[Delivery]) -> (usize, Report) {
         let arrivals: Vec<_> = deliveries.iter().map(Delivery::arrival).collect();
-        let ledger = self.ledger().await;
-        let rows = self.rows().await;
-        (ledger.len(), check(&ledger, &arrivals, &rows))
-    }
-
-    /// Inserts one row by named columns; answers its id.
-    pub async fn insert(&self, columns: &str, values: &str) -> String {
-        let text = format!("insert into outbox ({columns}) values ({values}) returning id::text");
-        self.texts(&text).await.remove(0)
+        self.compare(&arrivals).await
     }
 }
 
-/// The store of a database after migrating it.
-pub async fn migrated(url: &str, outbox: &OutboxSettings) -> PostgresStore {
-    let settings = ConnectSettings {
-        url: Some(url.into()),
-        ..ConnectSettings::default()
-    };
-    let database = Database::new(&settings, Mapping::new(outbox).unwrap()).unwrap();
-    database.migrate(true).await.unwrap();
-    database.open().await.unwrap()
+/// A name for exchanges and the like that nobody else in this process uses.
+pub fn unique_name() -> String {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    format!("stage-{}", NEXT.fetch_add(1, Ordering::Relaxed))
 }

@@ -12,7 +12,7 @@ use rand::{Rng as _, SeedableRng as _};
 use tokio::task::JoinSet;
 use tokio_postgres::{Client, Error, NoTls, Statement};
 
-use super::stage::Stage;
+use super::outbox::Outbox;
 use super::wait::{PATIENCE, until};
 
 /// Aggregates and ledger.
@@ -50,18 +50,18 @@ pub struct Writers {
 }
 
 impl Writers {
-    pub async fn prepare(stage: &Stage) {
-        stage.run(TABLES).await;
+    pub async fn prepare(outbox: &Outbox) {
+        outbox.run(TABLES).await;
     }
 
-    pub async fn start(stage: &Stage, load: Load) -> Self {
-        Self::prepare(stage).await;
+    pub async fn start(outbox: &Outbox, load: Load) -> Self {
+        Self::prepare(outbox).await;
         let stop = Arc::new(AtomicBool::new(false));
         let committed = Arc::new(AtomicU64::new(0));
         let mut tasks = JoinSet::new();
         for number in 0..load.writers {
             let writer = Writer {
-                url: stage.servers.postgres.url(&stage.database),
+                url: outbox.postgres.url(&outbox.database),
                 load: load.clone(),
                 random: StdRng::seed_from_u64(load.seed.wrapping_add(number)),
                 stop: stop.clone(),

@@ -1,8 +1,10 @@
 //! Bytes of a connection, cut into the frames of its protocol, and what each frame means to a test. No I/O.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 
 use bytes::{Bytes, BytesMut};
+
+use super::framing;
 
 /// What is spoken on a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -11,6 +13,12 @@ pub enum Protocol {
     Postgres,
     /// AMQP 0-9-1, without TLS.
     Amqp,
+    /// The protocol of NATS, without TLS.
+    Nats,
+    /// HTTP/1.1, without TLS, every body with its length.
+    Http,
+    /// Kafka's, without TLS.
+    Kafka,
 }
 
 /// Which way bytes go.
@@ -45,7 +53,7 @@ pub enum Label {
     Row(Statement),
     /// The end of its answer. Outside a transaction that was begun before, it is committed.
     Answered(Statement),
-    /// The beginning of a message.
+    /// The beginning of a message; in Kafka, of several.
     Publish,
     /// The broker takes responsibility for one message or several, or refuses to.
     Confirm,
@@ -55,13 +63,12 @@ pub enum Label {
 }
 
 impl Label {
-    /// Where such frames pass. `Other` has no place.
-    pub fn home(self) -> (Protocol, Direction) {
+    /// Whether such frames pass to or from PostgreSQL; otherwise it is the broker, whatever it speaks. `Other` passes
+    /// everywhere.
+    pub fn is_postgres(self) -> bool {
         match self {
-            Self::Asked(_) => (Protocol::Postgres, Direction::ToServer),
-            Self::Row(_) | Self::Answered(_) => (Protocol::Postgres, Direction::ToClient),
-            Self::Publish => (Protocol::Amqp, Direction::ToServer),
-            Self::Confirm | Self::Return => (Protocol::Amqp, Direction::ToClient),
+            Self::Asked(_) | Self::Row(_) | Self::Answered(_) => true,
+            Self::Publish | Self::Confirm | Self::Return => false,
             Self::Other => unreachable!("no test waits for a frame without a meaning"),
         }
     }
@@ -102,6 +109,10 @@ pub struct Conversation {
     bound: Statement,
     /// Statements whose answers are due, one for each time the server will be ready again.
     due: VecDeque<Statement>,
+    /// Kafka's requests with records whose responses are due.
+    produced: HashSet<[u8; 4]>,
+    /// The port that a Kafka broker announces, and the one its clients are to use.
+    announced: Option<(u16, u16)>,
 }
 
 impl Conversation {
@@ -113,6 +124,16 @@ impl Conversation {
             prepared: HashMap::new(),
             bound: Statement::Other,
             due: VecDeque::new(),
+            produced: HashSet::new(),
+            announced: None,
+        }
+    }
+
+    /// The same, with a broker at port `from` whose clients are to find it at `to`.
+    pub fn behind(protocol: Protocol, from: u16, to: u16) -> Self {
+        Self {
+            announced: Some((from, to)),
+            ..Self::new(protocol)
         }
     }
 
@@ -127,17 +148,23 @@ impl Conversation {
         let length = match self.protocol {
             Protocol::Postgres => self.postgres_length(direction, buffer),
             Protocol::Amqp => self.amqp_length(direction, buffer),
+            Protocol::Nats => framing::nats_length(buffer),
+            Protocol::Http => framing::http_length(buffer),
+            Protocol::Kafka => framing::kafka_length(buffer),
         }?;
         if buffer.len() < length {
             return None;
         }
-        let frame = buffer.split_to(length).freeze();
+        let mut frame = buffer.split_to(length);
         let label = match (self.protocol, direction) {
             (Protocol::Postgres, Direction::ToServer) => self.postgres_to_server(&frame),
             (Protocol::Postgres, Direction::ToClient) => self.postgres_to_client(&frame),
             (Protocol::Amqp, _) => self.amqp(direction, &frame),
+            (Protocol::Nats, _) => framing::nats_label(direction, &frame),
+            (Protocol::Http, _) => framing::http_label(direction),
+            (Protocol::Kafka, _) => self.kafka(direction, &mut frame),
         };
-        Some((frame, label))
+        Some((frame.freeze(), label))
     }
 
     fn postgres_length(&self, direction: Direction, buffer: &[u8]) -> Option<usize> {
@@ -221,6 +248,23 @@ impl Conversation {
             (Direction::ToClient, 60, 50) => Label::Return,
             _ => Label::Other,
         }
+    }
+
+    fn kafka(&mut self, direction: Direction, frame: &mut BytesMut) -> Label {
+        if direction == Direction::ToServer {
+            let Some(number) = framing::kafka_produce(frame) else {
+                return Label::Other;
+            };
+            self.produced.insert(number);
+            return Label::Publish;
+        }
+        if framing::kafka_response(frame).is_some_and(|number| self.produced.remove(&number)) {
+            return Label::Confirm;
+        }
+        if let Some((from, to)) = self.announced {
+            framing::kafka_readdress(frame, from, to);
+        }
+        Label::Other
     }
 }
 

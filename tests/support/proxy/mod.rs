@@ -6,6 +6,7 @@
 #![allow(dead_code, unreachable_pub, clippy::unwrap_used, clippy::expect_used)]
 
 pub mod frames;
+mod framing;
 
 use std::io;
 use std::sync::atomic::{AtomicU16, Ordering};
@@ -91,6 +92,7 @@ struct Ending {
 
 struct Shared {
     protocol: Protocol,
+    port: u16,
     target: AtomicU16,
     lines: watch::Sender<[Line; 2]>,
     rules: Mutex<Vec<Rule>>,
@@ -101,7 +103,6 @@ struct Shared {
 /// A running proxy; gone when dropped, with its connections.
 pub struct Proxy {
     shared: Arc<Shared>,
-    port: u16,
     accepting: JoinHandle<()>,
 }
 
@@ -119,6 +120,7 @@ impl Proxy {
         let port = listener.local_addr().unwrap().port();
         let shared = Arc::new(Shared {
             protocol,
+            port,
             target: AtomicU16::new(target),
             lines: watch::Sender::default(),
             rules: Mutex::default(),
@@ -133,15 +135,11 @@ impl Proxy {
                 }
             }
         });
-        Self {
-            shared,
-            port,
-            accepting,
-        }
+        Self { shared, accepting }
     }
 
     pub fn port(&self) -> u16 {
-        self.port
+        self.shared.port
     }
 
     /// New connections lead to another server.
@@ -168,7 +166,12 @@ impl Proxy {
 
     /// Acts at the `nth` frame of this kind from now on, once.
     pub fn at(&self, label: Label, nth: usize, act: Act) -> Trap {
-        assert_eq!(label.home().0, self.shared.protocol, "{label:?}");
+        let protocol = self.shared.protocol;
+        assert_eq!(
+            label.is_postgres(),
+            protocol == Protocol::Postgres,
+            "{label:?} in {protocol:?}"
+        );
         assert!(nth > 0, "frames are counted from 1");
         let (sprung, trap) = oneshot::channel();
         self.shared.rules.lock().unwrap().push(Rule {
@@ -230,7 +233,8 @@ impl Shared {
 
     async fn serve(self: Arc<Self>, client: TcpStream) {
         let mut endings = self.endings.subscribe();
-        let target = ("127.0.0.1", self.target.load(Ordering::Relaxed));
+        let port = self.target.load(Ordering::Relaxed);
+        let target = ("127.0.0.1", port);
         // A server that is away: the client's connection ends as soon as it began.
         let Ok(server) = TcpStream::connect(target).await else {
             return;
@@ -239,7 +243,8 @@ impl Shared {
         server.set_nodelay(true).unwrap();
         let (mut from_client, mut to_client) = client.into_split();
         let (mut from_server, mut to_server) = server.into_split();
-        let conversation = Mutex::new(Conversation::new(self.protocol));
+        let conversation = Conversation::behind(self.protocol, port, self.port);
+        let conversation = Mutex::new(conversation);
         let reset = {
             let up = self.pump(
                 Direction::ToServer,
