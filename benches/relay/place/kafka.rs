@@ -152,6 +152,8 @@ impl Kafka {
             ("message.max.bytes", "1000512"),
             ("batch.size", "1000000"),
             ("partitioner", "murmur2_random"),
+            // A measurement that takes longer has failed.
+            ("message.timeout.ms", "30000"),
         ] {
             config.set(name, value);
         }
