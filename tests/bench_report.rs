@@ -7,7 +7,7 @@
 mod report;
 
 use report::sample::{median, percentile, thousands};
-use report::{Curve, Curves, Fact, Figure, Line, Report, Sample, Sweep, Target, Unit};
+use report::{Curve, Curves, Fact, Figure, Line, Page, Report, Sample, Sweep, Target, Unit};
 
 fn rates(rounds: &[f64]) -> Sample {
     Sample::new(Unit::PerSecond, rounds.iter().copied())
@@ -57,6 +57,15 @@ fn a_ratio_is_taken_in_each_round() {
     let reference = rates(&[100.0, 200.0]);
     let figure = Figure::new("a", rates(&[50.0, 150.0])).beside("B", &reference);
     assert_eq!(figure.ratio().unwrap().rounds, [0.5, 0.75]);
+}
+
+#[test]
+fn two_rates_one_after_the_other_are_slower_than_either() {
+    let first = rates(&[100.0, 300.0, f64::NAN]);
+    let both = first.then(&rates(&[100.0, 150.0, 1.0]));
+    assert_eq!(both.rounds[..2], [50.0, 100.0]);
+    assert!(both.rounds[2].is_nan());
+    assert_eq!(both.unit, Unit::PerSecond);
 }
 
 #[test]
@@ -155,6 +164,7 @@ fn report() -> Report {
             }],
         }],
         failed: vec!["writers".into()],
+        page: Page::default(),
     }
 }
 
@@ -180,6 +190,32 @@ fn the_page_says_what_was_missed_and_what_failed() {
     for part in ["slow", "FAILED: writers", "machine: 2 cores", "By <keys>"] {
         assert!(text.contains(part), "{part:?} is missing in:\n{text}");
     }
+}
+
+#[test]
+fn another_sink_has_a_page_of_its_own() {
+    let of_sink = Report {
+        page: Page::of_sink("nats", "NATS JetStream", "the client alone."),
+        ..report()
+    };
+    let page = of_sink.markdown();
+    for part in [
+        "# Benchmarks: NATS JetStream\n",
+        "[benchmarks-nats.json](benchmarks-nats.json)",
+        "![By <keys>](benchmarks-nats/keys.svg)",
+        "![Memory](benchmarks-nats/memory.svg)",
+        "[with RabbitMQ](benchmarks.md)",
+        "- **Bare publisher (B)**: the client alone.\n",
+        "- **S then B**",
+    ] {
+        assert!(page.contains(part), "{part:?} is missing in:\n{page}");
+    }
+    for other in ["AMQP", "pgbench", "](benchmarks/"] {
+        assert!(!page.contains(other), "{other:?} is in:\n{page}");
+    }
+    // Where it is shown is no result.
+    let data = |report: &Report| serde_json::to_value(report).unwrap();
+    assert_eq!(data(&of_sink), data(&report()));
 }
 
 #[test]

@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 use tokio_postgres::types::{ToSql, Type};
 
 use crate::Result;
-use crate::broker::QueueKind;
 use crate::outbox::{Outbox, Rates, Seed, TEXT};
+use crate::place::QueueKind;
 use crate::process::{Relay, Usage};
 use crate::processors::{Account, Processors};
 use crate::world::{Settings, World};
@@ -96,7 +96,7 @@ pub(crate) async fn drain(world: &mut World, what: Drain<'_>) -> Result<Drained>
     };
     let rows = what.seed.rows;
     outbox.seed(what.seed).await?;
-    world.broker.new_queue(what.queue).await?;
+    world.place.new_queue(what.queue).await?;
 
     let before = Counters::read(world, &outbox).await?;
     let idle = Processors::now(world).await?;
@@ -117,8 +117,8 @@ pub(crate) async fn drain(world: &mut World, what: Drain<'_>) -> Result<Drained>
     let (mut body, mut messages) = (None, None);
     // A stream neither counts at once nor hands out single messages.
     if !what.has(STDOUT) && what.queue != QueueKind::Stream {
-        messages = Some(world.broker.await_waiting(rows, !what.has(BATCH)).await?);
-        body = Some(world.broker.body_size().await?);
+        messages = Some(world.place.await_waiting(rows, !what.has(BATCH)).await?);
+        body = Some(world.place.body_size().await?);
     }
     let rates = if what.has(DELETE) {
         Rates {
@@ -151,7 +151,7 @@ pub(crate) async fn drain_part(
     (after, up_to): (i64, i64),
     settings: Settings<'_>,
 ) -> Result<(f64, Vec<(f64, f64)>)> {
-    world.broker.new_queue(QueueKind::Classic).await?;
+    world.place.new_queue(QueueKind::Classic).await?;
     let mut relay: Relay = world.relay(outbox, settings)?;
     outbox.await_all(up_to, &mut relay, LIMIT).await?;
     let memory = relay.memory();
@@ -168,7 +168,7 @@ pub(crate) async fn bare_publisher(
     queue: QueueKind,
 ) -> Result<(f64, Account)> {
     let idle = Processors::now(world).await?;
-    let rate = world.broker.publish_many(messages, size, queue).await?;
+    let rate = world.place.publish_many(messages, size, queue).await?;
     let done = Processors::now(world).await?;
     Ok((rate, idle.since(done, None, messages)))
 }

@@ -3,9 +3,9 @@
 use std::time::{Duration, Instant};
 
 use crate::Result;
-use crate::broker::QueueKind;
 use crate::counting_proxy::{CountingProxy, Protocol};
 use crate::outbox::{Outbox, Seed};
+use crate::place::QueueKind;
 use crate::process::Relay;
 use crate::report::{Figure, Measured, Sample, Target, Unit};
 use crate::world::World;
@@ -20,7 +20,7 @@ const ASKED: Duration = Duration::from_secs(20);
 
 pub(crate) async fn measure(world: &mut World) -> Result<Measured> {
     let outbox = world.outbox().await?;
-    world.broker.new_queue(QueueKind::Classic).await?;
+    world.place.new_queue(QueueKind::Classic).await?;
     let host = outbox.url.host_str().unwrap_or("127.0.0.1").to_owned();
     let server = format!("{host}:{}", outbox.url.port().unwrap_or(5432));
     let proxy = CountingProxy::start(Protocol::Postgres, server).await?;

@@ -4,9 +4,10 @@
 //! more. So every figure here has its reference: a bare publisher, bare SQL, writers without a trigger.
 //! `scripts/bench` builds, starts private servers and runs this program. `cargo bench --bench relay` does it by hand:
 //! DATABASE_URL names a PostgreSQL server where it may create databases, AMQP_URL a RabbitMQ
-//! where it may use the exchange `events` and queues named `bench-...`.
+//! where it may use the exchange `events` and queues named `bench-...`. With `--sink nats` it is NATS_URL instead, a server
+//! where it may replace the stream `events`; with `--sink kafka` KAFKA_BROKERS, where it may make topics named `bench-...`.
 
-mod broker;
+mod arrivals;
 #[path = "../../tests/support/counting_proxy.rs"]
 #[allow(dead_code, missing_docs, unreachable_pub)]
 mod counting_proxy;
@@ -14,9 +15,11 @@ mod drain;
 mod idle;
 mod latency;
 mod outbox;
+mod place;
 mod process;
 mod processors;
 mod report;
+mod sinks;
 mod sizes;
 mod sweeps;
 mod takeover;
@@ -33,8 +36,9 @@ use std::time::{Duration, Instant};
 use clap::{Parser, ValueEnum};
 use tokio::signal::unix::{SignalKind, signal};
 
+use place::SinkName;
 use report::sample::thousands;
-use report::{Fact, Measured, Report};
+use report::{Fact, Measured, Page, Report};
 use world::World;
 
 type Result<T> = std::result::Result<T, Box<dyn Error + Send + Sync>>;
@@ -49,6 +53,9 @@ struct Args {
     /// pgbench, which plays the writers.
     #[arg(long, default_value = "pgbench")]
     pgbench: PathBuf,
+    /// Where events go. Other sinks than RabbitMQ have fewer parts.
+    #[arg(long, value_enum, default_value_t)]
+    sink: SinkName,
     /// Smaller sizes and one round each.
     #[arg(long)]
     quick: bool,
@@ -58,9 +65,9 @@ struct Args {
     /// Measure only these parts.
     #[arg(long, value_delimiter = ',')]
     only: Vec<Part>,
-    /// The broker's version, which it does not tell clients of ours.
+    /// The broker's version, where it does not tell clients of ours.
     #[arg(long, default_value = "of unknown version")]
-    rabbitmq_version: String,
+    broker_version: String,
     /// What was built, for the report.
     #[arg(long, default_value = env!("CARGO_PKG_VERSION"))]
     revision: String,
@@ -76,7 +83,7 @@ struct Args {
     /// Where to write everything as JSON.
     #[arg(long)]
     json: Option<PathBuf>,
-    /// Folder in which to write the page `benchmarks.md`, its data and its pictures.
+    /// Folder in which to write the page, its data and its pictures: `benchmarks.md`, for another sink `benchmarks-SINK.md`.
     #[arg(long)]
     page: Option<PathBuf>,
     /// Given by `cargo bench`, and not by `cargo test`.
@@ -85,8 +92,9 @@ struct Args {
     bench: bool,
     #[arg(skip)]
     database_url: String,
+    /// Of the broker; empty where there is none.
     #[arg(skip)]
-    amqp_url: String,
+    address: String,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -111,8 +119,14 @@ impl Part {
         value.map_or_else(String::new, |value| value.get_name().to_owned())
     }
 
+    /// Whether it can be measured with this sink.
+    fn fits(self, sink: SinkName) -> bool {
+        sink == SinkName::Rabbitmq || matches!(self, Self::Drain | Self::Latency)
+    }
+
     async fn measure(self, world: &mut World) -> Result<Measured> {
         match self {
+            Self::Drain if world.sink != SinkName::Rabbitmq => sinks::many_keys(world).await,
             Self::Drain => targets::many_keys(world).await,
             Self::HotKey => targets::hot_key(world).await,
             Self::Snapshot => targets::held_snapshot(world).await,
@@ -144,11 +158,12 @@ async fn run(args: &Args) -> Result<bool> {
     let mut report = Report {
         command: args.command.clone(),
         facts: facts(&world, args),
+        page: page(world.sink),
         ..Report::default()
     };
     let end = Instant::now() + RUN_LIMIT;
     for part in Part::value_variants() {
-        if !args.only.is_empty() && !args.only.contains(part) {
+        if !part.fits(args.sink) || !(args.only.is_empty() || args.only.contains(part)) {
             continue;
         }
         let (name, began) = (part.name(), Instant::now());
@@ -173,14 +188,15 @@ async fn run(args: &Args) -> Result<bool> {
         fs::write(path, json(&report)?)?;
     }
     if let Some(folder) = &args.page {
-        fs::create_dir_all(folder.join("benchmarks"))?;
-        fs::write(folder.join("benchmarks.md"), report.markdown())?;
-        fs::write(folder.join("benchmarks.json"), json(&report)?)?;
-        for (name, picture) in report.pictures() {
-            fs::write(folder.join("benchmarks").join(name), picture)?;
+        let name = report.page.name.as_str();
+        fs::create_dir_all(folder.join(name))?;
+        fs::write(folder.join(format!("{name}.md")), report.markdown())?;
+        fs::write(folder.join(format!("{name}.json")), json(&report)?)?;
+        for (picture, content) in report.pictures() {
+            fs::write(folder.join(name).join(picture), content)?;
         }
     }
-    world.broker.delete_queue().await?;
+    world.place.clear().await?;
     Ok(report.failed.is_empty())
 }
 
@@ -188,25 +204,81 @@ fn json(report: &Report) -> Result<String> {
     Ok(serde_json::to_string_pretty(report)? + "\n")
 }
 
+/// How the page is called, and what it says about the reference.
+fn page(sink: SinkName) -> Page {
+    match sink {
+        SinkName::Rabbitmq => Page::default(),
+        other => Page::of_sink(other.name(), other.title(), other.bare_publisher()),
+    }
+}
+
+/// The broker or service, as this run has it.
+fn receiver(world: &World, args: &Args) -> String {
+    let version = world.place.version();
+    let version = version.as_deref().unwrap_or(&args.broker_version);
+    match world.sink {
+        SinkName::Rabbitmq => format!("RabbitMQ {version} (defaults)"),
+        SinkName::Nats => format!(
+            "NATS {version} (one server, JetStream with file storage, one replica; by default a server flushes to the disk \
+             every two minutes, `sync_interval`, not before it acknowledges)"
+        ),
+        SinkName::Http => {
+            "a service that reads each request and answers 204 at once, storing nothing \
+             (HTTP/1.1, connections are kept; one thread of the program that measures)"
+                .into()
+        }
+        SinkName::Kafka => format!(
+            "Kafka {version} (one node, broker and controller in one, one replica; the Java options of its start script; by \
+             default nothing is flushed before it is confirmed, `log.flush.interval.messages`)"
+        ),
+    }
+}
+
 /// What the figures hold for.
 fn facts(world: &World, args: &Args) -> Vec<Fact> {
-    let sizes = &world.sizes;
+    let (sizes, sink) = (&world.sizes, world.sink);
     let fact = |name, value| Fact { name, value };
+    // They are built together, unless another program was named.
+    let build = match cfg!(debug_assertions) {
+        true => "development",
+        false => "release",
+    };
+    let (end, rounds) = match sink {
+        SinkName::Rabbitmq => (
+            "a classic queue",
+            format!(
+                "{} of each drain, sweep and writer, {} of the held snapshot, {} takeovers, {} starts, {} events for latency",
+                sizes.rounds,
+                sizes.snapshot_rounds,
+                sizes.takeovers,
+                sizes.starts,
+                sizes.latency_rows
+            ),
+        ),
+        other => (
+            other.end(),
+            format!(
+                "{} of each drain, {} events for latency",
+                sizes.rounds, sizes.latency_rows
+            ),
+        ),
+    };
     vec![
-        fact("outrigger", format!("{}, release build", args.revision)),
+        fact("outrigger", format!("{}, {build} build", args.revision)),
         fact(
             "servers",
             format!(
                 "PostgreSQL {} (fsync, synchronous_commit and full_page_writes on, 128 MB shared_buffers) and \
-                 RabbitMQ {} (defaults), both on the same machine as the relay and everything that measures",
-                world.postgres_version, args.rabbitmq_version
+                 {}, both on the same machine as the relay and everything that measures",
+                world.postgres_version,
+                receiver(world, args)
             ),
         ),
         fact("machine", machine()),
         fact(
             "events",
             format!(
-                "structured mode, about 1 KiB each on the wire, {} keys, a classic queue, unless the figure says otherwise",
+                "structured mode, about 1 KiB each on the wire, {} keys, {end}, unless the figure says otherwise",
                 thousands(sizes.keys as f64)
             ),
         ),
@@ -214,13 +286,7 @@ fn facts(world: &World, args: &Args) -> Vec<Fact> {
             "configuration",
             "the defaults, except where a figure names a setting (without its prefix `OUTRIGGER_...`)".into(),
         ),
-        fact(
-            "rounds",
-            format!(
-                "{} of each drain, sweep and writer, {} of the held snapshot, {} takeovers, {} starts, {} events for latency",
-                sizes.rounds, sizes.snapshot_rounds, sizes.takeovers, sizes.starts, sizes.latency_rows
-            ),
-        ),
+        fact("rounds", rounds),
     ]
 }
 
@@ -246,18 +312,28 @@ async fn main() -> ExitCode {
         return ExitCode::SUCCESS;
     }
     let mut args = Args::parse();
-    let [database, broker] = ["DATABASE_URL", "AMQP_URL"].map(std::env::var);
-    match (database, broker) {
-        (Ok(database), Ok(broker)) => (args.database_url, args.amqp_url) = (database, broker),
-        _ => {
-            eprintln!(
-                "error: DATABASE_URL and AMQP_URL are not set\n\
-                 hint: run scripts/bench, which starts private servers and then this; or set both to servers that may be \
-                 loaded and filled"
-            );
-            return ExitCode::from(2);
-        }
+    if let Some(part) = args.only.iter().find(|part| !part.fits(args.sink)) {
+        eprintln!(
+            "error: the part `{}` is measured with RabbitMQ only",
+            part.name()
+        );
+        return ExitCode::from(2);
     }
+    let mut wanted = vec!["DATABASE_URL"];
+    wanted.extend(args.sink.variable());
+    let found: Vec<String> = wanted.iter().flat_map(std::env::var).collect();
+    if found.len() < wanted.len() {
+        eprintln!(
+            "error: {} must be set\n\
+             hint: run scripts/bench, which starts private servers and then this; or name servers that may be loaded \
+             and filled",
+            wanted.join(" and ")
+        );
+        return ExitCode::from(2);
+    }
+    let mut found = found.into_iter();
+    args.database_url = found.next().unwrap_or_default();
+    args.address = found.next().unwrap_or_default();
     // Returning, instead of dying, drops the relays and so ends them.
     let stopped = async {
         match (

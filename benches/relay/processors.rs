@@ -15,7 +15,7 @@ pub(crate) struct Processors {
     busy: f64,
     /// The database server with all its processes; unknown if it is not on this machine.
     database: f64,
-    /// This program.
+    /// This program, without a receiver within it.
     own: f64,
 }
 
@@ -48,7 +48,7 @@ impl Processors {
             all: all / 100.0,
             busy: (all - idle - waiting) / 100.0,
             database: database(world).await?,
-            own: cpu_time(&own)?.as_secs_f64(),
+            own: cpu_time(&own)?.as_secs_f64() - world.place.receiver_cpu()?,
         })
     }
 

@@ -1,9 +1,9 @@
 //! The same drain for several values of one thing: payload, keys, replicas, kind of queue, size of the backlog.
 
 use crate::Result;
-use crate::broker::QueueKind;
 use crate::drain::{Drain, Drained, LIMIT, STDOUT, STRICT, bare_publisher, drain, drain_part};
 use crate::outbox::{Outbox, Seed, TEXT, message_size};
+use crate::place::QueueKind;
 use crate::process::Relay;
 use crate::processors;
 use crate::report::sample::thousands;
@@ -36,7 +36,7 @@ pub(crate) async fn payload(world: &mut World) -> Result<Measured> {
             let size = message_size(*text);
             bare[index].push(
                 world
-                    .broker
+                    .place
                     .publish_many(*rows, size, QueueKind::Classic)
                     .await?,
             );
@@ -99,7 +99,7 @@ pub(crate) async fn keys(world: &mut World) -> Result<Measured> {
         let (rows, size) = (world.sizes.sweep, message_size(TEXT));
         bare.push(
             world
-                .broker
+                .place
                 .publish_many(rows, size, QueueKind::Classic)
                 .await?,
         );
@@ -186,7 +186,7 @@ pub(crate) async fn replicas(world: &mut World) -> Result<Measured> {
     for _ in 0..world.sizes.rounds {
         bare.push(
             world
-                .broker
+                .place
                 .publish_many(rows, message_size(TEXT), QueueKind::Classic)
                 .await?,
         );
@@ -237,7 +237,7 @@ pub(crate) async fn replicas(world: &mut World) -> Result<Measured> {
 /// The rate of several replicas together, and the CPU they used per event.
 async fn together(world: &mut World, replicas: usize, rows: i64) -> Result<(f64, f64)> {
     let outbox = world.outbox().await?;
-    world.broker.new_queue(QueueKind::Classic).await?;
+    world.place.new_queue(QueueKind::Classic).await?;
     let mut relays: Vec<Relay> = Vec::new();
     for _ in 0..replicas {
         relays.push(world.relay(&outbox, &[STRICT])?);
@@ -262,7 +262,7 @@ async fn together(world: &mut World, replicas: usize, rows: i64) -> Result<(f64,
     for relay in relays {
         relay.stop().await?;
     }
-    world.broker.await_waiting(rows, true).await?;
+    world.place.await_waiting(rows, true).await?;
     let rate = outbox.rates(0, rows).await?.all;
     world.drop(outbox).await?;
     Ok((rate, cpu))

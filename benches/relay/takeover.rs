@@ -3,8 +3,8 @@
 use std::time::{Duration, Instant};
 
 use crate::Result;
-use crate::broker::QueueKind;
 use crate::outbox::{Outbox, Seed};
+use crate::place::QueueKind;
 use crate::process::Relay;
 use crate::report::{Figure, Measured, Sample, Target, Unit};
 use crate::world::World;
@@ -24,7 +24,7 @@ pub(crate) async fn measure(world: &mut World) -> Result<Measured> {
 
 async fn start(world: &mut World) -> Result<Figure> {
     let outbox = world.outbox().await?;
-    world.broker.new_queue(QueueKind::Classic).await?;
+    world.place.new_queue(QueueKind::Classic).await?;
     let mut times = Vec::new();
     for seq in 1..=world.sizes.starts as i64 {
         outbox
@@ -51,7 +51,7 @@ async fn takeover(world: &mut World) -> Result<Vec<Figure>> {
     let ttl = format!("{}s", lease.as_secs());
     let settings = [("OUTRIGGER_RELAY_LEASE_TTL", ttl.as_str())];
     let outbox = world.outbox().await?;
-    world.broker.new_queue(QueueKind::Classic).await?;
+    world.place.new_queue(QueueKind::Classic).await?;
     let mut relays = vec![world.relay(&outbox, &settings)?];
     let [mut crashed, mut stopped] = [vec![], vec![]];
     for _ in 0..world.sizes.takeovers {

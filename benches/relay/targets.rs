@@ -1,12 +1,12 @@
 //! The drains that have targets: many keys in all settings, to nowhere, one hot key, a held snapshot.
 
 use crate::Result;
-use crate::broker::QueueKind;
 use crate::drain::{
     BATCH, BINARY, Cost, DELETE, Drain, Drained, PIPELINED, STDOUT, STRICT, UNORDERED,
     bare_publisher, bare_sql, drain,
 };
 use crate::outbox::{Seed, TEXT, message_size};
+use crate::place::QueueKind;
 use crate::processors::{self, Account, Processors};
 use crate::report::sample::thousands;
 use crate::report::{Curve, Curves, Figure, Line, Measured, Sample, Sweep, Target, Unit};
@@ -30,7 +30,7 @@ pub(crate) fn peak(drained: &[Drained]) -> Sample {
 }
 
 /// The settings that are compared, each by its name.
-const MODES: [(&str, Settings<'_>); 6] = [
+pub(crate) const MODES: [(&str, Settings<'_>); 6] = [
     ("strict (the defaults)", &[STRICT]),
     ("ORDERING=pipelined", &[PIPELINED]),
     ("ORDERING=none", &[UNORDERED]),
@@ -38,9 +38,9 @@ const MODES: [(&str, Settings<'_>); 6] = [
     ("MODE=binary", &[BINARY]),
     ("MODE=batch: up to 100 events in a message", &[BATCH]),
 ];
-const B: &str = "B: bare publisher";
-const S: &str = "S: bare SQL";
-const TIME: &str = "Time of one processor for each event, in the rounds above, from what the kernel counts for the whole machine. Where \
+pub(crate) const B: &str = "B: bare publisher";
+pub(crate) const S: &str = "S: bare SQL";
+pub(crate) const TIME: &str = "Time of one processor for each event, in the rounds above, from what the kernel counts for the whole machine. Where \
     all processors are in use, a rate is what is left of them: no relay is faster than the last column.";
 
 /// Many keys, in each setting, beside the bare publisher.
@@ -65,37 +65,19 @@ pub(crate) async fn many_keys(world: &mut World) -> Result<Measured> {
     let strict = &drained[0];
     let rate = rates(strict);
     world.drain_rate = Some(rate.median());
-    let configuration = format!(
-        "{} rows, {} keys",
-        thousands(backlog as f64),
-        thousands(keys as f64)
-    );
-    let body = strict.iter().find_map(|drained| drained.body).unwrap_or(0);
-
+    let configuration = configuration(world);
     let mut figures = vec![
         Figure::new("drain to RabbitMQ, strict order", rate)
             .beside(B, &bare)
             .target(Target::ShareAtLeast(0.8))
-            .with(format!(
-                "{configuration}, {} bytes a message",
-                thousands(body as f64)
-            )),
+            .with(format!("{configuration}, {}", message(strict))),
         Figure::new("CPU of the relay per event", cpu(strict)).target(Target::AtMost(15.0)),
         Figure::new("memory of the relay at its peak, draining", peak(strict))
             .target(Target::AtMost(32.0)),
-        Figure::new(
-            "memory of the relay at the end of the drain",
-            each(Unit::Mebibytes, strict, |drained| {
-                drained.usage.resident_mib
-            }),
-        ),
-        Figure::new(
-            "rows marked by one statement",
-            each(Unit::Count, strict, |drained| drained.per_settle),
-        ),
     ];
+    figures.extend(beside_the_rate(strict));
     let curves = memory(&configuration, &drained);
-    let sweep = modes(&configuration, &bare, &drained);
+    let sweep = modes(&configuration, world.sink.end(), &bare, &drained);
     let (more, [sql, stdout]) = discarded(world, strict, &drained[3]).await?;
     figures.extend(more);
     let time = processors::table(
@@ -118,11 +100,45 @@ pub(crate) async fn many_keys(world: &mut World) -> Result<Measured> {
     })
 }
 
+/// Rows and keys of the drains in all settings.
+pub(crate) fn configuration(world: &World) -> String {
+    let [rows, keys] = [world.sizes.backlog, world.sizes.keys].map(|n| thousands(n as f64));
+    format!("{rows} rows, {keys} keys")
+}
+
+/// What one message of these drains was.
+pub(crate) fn message(drained: &[Drained]) -> String {
+    let body = drained.iter().find_map(|drained| drained.body).unwrap_or(0);
+    format!("{} bytes a message", thousands(body as f64))
+}
+
+/// What else a drain tells, without targets.
+pub(crate) fn beside_the_rate(drained: &[Drained]) -> [Figure; 2] {
+    [
+        Figure::new(
+            "memory of the relay at the end of the drain",
+            each(Unit::Mebibytes, drained, |drained| {
+                drained.usage.resident_mib
+            }),
+        ),
+        Figure::new(
+            "rows marked by one statement",
+            each(Unit::Count, drained, |drained| drained.per_settle),
+        ),
+    ]
+}
+
 pub(crate) fn of(drained: &[Drained]) -> Vec<Account> {
     drained.iter().map(|drained| drained.account).collect()
 }
 
-fn modes(configuration: &str, bare: &Sample, drained: &[Vec<Drained>]) -> Sweep {
+/// In each setting, beside the bare publisher. `end` is what the events end in.
+pub(crate) fn modes(
+    configuration: &str,
+    end: &str,
+    bare: &Sample,
+    drained: &[Vec<Drained>],
+) -> Sweep {
     let line = |((name, _), drained): (&(&str, Settings<'_>), &Vec<Drained>)| Line {
         label: (*name).into(),
         cells: vec![
@@ -141,7 +157,7 @@ fn modes(configuration: &str, bare: &Sample, drained: &[Vec<Drained>]) -> Sweep 
         id: "modes",
         title: "By order, mode and what happens to published rows",
         about: format!(
-            "{configuration}, classic queue. B publishes messages of {} bytes in each round; rates count events, not messages.",
+            "{configuration}, {end}. B publishes messages of {} bytes in each round; rates count events, not messages.",
             message_size(TEXT)
         ),
         axis: "setting",
@@ -160,7 +176,7 @@ fn modes(configuration: &str, bare: &Sample, drained: &[Vec<Drained>]) -> Sweep 
     }
 }
 
-fn memory(configuration: &str, drained: &[Vec<Drained>]) -> Curves {
+pub(crate) fn memory(configuration: &str, drained: &[Vec<Drained>]) -> Curves {
     let curve = |((name, _), drained): (&(&str, Settings<'_>), &Vec<Drained>)| Curve {
         label: (*name).split(':').next().unwrap_or_default().into(),
         points: drained
@@ -244,7 +260,7 @@ pub(crate) async fn hot_key(world: &mut World) -> Result<Measured> {
     let [mut strict, mut spread, mut pipelined] = [vec![], vec![], vec![]];
     for _ in 0..world.sizes.rounds {
         let idle = Processors::now(world).await?;
-        windows.push(world.broker.publish_one_by_one(rows).await?);
+        windows.push(world.place.rabbitmq()?.publish_one_by_one(rows).await?);
         window_accounts.push(idle.since(Processors::now(world).await?, None, rows));
         strict.push(drain(world, Drain::new(rows, 1, &[STRICT])).await?);
         let keys = world.sizes.keys;

@@ -8,8 +8,8 @@ use outrigger::store::postgres::{ConnectSettings, Database, Mapping, OutboxSetti
 use tokio_postgres::Client;
 use url::Url;
 
-use crate::broker::Broker;
 use crate::outbox::{Outbox, connect};
+use crate::place::{Place, SOURCE, SinkName};
 use crate::process::Relay;
 use crate::sizes::Sizes;
 use crate::{Args, Result};
@@ -20,7 +20,8 @@ pub(crate) type Settings<'a> = &'a [(&'a str, &'a str)];
 /// Everything a measurement needs.
 pub(crate) struct World {
     pub(crate) sizes: Sizes,
-    pub(crate) broker: Broker,
+    pub(crate) sink: SinkName,
+    pub(crate) place: Place,
     pub(crate) postgres_version: String,
     pub(crate) pgbench: PathBuf,
     pub(crate) work: PathBuf,
@@ -30,7 +31,6 @@ pub(crate) struct World {
     pub(crate) drain_rate: Option<f64>,
     outrigger: PathBuf,
     database_url: Url,
-    amqp_url: String,
     databases: usize,
     relays: usize,
 }
@@ -44,7 +44,8 @@ impl World {
         let version: String = row.try_get(0)?;
         Ok(Self {
             sizes: Sizes::new(args.quick, args.rounds),
-            broker: Broker::open(&args.amqp_url).await?,
+            sink: args.sink,
+            place: Place::open(args.sink, &args.address).await?,
             postgres_version: version.split(' ').next().unwrap_or_default().to_owned(),
             pgbench: args.pgbench.clone(),
             work,
@@ -52,7 +53,6 @@ impl World {
             drain_rate: None,
             outrigger: args.outrigger.clone(),
             database_url,
-            amqp_url: args.amqp_url.clone(),
             databases: 0,
             relays: 0,
         })
@@ -103,8 +103,8 @@ impl World {
             .arg("run")
             .env_clear()
             .env("OUTRIGGER_DATABASE_URL", database.as_str())
-            .env("OUTRIGGER_RABBITMQ_URL", &self.amqp_url)
-            .env("OUTRIGGER_EVENT_SOURCE", "/bench")
+            .env("OUTRIGGER_EVENT_SOURCE", SOURCE)
+            .envs(self.place.settings())
             .env("OUTRIGGER_RELAY_NAME", format!("relay-{}", self.relays))
             .envs(settings.iter().copied());
         // Several relays of one machine would fight for a fixed port.
@@ -124,7 +124,7 @@ impl World {
 
     /// Makes ready for the next part after one has failed.
     pub(crate) async fn recover(&mut self) -> Result<()> {
-        self.broker.reopen(&self.amqp_url).await
+        self.place.reopen().await
     }
 
     /// Up to where the server has written its log, in bytes.

@@ -6,8 +6,8 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use crate::Result;
-use crate::broker::QueueKind;
 use crate::outbox::{Outbox, TEXT};
+use crate::place::QueueKind;
 use crate::process::Relay;
 use crate::processors::{self, Account, Processors};
 use crate::report::{Figure, Measured, Sample, Target, Unit};
@@ -158,7 +158,7 @@ async fn one(
     client.batch_execute("truncate outbox").await?;
     client.batch_execute(way.setup()).await?;
     client.batch_execute("checkpoint").await?;
-    world.broker.new_queue(QueueKind::Classic).await?;
+    world.place.new_queue(QueueKind::Classic).await?;
     let listener = outbox.connect().await?;
     if way == Way::Naive {
         listener.batch_execute("listen naive").await?;

@@ -281,11 +281,13 @@ CONF
     die "NATS did not start in $attempt attempts"
 }
 
+# For whoever wants speed, not a quick start and little memory.
+KAFKA_JVM=(-Xms64m -Xmx256m -XX:+UseSerialGC -XX:TieredStopAtLevel=1)
+
 # start_kafka: a node, broker and controller in one; sets KAFKA_BROKERS. Needs kafka.sh.
 start_kafka() {
     local folder port controller attempt log=$WORK/kafka.log java
-    java=(java -Xms64m -Xmx256m -XX:+UseSerialGC -XX:TieredStopAtLevel=1
-        -Dorg.slf4j.simpleLogger.defaultLogLevel=error -cp "$(kafka_folder)/jars/*")
+    java=(java "${KAFKA_JVM[@]}" -Dorg.slf4j.simpleLogger.defaultLogLevel=error -cp "$(kafka_folder)/jars/*")
     # Not as another user, who might be unable to read the jars.
     server_user "$(id -un)"
     folder=$(server_folder kafka)

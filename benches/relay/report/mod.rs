@@ -1,6 +1,7 @@
 //! What was measured, and how it is shown: numbers in, text out. Pure, so `tests/bench_report.rs` can test it.
 
 pub(crate) mod figure;
+pub(crate) mod method;
 pub(crate) mod page;
 pub(crate) mod plot;
 pub(crate) mod sample;
@@ -8,6 +9,7 @@ pub(crate) mod sample;
 use serde::Serialize;
 
 pub(crate) use figure::{Figure, Target};
+pub(crate) use method::Page;
 pub(crate) use sample::{Sample, Unit};
 
 /// Everything one run has to say. As JSON it holds each round of each figure.
@@ -22,6 +24,9 @@ pub(crate) struct Report {
     pub(crate) curves: Vec<Curves>,
     /// Parts that gave no figures.
     pub(crate) failed: Vec<String>,
+    /// Where and how it is shown.
+    #[serde(skip)]
+    pub(crate) page: Page,
 }
 
 #[derive(Debug, Serialize)]

@@ -78,6 +78,13 @@ impl Sample {
         Self::new(Unit::Ratio, pairs.map(|(one, other)| one / other))
     }
 
+    /// Two rates, in each round, as one: what is done at the first and then at the second.
+    pub(crate) fn then(&self, other: &Self) -> Self {
+        let pairs = self.rounds.iter().zip(&other.rounds);
+        let both = pairs.map(|(one, other)| 1.0 / (1.0 / one + 1.0 / other));
+        Self::new(self.unit, both)
+    }
+
     /// The median, and from where to where the rounds went if there are several.
     pub(crate) fn text(&self) -> String {
         let middle = self.unit.write(self.median());

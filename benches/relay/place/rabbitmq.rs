@@ -1,9 +1,7 @@
-//! The broker's side: the queue, the bare publishers, and a consumer that notes arrivals.
+//! RabbitMQ's side: the queue, the bare publishers, and a consumer that notes arrivals.
 
-use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use futures_util::StreamExt;
 use futures_util::future::{join_all, try_join_all};
@@ -16,14 +14,13 @@ use lapin::{
     BasicProperties, Channel, Confirmation, Connection, ConnectionProperties, ExchangeKind,
 };
 
+use super::per_confirm;
 use crate::Result;
+use crate::arrivals::{Arrivals, Receipts};
 use crate::outbox::{TEXT, message_size};
 
 const EXCHANGE: &str = "events";
 const CHANNELS: usize = 8;
-const PER_CONFIRM: usize = 200;
-/// Bytes in flight at most: the default of the relay's OUTRIGGER_RELAY_MAX_IN_FLIGHT_BYTES.
-const IN_FLIGHT_BYTES: usize = 16 << 20;
 const PERSISTENT: u8 = 2;
 
 /// The kinds of queues RabbitMQ offers, by their `x-queue-type`.
@@ -48,6 +45,7 @@ impl QueueKind {
 }
 
 pub(crate) struct Broker {
+    url: String,
     connection: Connection,
     channel: Channel,
     /// How many queues were made. Each has a name of its own: a channel of RabbitMQ 3.10 crashes when a name
@@ -72,15 +70,20 @@ impl Broker {
             )
             .await?;
         Ok(Self {
+            url: url.to_owned(),
             connection,
             channel,
             queues: AtomicUsize::new(0),
         })
     }
 
+    pub(crate) fn url(&self) -> &str {
+        &self.url
+    }
+
     /// Connects anew: after an error, a channel or a connection is no good any more.
-    pub(crate) async fn reopen(&mut self, url: &str) -> Result<()> {
-        let fresh = Self::open(url).await?;
+    pub(crate) async fn reopen(&mut self) -> Result<()> {
+        let fresh = Self::open(&self.url).await?;
         let queues = self.queues.load(Ordering::Relaxed);
         fresh.queues.store(queues, Ordering::Relaxed);
         *self = fresh;
@@ -127,28 +130,17 @@ impl Broker {
         Ok(())
     }
 
-    /// Waits until the queue holds a message for each of so many rows (or any, if several rows may share one), and
-    /// tells how many it holds. Quorum queues count a moment later than they confirm.
-    pub(crate) async fn await_waiting(&self, rows: i64, each: bool) -> Result<i64> {
+    /// How many messages are in the queue.
+    pub(crate) async fn count(&self) -> Result<i64> {
         let only_look = QueueDeclareOptions {
             passive: true,
             ..Default::default()
         };
-        let began = Instant::now();
-        loop {
-            let queue = self
-                .channel
-                .queue_declare(self.queue(), only_look, FieldTable::default())
-                .await?;
-            let waiting = i64::from(queue.message_count());
-            if waiting == rows || (!each && waiting > 0) {
-                return Ok(waiting);
-            }
-            if waiting > rows || began.elapsed() > Duration::from_secs(10) {
-                return Err(format!("{waiting} messages for {rows} rows").into());
-            }
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
+        let queue = self
+            .channel
+            .queue_declare(self.queue(), only_look, FieldTable::default())
+            .await?;
+        Ok(i64::from(queue.message_count()))
     }
 
     /// Takes one message from the queue and tells the size of its body.
@@ -167,7 +159,7 @@ impl Broker {
     ) -> Result<f64> {
         self.new_queue(kind).await?;
         let per_channel = usize::try_from(messages)?.div_ceil(CHANNELS);
-        let per_confirm = (IN_FLIGHT_BYTES / CHANNELS / size).clamp(1, PER_CONFIRM);
+        let per_confirm = per_confirm(CHANNELS, size);
         let mut channels = Vec::new();
         for _ in 0..CHANNELS {
             channels.push(self.confirming().await?);
@@ -234,24 +226,21 @@ impl Broker {
                 FieldTable::default(),
             )
             .await?;
-        let arrivals = Arc::new(Mutex::new(HashMap::new()));
-        let noted = Arc::clone(&arrivals);
+        let arrivals = Arrivals::default();
+        let noted = arrivals.clone();
         let task = tokio::spawn(async move {
             while let Some(Ok(delivery)) = deliveries.next().await {
-                let now = Instant::now();
                 let id = delivery.properties.message_id().as_ref();
                 if let Some(id) = id.and_then(|id| id.as_str().parse().ok()) {
-                    let mut noted = noted.lock().unwrap_or_else(PoisonError::into_inner);
-                    // A duplicate does not make the first one later.
-                    noted.entry(id).or_insert(now);
+                    noted.note(id);
                 }
             }
         });
-        Ok(Receipts {
-            channel,
-            arrivals,
-            task,
-        })
+        Ok(Receipts::new(arrivals, async move {
+            channel.close(200, "done".into()).await?;
+            task.abort();
+            Ok(())
+        }))
     }
 
     async fn confirming(&self) -> Result<Channel> {
@@ -306,39 +295,5 @@ impl Direct {
     pub(crate) async fn publish(&self, id: uuid::Uuid) -> Result<()> {
         let body = vec![b'x'; message_size(TEXT)];
         routed(send(&self.0, &body, id).await?.await?)
-    }
-}
-
-/// When each message arrived, by its id.
-pub(crate) struct Receipts {
-    channel: Channel,
-    arrivals: Arc<Mutex<HashMap<uuid::Uuid, Instant>>>,
-    task: tokio::task::JoinHandle<()>,
-}
-
-impl Receipts {
-    fn count(&self) -> usize {
-        let arrivals = self.arrivals.lock().unwrap_or_else(PoisonError::into_inner);
-        arrivals.len()
-    }
-
-    /// Waits until this many messages have arrived, stops receiving, and hands the arrivals over.
-    pub(crate) async fn take(
-        self,
-        messages: usize,
-        limit: Duration,
-    ) -> Result<HashMap<uuid::Uuid, Instant>> {
-        let began = Instant::now();
-        while self.count() < messages {
-            if began.elapsed() > limit {
-                let count = self.count();
-                return Err(format!("{count} of {messages} messages arrived in {limit:?}").into());
-            }
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-        self.channel.close(200, "done".into()).await?;
-        self.task.abort();
-        let mut arrivals = self.arrivals.lock().unwrap_or_else(PoisonError::into_inner);
-        Ok(std::mem::take(&mut *arrivals))
     }
 }
