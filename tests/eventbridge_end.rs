@@ -17,11 +17,10 @@ mod tool;
 
 use std::collections::HashMap;
 
-use serde_json::Value;
 use tokio::sync::OnceCell;
 
 use self::moto::Moto;
-use self::tool::Tool;
+use self::tool::{Tool, says};
 
 async fn aws() -> &'static Moto {
     static SERVER: OnceCell<Moto> = OnceCell::const_new();
@@ -51,33 +50,10 @@ async fn without(variable: &str, tool: &Tool) -> Tool {
     less
 }
 
-fn check(tool: &Tool, code: i32, more: &[&str]) -> Vec<(String, String)> {
-    let output = tool.run(&[&["check", "-o", "json"], more].concat());
-    assert_eq!(output.status.code(), Some(code), "{output:?}");
-    let json: Value = serde_json::from_slice(&output.stdout).unwrap();
-    let text = |value: &Value| value.as_str().unwrap().to_owned();
-    let checks = json["checks"].as_array().unwrap();
-    checks
-        .iter()
-        .filter(|check| check["area"] == "broker")
-        .map(|check| (text(&check["result"]), text(&check["text"])))
-        .collect()
-}
-
-#[track_caller]
-fn says(found: &[(String, String)], result: &str, part: &str) {
-    assert!(
-        found
-            .iter()
-            .any(|(is, text)| is == result && text.contains(part)),
-        "{result} {part:?} is not among {found:#?}"
-    );
-}
-
 #[tokio::test]
 async fn check_tells_what_is_there_and_what_is_not() {
     let tool = with_eventbridge("well", &[]).await;
-    let found = check(&tool, 3, &[]);
+    let found = tool.check_broker(3, &[]);
     says(
         &found,
         "ok",
@@ -85,7 +61,7 @@ async fn check_tells_what_is_there_and_what_is_not() {
     );
     says(&found, "failed", "there is no event bus `well`");
     aws().await.open("well").await;
-    let found = check(&tool, 0, &["--probe=order.probed"]);
+    let found = tool.check_broker(0, &["--probe=order.probed"]);
     says(&found, "ok", "events: bus `well`");
     says(
         &found,
@@ -95,12 +71,12 @@ async fn check_tells_what_is_there_and_what_is_not() {
     assert_eq!(aws().await.take("well").await.len(), 1);
 
     let nobody = without("AWS_ACCESS_KEY_ID", &tool).await;
-    says(&check(&nobody, 3, &[]), "failed", "credential");
+    says(&nobody.check_broker(3, &[]), "failed", "credential");
     let nowhere = without("AWS_REGION", &tool).await;
-    says(&check(&nowhere, 3, &[]), "failed", "no region");
+    says(&nowhere.check_broker(3, &[]), "failed", "no region");
     let away = ("OUTRIGGER_EVENTBRIDGE_ENDPOINT", "http://127.0.0.1:9");
     let away = tool.with(&[away]).await;
-    says(&check(&away, 3, &[]), "failed", "Connection refused");
+    says(&away.check_broker(3, &[]), "failed", "Connection refused");
 }
 
 #[tokio::test]
@@ -112,12 +88,7 @@ async fn rows_become_events_that_a_rule_sends_to_a_queue() {
          jsonb_build_object('n', g), '{\"resources\": \"arn:aws:s3:::orders\"}' from generate_series(1, 500) g",
     )
     .await;
-    let relay = tool.follow(&["run"]);
-    while tool.count("outbox where published_at is null").await > 0 {
-        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
-    }
-    let (code, _) = relay.stop("-TERM");
-    assert_eq!(code, Some(0));
+    tool.drain().await;
     let events = aws().await.take("orders").await;
     assert_eq!(events.len(), 500, "once each");
     // moto delivers in the order of its calls; EventBridge promises no order.

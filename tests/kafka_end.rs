@@ -16,13 +16,12 @@ mod postgres;
 mod tool;
 
 use std::collections::HashMap;
-use std::time::Duration;
 
 use serde_json::Value;
 use tokio::sync::OnceCell;
 
 use self::kafka::Kafka;
-use self::tool::Tool;
+use self::tool::{Tool, says};
 
 async fn node() -> &'static Kafka {
     static NODE: OnceCell<Kafka> = OnceCell::const_new();
@@ -35,40 +34,16 @@ async fn with_kafka(topic: &str, more: &[(&str, &str)]) -> Tool {
         ("OUTRIGGER_SINK", "kafka"),
         ("OUTRIGGER_KAFKA_BROKERS", address.as_str()),
         ("OUTRIGGER_EVENT_SOURCE", "/t"),
-        ("OUTRIGGER_ADMIN_LISTEN", "off"),
         ("OUTRIGGER_ROUTE_DESTINATION", topic),
     ];
     let tool = Tool::new().await;
     tool.with(&[&settings, more].concat()).await
 }
 
-fn check(tool: &Tool, code: i32, more: &[&str]) -> Vec<(String, String)> {
-    let output = tool.run(&[&["check", "-o", "json"], more].concat());
-    assert_eq!(output.status.code(), Some(code), "{output:?}");
-    let json: Value = serde_json::from_slice(&output.stdout).unwrap();
-    let text = |value: &Value| value.as_str().unwrap().to_owned();
-    let checks = json["checks"].as_array().unwrap();
-    checks
-        .iter()
-        .filter(|check| check["area"] == "broker")
-        .map(|check| (text(&check["result"]), text(&check["text"])))
-        .collect()
-}
-
-#[track_caller]
-fn says(found: &[(String, String)], result: &str, part: &str) {
-    assert!(
-        found
-            .iter()
-            .any(|(is, text)| is == result && text.contains(part)),
-        "{result} {part:?} is not among {found:#?}"
-    );
-}
-
 #[tokio::test]
 async fn check_tells_what_is_there_and_what_is_not() {
     let tool = with_kafka("well", &[]).await;
-    let found = check(&tool, 3, &[]);
+    let found = tool.check_broker(3, &[]);
     says(
         &found,
         "ok",
@@ -76,7 +51,7 @@ async fn check_tells_what_is_there_and_what_is_not() {
     );
     says(&found, "failed", "there is no topic `well`");
     node().await.topic("well", 3, &[]).await;
-    let found = check(&tool, 0, &["--probe=order.probed"]);
+    let found = tool.check_broker(0, &["--probe=order.probed"]);
     says(&found, "warning", "topic `well`, 3 partitions, 1 replicas");
     says(&found, "ok", "idempotent producer");
     says(
@@ -89,7 +64,7 @@ async fn check_tells_what_is_there_and_what_is_not() {
     let away = tool
         .with(&[("OUTRIGGER_KAFKA_BROKERS", "127.0.0.1:9")])
         .await;
-    says(&check(&away, 3, &[]), "failed", "Connection refused");
+    says(&away.check_broker(3, &[]), "failed", "Connection refused");
 }
 
 #[tokio::test]
@@ -101,16 +76,7 @@ async fn rows_become_records_in_the_order_of_their_keys() {
          from generate_series(1, 2000) g",
     )
     .await;
-    let relay = tool.follow(&["run"]);
-    let drained = async {
-        while tool.count("outbox where published_at is null").await > 0 {
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-    };
-    let drained = tokio::time::timeout(Duration::from_secs(180), drained).await;
-    drained.expect("every row is published");
-    let (code, _) = relay.stop("-TERM");
-    assert_eq!(code, Some(0));
+    tool.drain().await;
     let records = node().await.read_all("orders").await;
     assert_eq!(records.len(), 2000, "once each");
     let mut last: HashMap<String, u64> = HashMap::new();

@@ -17,7 +17,6 @@ mod postgres;
 mod tool;
 
 use std::collections::{BTreeMap, HashMap};
-use std::time::Duration;
 
 use serde_json::{Value, json};
 
@@ -25,9 +24,6 @@ use self::nats_node::{NatsNode, RawClient, parse_headers};
 use self::tool::Tool;
 
 const JETSTREAM: &str = r#"jetstream { store_dir: "@DIR@/store" }"#;
-
-/// Reached only when something hangs.
-const PATIENCE: Duration = Duration::from_secs(180);
 
 struct Stored {
     subject: String,
@@ -52,29 +48,12 @@ async fn stored(client: &mut RawClient, name: &str) -> Vec<Stored> {
     read.collect()
 }
 
-/// Runs a relay until no row is waiting.
-async fn drain(tool: &Tool) {
-    let relay = tool.follow(&["run"]);
-    let open = "outbox o where published_at is null and not exists \
-        (select from outrigger.failures f where f.seq = o.seq and f.state = 'dead')";
-    let drained = async {
-        while tool.count(open).await > 0 {
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-    };
-    let drained = tokio::time::timeout(PATIENCE, drained).await;
-    drained.expect("no row is waiting");
-    let (code, _) = relay.stop("-TERM");
-    assert_eq!(code, Some(0));
-}
-
 async fn with_nats(node: &NatsNode, more: &[(&str, &str)]) -> Tool {
     let url = format!("nats://127.0.0.1:{}", node.port());
     let settings = [
         ("OUTRIGGER_SINK", "nats"),
         ("OUTRIGGER_NATS_URL", url.as_str()),
         ("OUTRIGGER_EVENT_SOURCE", "/t"),
-        ("OUTRIGGER_ADMIN_LISTEN", "off"),
         ("OUTRIGGER_ROUTE_DESTINATION", "E"),
         ("OUTRIGGER_ROUTE_KEY", "e.{{ type }}"),
     ];
@@ -93,7 +72,7 @@ async fn rows_become_messages_in_the_order_of_their_keys() {
            '{{\"traceparent\": \"{context}\"}}' from generate_series(1, 1000) g"
     ))
     .await;
-    drain(&tool).await;
+    tool.drain().await;
 
     let messages = stored(&mut client, "E").await;
     assert_eq!(messages.len(), 1000, "once each");
@@ -136,7 +115,7 @@ async fn what_cannot_be_published_goes_to_the_stream_of_dead_letters() {
          ('good', 'k', '4')",
     )
     .await;
-    drain(&tool).await;
+    tool.drain().await;
 
     let data = |messages: &[Stored]| -> Vec<u64> {
         messages

@@ -1,5 +1,7 @@
 //! The binary, a database for it, and what both say.
 
+#![allow(dead_code)]
+
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::process::{Child, ChildStdout, Command, Output, Stdio};
 use std::sync::mpsc::{Receiver, channel};
@@ -123,6 +125,39 @@ impl Tool {
         String::from_utf8(output.stderr).unwrap()
     }
 
+    /// Runs `check`, insists on the exit code, and returns what it found out about the broker: result and text.
+    #[track_caller]
+    pub fn check_broker(&self, code: i32, more: &[&str]) -> Vec<(String, String)> {
+        let output = self.run(&[&["check", "-o", "json"], more].concat());
+        assert_eq!(output.status.code(), Some(code), "{output:?}");
+        let json: Value = serde_json::from_slice(&output.stdout).unwrap();
+        let text = |value: &Value| value.as_str().unwrap().to_owned();
+        let checks = json["checks"].as_array().unwrap();
+        checks
+            .iter()
+            .filter(|check| check["area"] == "broker")
+            .map(|check| (text(&check["result"]), text(&check["text"])))
+            .collect()
+    }
+
+    /// Runs a relay until no row is waiting, and stops it.
+    pub async fn drain(&self) {
+        // Its usual port may be somebody else's.
+        let tool = self.with(&[("OUTRIGGER_ADMIN_LISTEN", "off")]).await;
+        let relay = tool.follow(&["run"]);
+        let open = "outbox o where published_at is null and not exists \
+            (select from outrigger.failures f where f.seq = o.seq and f.state = 'dead')";
+        let drained = async {
+            while self.count(open).await > 0 {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        };
+        let drained = tokio::time::timeout(3 * PATIENCE, drained).await;
+        drained.expect("no row is waiting");
+        let (code, _) = relay.stop("-TERM");
+        assert_eq!(code, Some(0));
+    }
+
     /// Runs it in the background.
     pub fn follow(&self, args: &[&str]) -> Following {
         let mut child = self.command(args).stdout(Stdio::piped()).spawn().unwrap();
@@ -173,6 +208,17 @@ impl Tool {
         ))
         .await;
     }
+}
+
+/// Insists on one of these results with this text.
+#[track_caller]
+pub fn says(found: &[(String, String)], result: &str, part: &str) {
+    assert!(
+        found
+            .iter()
+            .any(|(is, text)| is == result && text.contains(part)),
+        "{result} {part:?} is not among {found:#?}"
+    );
 }
 
 /// A command that goes on until it is told to stop.

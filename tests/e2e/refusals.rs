@@ -6,7 +6,7 @@ use lapin::ExchangeKind;
 use lapin::types::AMQPValue;
 use rand::Rng as _;
 
-use crate::support::poison::POISON;
+use crate::support::poison;
 use crate::support::{Load, PATIENCE, Stage, Writers, seeded};
 use crate::{alone, servers, shared};
 
@@ -144,8 +144,9 @@ async fn rows_that_cannot_be_published_end_with_their_reason_and_harm_nobody() {
         .await;
     stage.route("good.#").await;
     let consumer = stage.consumer().await;
+    let poison = [poison::RABBITMQ, poison::ANY].concat();
     // Before and behind each, also under the same key.
-    for (number, (column, value, _)) in POISON.iter().enumerate() {
+    for (number, (column, value, _)) in poison.iter().enumerate() {
         stage
             .run(&format!(
                 "insert into outbox (type, key) select 'good.n', 'k' || g from generate_series(1, 10) g; \
@@ -164,10 +165,10 @@ async fn rows_that_cannot_be_published_end_with_their_reason_and_harm_nobody() {
         .await_count(
             "every poisonous row is dead",
             "select count(*) from outrigger.failures where state = 'dead'",
-            POISON.len() as i64,
+            poison.len() as i64,
         )
         .await;
-    let good = POISON.len() * 11;
+    let good = poison.len() * 11;
     consumer.await_different(good).await;
     stage
         .await_count(
@@ -176,7 +177,7 @@ async fn rows_that_cannot_be_published_end_with_their_reason_and_harm_nobody() {
             good as i64,
         )
         .await;
-    for (number, (column, value, reason)) in POISON.iter().enumerate() {
+    for (number, (column, value, reason)) in poison.iter().enumerate() {
         let found = stage
             .texts(&format!(
                 "select reason || ': ' || error from outrigger.failures where key = 'p{number}'"

@@ -7,10 +7,8 @@
 
 #![allow(dead_code, unreachable_pub, clippy::unwrap_used, clippy::expect_used)]
 
-use std::io::{Read, Write};
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdin, Command, Stdio};
+use std::process::Command;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -23,6 +21,9 @@ use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::message::{Headers, Message as _};
 use rdkafka::{Offset, TopicPartitionList};
 
+#[path = "keeper.rs"]
+#[allow(clippy::duplicate_mod)]
+mod keeper;
 #[path = "ports.rs"]
 #[allow(clippy::duplicate_mod)]
 mod ports;
@@ -30,6 +31,7 @@ mod ports;
 #[allow(clippy::duplicate_mod)]
 mod scratch;
 
+use keeper::Keeper;
 use ports::free_ports;
 use scratch::kept_folder;
 
@@ -110,23 +112,10 @@ pub struct Record {
 
 /// A running node.
 pub struct Kafka {
-    keeper: Mutex<Keeper>,
+    keeper: Keeper,
     dir: PathBuf,
     /// For the sinks under test, and for the tests themselves.
     ports: [u16; 2],
-}
-
-struct Keeper {
-    process: Child,
-    commands: Option<ChildStdin>,
-}
-
-impl Drop for Kafka {
-    fn drop(&mut self) {
-        let keeper = self.keeper.get_mut().unwrap();
-        drop(keeper.commands.take());
-        let _ = keeper.process.wait();
-    }
 }
 
 impl Kafka {
@@ -172,25 +161,16 @@ impl Kafka {
         )
         .unwrap();
         prepare(&dir);
-        let mut process = Command::new("sh")
-            .args(["-c", KEEPER])
-            .env("DIR", &shown)
-            .env("JARS", &jars)
-            .env("CLUSTER", "b3V0cmlnZ2VyLXRlc3RzIQ")
-            .env("FORMAT", &plan.format)
-            .env("JVM", plan.jvm.replace("@DIR@", &shown))
-            .env("LC_ALL", "C.UTF-8")
-            .current_dir(&dir)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            // An interrupt typed at the terminal must not reach it: it cleans up by itself.
-            .process_group(0)
-            .spawn()
-            .unwrap();
-        let commands = process.stdin.take();
+        let environment = [
+            ("JARS", jars.display().to_string()),
+            ("CLUSTER", "b3V0cmlnZ2VyLXRlc3RzIQ".to_owned()),
+            ("FORMAT", plan.format.clone()),
+            ("JVM", plan.jvm.replace("@DIR@", &shown)),
+            ("LC_ALL", "C.UTF-8".to_owned()),
+        ];
+        let keeper = Keeper::start(KEEPER, &dir, environment);
         Self {
-            keeper: Mutex::new(Keeper { process, commands }),
+            keeper,
             dir,
             ports: [sinks, admin],
         }
@@ -224,23 +204,23 @@ impl Kafka {
 
     /// Kills the node like a crash. What it has written stays.
     pub fn kill(&self) {
-        self.command("kill");
+        self.keeper.command("kill");
     }
 
     /// Starts a killed node again and waits until it serves.
     pub async fn revive(&self) {
-        self.command("start");
+        self.keeper.command("start");
         self.ready().await.unwrap();
     }
 
     /// Stops the node's process without closing its connections.
     pub fn freeze(&self) {
-        self.command("freeze");
+        self.keeper.command("freeze");
     }
 
     /// Lets a frozen node go on.
     pub fn thaw(&self) {
-        self.command("thaw");
+        self.keeper.command("thaw");
     }
 
     /// Connections that clients have to the listener for sinks.
@@ -323,17 +303,6 @@ impl Kafka {
     /// Everything in a topic.
     pub async fn read_all(&self, name: &str) -> Vec<Record> {
         self.read(name, &Arc::default()).await
-    }
-
-    /// Sends a command and waits until it is carried out.
-    fn command(&self, command: &str) {
-        let mut keeper = self.keeper.lock().unwrap();
-        writeln!(keeper.commands.as_mut().unwrap(), "{command}").unwrap();
-        let answers = keeper.process.stdout.as_mut().unwrap();
-        let mut byte = [0];
-        while byte != *b"\n" {
-            answers.read_exact(&mut byte).unwrap();
-        }
     }
 
     async fn ready(&self) -> Result<(), String> {

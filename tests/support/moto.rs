@@ -6,19 +6,21 @@
 
 #![allow(dead_code, unreachable_pub, clippy::unwrap_used, clippy::expect_used)]
 
-use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
+#[path = "keeper.rs"]
+#[allow(clippy::duplicate_mod)]
+mod keeper;
 #[path = "scratch.rs"]
 #[allow(clippy::duplicate_mod)]
 mod scratch;
 
+use keeper::Keeper;
 use scratch::kept_folder;
 
 /// Starting takes some seconds; a loaded machine gets its time.
@@ -37,16 +39,9 @@ rm -rf "$DIR"
 
 /// A running server.
 pub struct Moto {
-    keeper: Child,
+    _keeper: Keeper,
     dir: PathBuf,
     pub port: u16,
-}
-
-impl Drop for Moto {
-    fn drop(&mut self) {
-        drop(self.keeper.stdin.take());
-        let _ = self.keeper.wait();
-    }
 }
 
 impl Moto {
@@ -59,22 +54,14 @@ impl Moto {
             "there is no {program}: scripts/setup fetches it"
         );
         let dir = kept_folder("outrigger-moto-");
-        let keeper = Command::new("sh")
-            .args(["-c", KEEPER])
-            .env("PYTHON", program)
-            .env("SERVER", server)
-            .env("DIR", &dir)
-            .env("PYTHONUNBUFFERED", "1")
-            .current_dir(&dir)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            // An interrupt typed at the terminal must not reach it: it cleans up by itself.
-            .process_group(0)
-            .spawn()
-            .unwrap();
+        let environment = [
+            ("PYTHON", program),
+            ("SERVER", server),
+            ("PYTHONUNBUFFERED", "1"),
+        ];
+        let keeper = Keeper::start(KEEPER, &dir, environment);
         let mut moto = Self {
-            keeper,
+            _keeper: keeper,
             dir,
             port: 0,
         };

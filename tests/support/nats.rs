@@ -6,17 +6,16 @@
 #![allow(dead_code, unreachable_pub, clippy::unwrap_used, clippy::expect_used)]
 
 use std::collections::BTreeMap;
-use std::io::{Read as _, Write as _};
-use std::os::unix::process::CommandExt as _;
 use std::path::PathBuf;
-use std::process::{Child, ChildStdin, Command, Stdio};
-use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::TcpStream;
 
+#[path = "keeper.rs"]
+#[allow(clippy::duplicate_mod)]
+mod keeper;
 #[path = "ports.rs"]
 #[allow(clippy::duplicate_mod)]
 mod ports;
@@ -24,6 +23,7 @@ mod ports;
 #[allow(clippy::duplicate_mod)]
 mod scratch;
 
+use keeper::Keeper;
 use ports::free_ports;
 use scratch::kept_folder;
 
@@ -51,23 +51,10 @@ rm -rf "$DIR"
 
 /// A running server.
 pub struct NatsNode {
-    keeper: Mutex<Keeper>,
+    keeper: Keeper,
     dir: PathBuf,
     port: u16,
     http: u16,
-}
-
-struct Keeper {
-    process: Child,
-    commands: Option<ChildStdin>,
-}
-
-impl Drop for NatsNode {
-    fn drop(&mut self) {
-        let keeper = self.keeper.get_mut().unwrap();
-        drop(keeper.commands.take());
-        let _ = keeper.process.wait();
-    }
 }
 
 impl NatsNode {
@@ -81,20 +68,9 @@ impl NatsNode {
             config.replace("@DIR@", &shown)
         );
         std::fs::write(dir.join("nats.conf"), config).unwrap();
-        let mut process = Command::new("sh")
-            .args(["-c", KEEPER])
-            .env("NATS", program())
-            .env("DIR", &dir)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            // An interrupt typed at the terminal must not reach it: it cleans up by itself.
-            .process_group(0)
-            .spawn()
-            .unwrap();
-        let commands = process.stdin.take();
+        let keeper = Keeper::start(KEEPER, &dir, [("NATS", program())]);
         let node = Self {
-            keeper: Mutex::new(Keeper { process, commands }),
+            keeper,
             dir,
             port,
             http,
@@ -109,34 +85,23 @@ impl NatsNode {
 
     /// Kills the server like a crash. What it has stored stays.
     pub fn kill(&self) {
-        self.command("kill");
+        self.keeper.command("kill");
     }
 
     /// Starts a killed server again and waits until it serves.
     pub async fn revive(&self) {
-        self.command("start");
+        self.keeper.command("start");
         self.ready().await;
     }
 
     /// Stops the server's process without closing its connections.
     pub fn freeze(&self) {
-        self.command("freeze");
+        self.keeper.command("freeze");
     }
 
     /// Lets a frozen server go on.
     pub fn thaw(&self) {
-        self.command("thaw");
-    }
-
-    /// Sends a command and waits until it is carried out.
-    fn command(&self, command: &str) {
-        let mut keeper = self.keeper.lock().unwrap();
-        writeln!(keeper.commands.as_mut().unwrap(), "{command}").unwrap();
-        let answers = keeper.process.stdout.as_mut().unwrap();
-        let mut byte = [0];
-        while byte != *b"\n" {
-            answers.read_exact(&mut byte).unwrap();
-        }
+        self.keeper.command("thaw");
     }
 
     async fn ready(&self) {

@@ -9,15 +9,15 @@
 
 #![allow(dead_code, unreachable_pub, clippy::unwrap_used, clippy::expect_used)]
 
-use std::io::Write;
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdin, Command, Output, Stdio};
-use std::sync::Mutex;
+use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use lapin::{Connection, ConnectionProperties};
 
+#[path = "keeper.rs"]
+#[allow(clippy::duplicate_mod)]
+mod keeper;
 #[path = "ports.rs"]
 #[allow(clippy::duplicate_mod)]
 mod ports;
@@ -25,6 +25,7 @@ mod ports;
 #[allow(clippy::duplicate_mod)]
 mod scratch;
 
+use keeper::Keeper;
 use ports::free_ports;
 use scratch::kept_folder;
 
@@ -52,24 +53,11 @@ rm -rf "$DIR"
 
 /// A running node.
 pub struct RabbitMq {
-    keeper: Mutex<Keeper>,
+    keeper: Keeper,
     dir: PathBuf,
     bin: PathBuf,
     port: u16,
     environment: Vec<(&'static str, String)>,
-}
-
-struct Keeper {
-    process: Child,
-    commands: Option<ChildStdin>,
-}
-
-impl Drop for RabbitMq {
-    fn drop(&mut self) {
-        let keeper = self.keeper.get_mut().unwrap();
-        drop(keeper.commands.take());
-        let _ = keeper.process.wait();
-    }
 }
 
 impl RabbitMq {
@@ -140,20 +128,9 @@ impl RabbitMq {
             ("RUNNING_UNDER_SYSTEMD", "1".to_owned()),
             ("LC_ALL", "C.UTF-8".to_owned()),
         ];
-        let mut process = Command::new("sh")
-            .args(["-c", KEEPER])
-            .envs(environment.iter().map(|(name, value)| (name, value)))
-            .current_dir(&dir)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            // An interrupt typed at the terminal must not reach it: it cleans up by itself.
-            .process_group(0)
-            .spawn()
-            .unwrap();
-        let commands = process.stdin.take();
+        let keeper = Keeper::start(KEEPER, &dir, environment.iter().cloned());
         Self {
-            keeper: Mutex::new(Keeper { process, commands }),
+            keeper,
             dir,
             bin,
             port,
@@ -179,7 +156,7 @@ impl RabbitMq {
     /// Kills the node like a crash. Durable data stays.
     pub fn kill(&self) {
         self.flush_definitions();
-        self.command("kill");
+        self.keeper.command("kill");
     }
 
     /// With Mnesia exchanges, queues and bindings reach the disk a little later than they are confirmed: a kill soon after
@@ -190,7 +167,7 @@ impl RabbitMq {
 
     /// Starts a killed node again and waits until it takes connections.
     pub async fn revive(&self) {
-        self.command("start");
+        self.keeper.command("start");
         self.ready().await.unwrap();
     }
 
@@ -216,17 +193,6 @@ impl RabbitMq {
         let output = self.ctl(args);
         assert!(output.status.success(), "rabbitmqctl {args:?}: {output:?}");
         String::from_utf8_lossy(&output.stdout).into_owned()
-    }
-
-    /// Sends a command and waits until it is carried out.
-    fn command(&self, command: &str) {
-        let mut keeper = self.keeper.lock().unwrap();
-        writeln!(keeper.commands.as_mut().unwrap(), "{command}").unwrap();
-        let answers = keeper.process.stdout.as_mut().unwrap();
-        let mut byte = [0];
-        while byte != *b"\n" {
-            std::io::Read::read_exact(answers, &mut byte).unwrap();
-        }
     }
 
     async fn ready(&self) -> Result<(), String> {

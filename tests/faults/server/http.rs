@@ -1,8 +1,9 @@
 //! http: a path that the service takes events at.
 
-use super::{Poison, arrival};
+use super::arrival;
 use crate::service::{Service, Taken};
 use crate::support::Arrival;
+use crate::support::poison::Poison;
 
 pub(super) const POISON: &[Poison] = &[
     ("destination", "'nowhere'", "unknown_destination"),

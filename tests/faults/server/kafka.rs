@@ -1,8 +1,9 @@
 //! Kafka: a topic of four partitions.
 
-use super::{Poison, arrival};
+use super::arrival;
 use crate::kafka_node::{Kafka, Record};
 use crate::support::Arrival;
+use crate::support::poison::Poison;
 
 pub(super) const POISON: &[Poison] = &[
     ("destination", "'nowhere'", "unknown_destination"),

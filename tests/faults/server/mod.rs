@@ -12,6 +12,7 @@ mod rabbitmq;
 use std::sync::Arc;
 
 use crate::sink::Sink;
+use crate::support::poison::{self, Poison};
 use crate::support::postgres::Postgres;
 use crate::support::proxy::frames::Protocol;
 use crate::support::rabbitmq::RabbitMq;
@@ -70,24 +71,6 @@ pub(crate) enum Server {
     #[cfg(feature = "kafka")]
     Kafka(KafkaTopics),
 }
-
-/// A row that can never be published: a column, its value as SQL, and the reason that is recorded.
-pub(crate) type Poison = (&'static str, &'static str, &'static str);
-
-/// What no sink publishes. The column `data` must be a text, and bodies be limited to 64 KiB.
-const POISON: &[Poison] = &[
-    ("headers", "'{\"a\":[1]}'", "invalid_header"),
-    ("headers", "'[1]'", "invalid_header"),
-    ("data", "'\"' || repeat('x', 65536) || '\"'", "too_large"),
-    ("data", "'{not json'", "invalid_event"),
-    ("subject", "''", "invalid_event"),
-    ("subject", "E'a\\u0001b'", "invalid_event"),
-    ("source", "'not a uri'", "invalid_event"),
-    ("schema", "'/relative'", "invalid_event"),
-    ("content_type", "'json'", "invalid_event"),
-    ("extensions", "'{\"Bad-Name\":1}'", "invalid_event"),
-    ("extensions", "'{\"half\":0.5}'", "invalid_event"),
-];
 
 impl Server {
     async fn start(sink: Sink) -> Self {
@@ -234,13 +217,13 @@ impl Server {
     /// Rows that this one's sink can never publish. Nobody may be at `nowhere`.
     pub(crate) fn poison(&self) -> Vec<Poison> {
         let own = match self {
-            Self::RabbitMq(_) => return crate::support::poison::POISON.to_vec(),
+            Self::RabbitMq(_) => poison::RABBITMQ,
             Self::Nats(_) => nats::POISON,
             Self::Http(_) => http::POISON,
             #[cfg(feature = "kafka")]
             Self::Kafka(_) => kafka::POISON,
         };
-        [own, POISON].concat()
+        [own, poison::ANY].concat()
     }
 
     /// Holds all publishers back, and says so.

@@ -2,9 +2,10 @@
 
 use serde_json::{Value, json};
 
-use super::{Poison, arrival};
+use super::arrival;
 use crate::nats_node::{NatsNode, Raw, RawClient, parse_headers};
 use crate::support::Arrival;
+use crate::support::poison::Poison;
 
 pub(super) const POISON: &[Poison] = &[
     ("routing_key", "'nowhere'", "unroutable"),
