@@ -59,17 +59,7 @@ pub async fn get_as(address: SocketAddr, path: &str, accept: &str) -> Answer {
 /// Where a relay's listener is, from its log.
 pub async fn address_of(relay: &Relay) -> SocketAddr {
     until("the relay names its port", PATIENCE, || async {
-        let log = relay.log();
-        let line = log.lines().find(|line| line.contains("admin listener"));
-        let address = line.and_then(|line| {
-            let from = line.find("127.0.0.1:")?;
-            let rest = &line[from..];
-            let end = rest
-                .find(|c: char| !(c.is_ascii_digit() || c == '.' || c == ':'))
-                .unwrap_or(rest.len());
-            rest[..end].parse().ok()
-        });
-        address.ok_or(log)
+        relay.admin_address().ok_or_else(|| relay.log())
     })
     .await
 }

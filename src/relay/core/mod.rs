@@ -297,7 +297,7 @@ impl Core {
         if !self.to_settle.is_empty() && self.settling.is_empty() {
             deadline = deadline.min(self.settle_due());
         }
-        if !self.to_record.is_empty() && self.recording.is_empty() {
+        if self.record_after > now {
             deadline = deadline.min(self.record_after);
         }
         if let (Some(after), None) = (self.reload_after, &self.reload) {
@@ -336,7 +336,7 @@ impl Core {
     }
 
     fn next_publish(&mut self, now: Time) -> Option<Command> {
-        if !self.may_publish(now) || self.window.ready() == 0 {
+        if !self.may_publish(now) || self.window.ready() == 0 || self.window.wants_quiet() {
             return None;
         }
         let lane = self.lanes.iter().position(|lane| match lane {

@@ -71,14 +71,16 @@ impl Core {
         if !self.recording.is_empty() || now < self.record_after {
             return None;
         }
-        let quiet = self.lanes.iter().all(|lane| *lane != Lane::Busy);
-        if quiet
-            && self.may_publish(now)
-            && let Some(item) = self.window.next_suspect()
-        {
-            let (attempts, crashes) = (item.record.attempts, item.record.crashes + 1);
-            let failure = failure(item, FailureState::Suspect, attempts, crashes, None, None);
-            self.record(failure);
+        if self.may_publish(now) {
+            let quiet = self.lanes.iter().all(|lane| *lane != Lane::Busy);
+            for seq in self.window.next_suspects(quiet) {
+                let Some(item) = self.window.waiting(seq) else {
+                    continue;
+                };
+                let (attempts, crashes) = (item.record.attempts, item.record.crashes + 1);
+                let failure = failure(item, FailureState::Suspect, attempts, crashes, None, None);
+                self.record(failure);
+            }
         }
         if self.to_record.is_empty() {
             return None;
@@ -93,8 +95,8 @@ impl Core {
 
     /// Takes in one row, with care if its partition was left by a crash.
     ///
-    /// Who crashed the last owner is unknown, so after such a takeover all rows are recorded as suspects before they
-    /// go, until enough of them have gone. If that relay dies too, each of them goes alone, its record
+    /// Who crashed the last owner is unknown, so after such a takeover rows are recorded as suspects before they go, few
+    /// at a time, until enough of them have gone. If that relay dies too, each of those few goes alone, its record
     /// counting that it does: a row alone in flight at [`MAX_CRASHES`] crashes is poison.
     pub(super) fn admit(&mut self, mut item: Item, way: Way) {
         let careful = self.ownership.careful(item.record.hash);
@@ -118,29 +120,22 @@ impl Core {
             .recording
             .binary_search_by_key(&seq, |failure| failure.seq);
         let under_way = recording.is_ok_and(|index| is_suspect(&self.recording[index]));
-        let mut first = None;
-        if careful && crashes > MAX_CRASHES {
-            item.suspect = Suspect::Recording { alone: false };
-            first = Some((FailureState::Dead, crashes));
-        } else if careful && crashes > 0 {
+        let poison = careful && crashes > MAX_CRASHES;
+        if careful && !poison {
             item.suspect = Suspect::Queued;
-        } else if under_way {
+        } else if poison || under_way {
             item.suspect = Suspect::Recording { alone: false };
-        } else if careful {
-            item.suspect = Suspect::Recording { alone: false };
-            first = Some((FailureState::Suspect, 1));
         }
-        let failure = first.map(|(state, crashes)| {
-            let reason = (state == FailureState::Dead).then(|| {
-                Reason::new(
-                    ReasonCode::Poison,
-                    format!(
-                        "{MAX_CRASHES} relays in a row died while it alone was in flight; \
-                         look for crashes of the relay before you retry it"
-                    ),
-                )
-            });
-            failure(&item, state, item.record.attempts, crashes, reason, None)
+        let dead = poison.then(|| {
+            let reason = Reason::new(
+                ReasonCode::Poison,
+                format!(
+                    "{MAX_CRASHES} relays in a row died while it alone was in flight; \
+                     look for crashes of the relay before you retry it"
+                ),
+            );
+            let (state, attempts) = (FailureState::Dead, item.record.attempts);
+            failure(&item, state, attempts, crashes, Some(reason), None)
         });
         let admitted = match way {
             Way::Ordinary => self.window.admit(item),
@@ -151,8 +146,8 @@ impl Core {
         if !admitted && way == Way::Retry {
             self.reading.refused(seq);
         }
-        if admitted && let Some(failure) = failure {
-            self.record(failure);
+        if admitted && let Some(dead) = dead {
+            self.record(dead);
         }
     }
 

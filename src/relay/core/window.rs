@@ -91,7 +91,7 @@ impl Item {
 pub enum Suspect {
     /// No.
     No,
-    /// It was in flight at an earlier crash: it waits for its turn to go alone.
+    /// It waits for its record; one that was recorded at an earlier crash also for its turn to go alone.
     Queued,
     /// Its record is being written; it must not go before that.
     Recording {
@@ -143,7 +143,12 @@ pub struct Window {
     held: usize,
     /// The one suspect that is recorded or in flight alone.
     alone: Option<i64>,
+    /// Suspects that wait for their turn to go alone.
+    accused: BTreeSet<i64>,
+    /// Suspects that wait for their record.
     queued: BTreeSet<i64>,
+    /// Suspects that are recorded, or about to be, and go with others.
+    trial: BTreeSet<i64>,
 }
 
 impl Key {
@@ -189,7 +194,9 @@ impl Window {
             bytes: 0,
             held: 0,
             alone: None,
+            accused: BTreeSet::new(),
             queued: BTreeSet::new(),
+            trial: BTreeSet::new(),
         }
     }
 
@@ -295,7 +302,7 @@ impl Window {
         let ordered = self.ordered(&item.record);
         self.bytes += item.record.weight();
         if item.suspect == Suspect::Queued {
-            self.queued.insert(seq);
+            self.queue(seq, item.record.crashes);
         }
         self.slots.insert(seq, Slot::Waiting(Box::new(item)));
         if !ordered {

@@ -1,7 +1,8 @@
 //! `outrigger run` as a real process, configured by environment variables alone.
 
 use std::collections::BTreeMap;
-use std::io::{BufRead as _, BufReader};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::{SocketAddr, TcpStream};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -54,7 +55,7 @@ impl Settings {
     }
 }
 
-/// A running relay; killed when dropped. Its log is printed if the test fails while it runs, and
+/// A running relay; killed when dropped. Its log and its status are printed if the test fails while it runs, the log
 /// always with `OUTRIGGER_TEST_LOG` set.
 pub struct Relay {
     child: Child,
@@ -109,6 +110,27 @@ impl Relay {
 
     pub fn log(&self) -> String {
         self.log.lock().unwrap().join("\n")
+    }
+
+    /// Where its admin listener is, once its log says so.
+    pub fn admin_address(&self) -> Option<SocketAddr> {
+        let log = self.log.lock().unwrap();
+        let line = log.iter().find(|line| line.contains("admin listener"))?;
+        let address = &line[line.find("127.0.0.1:")?..];
+        let end = address.find(|c: char| !(c.is_ascii_digit() || c == '.' || c == ':'));
+        address[..end.unwrap_or(address.len())].parse().ok()
+    }
+
+    /// What `/status` says, if it still answers.
+    fn status(&self) -> Option<String> {
+        let patience = Duration::from_secs(2);
+        let mut stream = TcpStream::connect_timeout(&self.admin_address()?, patience).ok()?;
+        stream.set_read_timeout(Some(patience)).ok()?;
+        let request = b"GET /status HTTP/1.1\r\nHost: relay\r\nConnection: close\r\n\r\n";
+        stream.write_all(request).ok()?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).ok()?;
+        Some(answer)
     }
 
     /// Waits for a line of the log that contains `part`.
@@ -175,11 +197,15 @@ impl Relay {
 
 impl Drop for Relay {
     fn drop(&mut self) {
+        let status = std::thread::panicking().then(|| self.status()).flatten();
         // Both fail when it has ended already.
         let _ = self.child.kill();
         let _ = self.child.wait();
         if std::thread::panicking() || std::env::var_os("OUTRIGGER_TEST_LOG").is_some() {
             eprintln!("--- log of relay {} ---\n{}", self.name, self.log());
+        }
+        if let Some(status) = status {
+            eprintln!("--- its status ---\n{status}");
         }
     }
 }

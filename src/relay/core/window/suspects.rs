@@ -1,6 +1,9 @@
-//! Rows that may have crashed a relay: recorded before they go, and in the end alone.
+//! Rows that may have crashed a relay: recorded before they go, few at a time, and in the end alone.
 
 use super::{Item, Ordering, Slot, Suspect, Window};
+
+/// Suspects recorded and not yet done with. If the relay dies too, each of them must go alone.
+pub(super) const TRIAL_MAX: usize = 64;
 
 impl Window {
     /// While a suspect goes alone, nothing else goes, except what its key must send before it.
@@ -12,39 +15,84 @@ impl Window {
         alone == seq || waits_for_its_key
     }
 
-    /// Picks the next suspect that is to go alone and could go now; its record must be written first.
-    /// One at a time, so that a crash points at exactly one row.
-    pub fn next_suspect(&mut self) -> Option<&Item> {
+    /// Whether a suspect is to go alone as soon as nothing is in flight. Until then nothing else may leave: where there
+    /// is much to do, something is always in flight.
+    pub fn wants_quiet(&self) -> bool {
+        self.alone.is_none() && self.next_accused().is_some()
+    }
+
+    /// Picks the suspects that are to go next; their records must be written first. Those that were on trial at a
+    /// crash go first and one at a time, when nothing is in flight (`quiet`), so that another crash points at exactly one
+    /// row. The others go together, along with everything else.
+    pub fn next_suspects(&mut self, quiet: bool) -> Vec<i64> {
         self.step_back();
         if self.alone.is_some() {
-            return None;
+            return Vec::new();
         }
-        let seq = *self.queued.iter().find(|seq| self.is_head(**seq))?;
-        self.queued.remove(&seq);
-        self.alone = Some(seq);
-        match self.slots.get_mut(&seq) {
-            Some(Slot::Waiting(item)) => {
-                item.suspect = Suspect::Recording { alone: true };
-                Some(item)
+        let mut next = Vec::new();
+        if let Some(seq) = self.next_accused() {
+            if quiet {
+                self.accused.remove(&seq);
+                self.alone = Some(seq);
+                next.push(seq);
             }
+        } else if self.trial.len() <= TRIAL_MAX / 2 {
+            let heads = self.queued.iter().filter(|seq| self.is_head(**seq));
+            next.extend(heads.take(TRIAL_MAX - self.trial.len()));
+            for seq in &next {
+                self.queued.remove(seq);
+                self.trial.insert(*seq);
+            }
+        }
+        let alone = self.alone.is_some();
+        for seq in &next {
+            if let Some(Slot::Waiting(item)) = self.slots.get_mut(seq) {
+                item.suspect = Suspect::Recording { alone };
+            }
+        }
+        next
+    }
+
+    /// The oldest suspect that was on trial at a crash and could go now.
+    fn next_accused(&self) -> Option<i64> {
+        self.accused.iter().copied().find(|seq| self.is_head(*seq))
+    }
+
+    /// A row that waits here.
+    pub fn waiting(&self, seq: i64) -> Option<&Item> {
+        match self.slots.get(&seq) {
+            Some(Slot::Waiting(item)) => Some(item),
             _ => None,
         }
     }
 
-    /// If a row has come in before the one that is to go alone, that one waits for another turn.
+    /// If a row of its key has come in before a recorded one, that one waits for another turn.
     pub(super) fn step_back(&mut self) {
-        let Some(alone) = self.alone.filter(|alone| !self.is_head(*alone)) else {
-            return;
-        };
-        if let Some(Slot::Waiting(item)) = self.slots.get_mut(&alone)
-            && item.suspect == (Suspect::Recorded { alone: true })
-        {
+        let recorded = self.alone.into_iter().chain(self.trial.iter().copied());
+        let overtaken: Vec<i64> = recorded.filter(|seq| !self.is_head(*seq)).collect();
+        for seq in overtaken {
+            let Some(Slot::Waiting(item)) = self.slots.get_mut(&seq) else {
+                continue;
+            };
+            if !matches!(item.suspect, Suspect::Recorded { .. }) {
+                continue;
+            }
             item.suspect = Suspect::Queued;
             // Its record counts a turn it did not have; the next one writes the same number.
             item.record.crashes = item.record.crashes.saturating_sub(1);
-            self.alone = None;
-            self.queued.insert(alone);
-            self.ready.remove(&alone);
+            let crashes = item.record.crashes;
+            self.forget_suspect(seq);
+            self.ready.remove(&seq);
+            self.queue(seq, crashes);
+        }
+    }
+
+    /// Lines a suspect up that counts so many crashes.
+    pub(super) fn queue(&mut self, seq: i64, crashes: u32) {
+        if crashes > 0 {
+            self.accused.insert(seq);
+        } else {
+            self.queued.insert(seq);
         }
     }
 
@@ -63,6 +111,8 @@ impl Window {
 
     pub(super) fn forget_suspect(&mut self, seq: i64) {
         self.queued.remove(&seq);
+        self.accused.remove(&seq);
+        self.trial.remove(&seq);
         if self.alone == Some(seq) {
             self.alone = None;
         }
@@ -123,3 +173,7 @@ impl Window {
         true
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests;
