@@ -97,6 +97,21 @@ async fn a_producer_that_failed_for_good_is_replaced() {
     running.close().await;
 }
 
+/// The broker takes a batch for a repetition and stores nothing; librdkafka reports it as delivered.
+#[tokio::test]
+async fn a_confirm_without_a_record_is_no_confirm() {
+    let (cluster, settings) = cluster();
+    let mut running = Running::ready(settings).await;
+    running.publish_all(&messages("events", 10)).await;
+    let repeated = [Error::RD_KAFKA_RESP_ERR_DUPLICATE_SEQUENCE_NUMBER];
+    cluster.request_errors(Api::Produce, &repeated);
+    let one = [message("one", "events", None)];
+    assert_verdicts(&running.publish(&one).await, |_| Is::Unavailable);
+    running.await_down("it may be missing there").await;
+    running.publish_all(&one).await;
+    running.close().await;
+}
+
 #[tokio::test]
 async fn an_outage_is_a_state() {
     let (cluster, settings) = cluster();

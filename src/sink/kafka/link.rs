@@ -20,6 +20,7 @@ use secrecy::{ExposeSecret as _, SecretString};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use super::offsets::{Doubt, Offsets};
 use super::outcome::{self, Report, Reports, Ticket};
 use super::prepare::Prepared;
 use super::settings::KafkaSettings;
@@ -51,6 +52,28 @@ pub(super) struct Trouble {
 /// Receives librdkafka's callbacks, on its threads.
 pub(super) struct Listener {
     trouble: watch::Sender<Trouble>,
+    offsets: Mutex<Offsets>,
+}
+
+impl Listener {
+    /// What a confirm is worth; one that proves nothing ends the producer.
+    fn confirmed(&self, topic: &str, partition: i32, offset: i64) -> Verdict {
+        let mut offsets = self.offsets.lock().unwrap_or_else(PoisonError::into_inner);
+        let doubt = match offsets.confirmed(topic, partition, offset) {
+            Ok(()) => return Verdict::Confirmed,
+            Err(doubt) => doubt,
+        };
+        if let Doubt::First(last) = doubt {
+            let text = format!(
+                "a record for partition {partition} of topic `{topic}` was confirmed at offset {offset}, and one before it at \
+                 {last}: it may be missing there, so it goes again by a new producer"
+            );
+            self.trouble.send_modify(|trouble| {
+                trouble.failed.get_or_insert(text);
+            });
+        }
+        Verdict::Unavailable
+    }
 }
 
 impl ClientContext for Listener {
@@ -90,7 +113,9 @@ impl ProducerContext for Listener {
 
     fn delivery(&self, result: &DeliveryResult<'_>, ticket: Box<Ticket>) {
         let report = match result {
-            Ok(_) => Report::Own(Verdict::Confirmed),
+            Ok(record) => {
+                Report::Own(self.confirmed(record.topic(), record.partition(), record.offset()))
+            }
             Err((error, record)) => match error.rdkafka_error_code() {
                 Some(code) => outcome::report(code, record.topic()),
                 None => Report::Own(Verdict::Unavailable),
@@ -136,6 +161,7 @@ impl Link {
         let trouble = watch::Sender::new(Trouble::default());
         let listener = Listener {
             trouble: trouble.clone(),
+            offsets: Mutex::default(),
         };
         let producer: Inner = config
             .create_with_context(listener)

@@ -21,6 +21,7 @@
 pub mod check;
 mod lane;
 mod link;
+mod offsets;
 mod outcome;
 mod prepare;
 mod settings;

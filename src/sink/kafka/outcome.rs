@@ -2,7 +2,8 @@
 //!
 //! | report | verdict |
 //! |---|---|
-//! | delivered (`acks=all`, so every replica in sync has it) | confirmed |
+//! | delivered (`acks=all`, so every replica in sync has it), at an offset of its own ([`super::offsets`]) | confirmed |
+//! | delivered at no offset, or one that a record before had | unavailable |
 //! | no connection, no leader, too few replicas in sync, purged, anything that librdkafka calls fatal | unavailable |
 //! | no such topic or partition, no permission, refused by a rule of the topic | rejected |
 //! | larger than the topic allows, no legal name for a topic | impossible |
