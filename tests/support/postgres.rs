@@ -3,6 +3,7 @@
 use std::fs;
 use std::io::{BufRead as _, BufReader};
 use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -113,7 +114,7 @@ impl Postgres {
             options += &format!(" -c {setting}");
         }
         let script = format!(
-            "trap '' INT; cd '{dir}' || exit 1; \
+            "cd '{dir}' || exit 1; \
              test -d data || {fill} >log 2>&1 || exit 1; \
              '{bin}/pg_ctl' -D data -l log -w -t 60 -o '{options}' start >/dev/null 2>&1 || exit 1; \
              echo ready; cat >/dev/null; \
@@ -299,7 +300,8 @@ fn as_server_user(command: &str) -> Command {
         shell = Command::new("/bin/sh");
         shell.args(["-c", command]);
     }
-    shell.current_dir("/");
+    // A signal to the whole group, of a terminal or of `timeout`, must not reach it: it cleans up when this process ends.
+    shell.current_dir("/").process_group(0);
     shell
 }
 

@@ -48,15 +48,16 @@ async fn certificates_authorities_and_the_password_of_the_database_rotate() {
     ] {
         files.write(name, pem(from));
     }
-    let url = |password: &str| {
+    let with = |password: &str| {
         format!(
-            "{} password={password} sslmode=verify-full sslrootcert={} sslcert={} sslkey={}\n",
+            "{} {password} sslmode=verify-full sslrootcert={} sslcert={} sslkey={}\n",
             to(&server, "localhost", "rotating"),
             files.path("trusted.pem").display(),
             files.path("mine.pem").display(),
             files.path("mine.key").display(),
         )
     };
+    let url = |password: &str| with(&format!("password={password}"));
     files.write("url", &url("first"));
     let settings = ConnectSettings {
         url_file: Some(SecretFile::new(
@@ -122,6 +123,22 @@ async fn certificates_authorities_and_the_password_of_the_database_rotate() {
     refused(&database, "the URL is none", &["database URL", "scheme"]).await;
     files.write("url", &url("second"));
     eventually(&database, "the new password is used", Result::is_ok).await;
+
+    let passwords = files.path("passwords");
+    files.write("passwords", "*:*:*:rotating:second\n");
+    files.write("url", &with(&format!("passfile={}", passwords.display())));
+    let change = "alter role rotating password 'third'; \
+                  select pg_terminate_backend(pid) from pg_stat_activity where usename = 'rotating'";
+    admin.batch_execute(change).await.unwrap();
+    refused(
+        &database,
+        "the password file is still the old one",
+        &["password authentication"],
+    )
+    .await;
+    files.write("passwords", "*:*:*:rotating:third\n");
+    let what = "the new password of the password file is used";
+    eventually(&database, what, Result::is_ok).await;
 }
 
 /// Changes the broker's password of `rotating`, and ends its connections.
