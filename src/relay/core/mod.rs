@@ -21,6 +21,8 @@ mod outcomes;
 pub mod ownership;
 pub mod pace;
 pub mod reading;
+#[cfg(test)]
+mod samples;
 pub mod window;
 
 use std::collections::{BTreeMap, HashMap};

@@ -1,27 +1,8 @@
 use std::time::Duration;
 
 use super::*;
-use crate::relay::core::window::{Hold, Item, Ordering, Suspect};
-
-fn row(seq: i64, hash: i64) -> Record {
-    Record {
-        seq,
-        hash,
-        keyed: true,
-        ..Record::default()
-    }
-}
-
-fn item(record: Record) -> Item {
-    Item {
-        record,
-        dead_letter: None,
-        expires_at: None,
-        out_of_order: false,
-        retried: false,
-        suspect: Suspect::No,
-    }
-}
+use crate::relay::core::samples::{item, row};
+use crate::relay::core::window::{Hold, Ordering};
 
 /// Two keys with two rows in memory each, and more in the table.
 fn lagging_keys() -> Window {

@@ -6,30 +6,10 @@ use uuid::Uuid;
 use super::super::{Hold, Item, Ordering, Suspect, Window};
 use super::TRIAL_MAX;
 use crate::error::Verdict;
-use crate::event::Record;
 use crate::relay::core::reading::Way;
+use crate::relay::core::samples::{item, row};
 use crate::relay::core::{Command, Core, CoreConfig, Input, Time};
 use crate::store::{Claimed, Failure, FailureState, PartitionRow, ReplicaRow, Tick, partition_of};
-
-fn row(seq: i64, hash: i64) -> Record {
-    Record {
-        seq,
-        hash,
-        keyed: true,
-        ..Record::default()
-    }
-}
-
-fn item(record: Record) -> Item {
-    Item {
-        record,
-        dead_letter: None,
-        expires_at: None,
-        out_of_order: false,
-        retried: false,
-        suspect: Suspect::No,
-    }
-}
 
 fn suspect(seq: i64, hash: i64, crashes: u32) -> Item {
     let mut suspect = item(row(seq, hash));
