@@ -251,7 +251,7 @@ impl Kafka {
         self.client().create().unwrap()
     }
 
-    /// Creates a topic.
+    /// Creates a topic, and waits until its partitions can take records: a producer's first ones might be put in doubt before.
     pub async fn topic(&self, name: &str, partitions: i32, config: &[(&str, &str)]) {
         let mut topic = NewTopic::new(name, partitions, TopicReplication::Fixed(1));
         for (name, value) in config {
@@ -266,6 +266,16 @@ impl Kafka {
             .await
             .unwrap();
         created.into_iter().next().unwrap().unwrap();
+        let (config, name) = (self.client(), name.to_owned());
+        tokio::task::spawn_blocking(move || {
+            let client: BaseConsumer = config.create().unwrap();
+            for partition in 0..partitions {
+                // Answered by the partition's leader.
+                client.fetch_watermarks(&name, partition, ANSWER).unwrap();
+            }
+        })
+        .await
+        .unwrap();
     }
 
     /// Deletes a topic.
@@ -330,7 +340,8 @@ impl Kafka {
     }
 }
 
-fn read(mut config: ClientConfig, name: &str, offsets: &mut Vec<i64>) -> Vec<Record> {
+/// Reads a topic from `offsets` on, by partition, and moves them.
+pub fn read(mut config: ClientConfig, name: &str, offsets: &mut Vec<i64>) -> Vec<Record> {
     config
         .set("group.id", "tests")
         .set("enable.auto.commit", "false")

@@ -103,6 +103,8 @@ impl Kafka {
         for created in self.admin()?.create_topics([&topic], &options).await? {
             created.map_err(|(name, code)| format!("cannot create topic `{name}`: {code}"))?;
         }
+        // Each partition has a leader now that answers: before, a producer's first records might be put in doubt, or lost.
+        self.count().await?;
         Ok(())
     }
 
