@@ -4,13 +4,18 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock};
 
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
     Issuer, KeyPair, KeyUsagePurpose, SanType, date_time_ymd,
 };
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::WebPkiClientVerifier;
+use rustls::{RootCertStore, ServerConfig};
 use tempfile::TempDir;
+use tokio_rustls::TlsAcceptor;
 
 /// What a certificate is for, and whether it still is.
 #[derive(Clone, Copy)]
@@ -122,4 +127,28 @@ pub fn install(dir: &Path, certificate: &str, authority: &str) {
     }
     // PostgreSQL insists that nobody else can read it.
     fs::set_permissions(dir.join("server.key"), fs::Permissions::from_mode(0o600)).unwrap();
+}
+
+/// The server's end of TLS, with such a certificate. `asks`: clients must show one of `ca`.
+pub fn acceptor(certificate: &str, asks: bool) -> TlsAcceptor {
+    let chain = CertificateDer::pem_slice_iter(pem(&format!("{certificate}.pem")).as_bytes());
+    let key = pem(&format!("{certificate}.key"));
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let builder = ServerConfig::builder_with_provider(provider.clone())
+        .with_safe_default_protocol_versions()
+        .unwrap();
+    let builder = if asks {
+        let mut roots = RootCertStore::empty();
+        let ca = CertificateDer::from_pem_slice(pem("ca.pem").as_bytes());
+        roots.add(ca.unwrap()).unwrap();
+        let verifier = WebPkiClientVerifier::builder_with_provider(roots.into(), provider);
+        builder.with_client_cert_verifier(verifier.build().unwrap())
+    } else {
+        builder.with_no_client_auth()
+    };
+    let config = builder.with_single_cert(
+        chain.map(Result::unwrap).collect(),
+        PrivateKeyDer::from_pem_slice(key.as_bytes()).unwrap(),
+    );
+    Arc::new(config.unwrap()).into()
 }

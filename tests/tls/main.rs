@@ -13,10 +13,13 @@ mod support;
 
 #[path = "../support/nats.rs"]
 mod nats_node;
+#[path = "../support/service.rs"]
+mod service;
 #[path = "../support/sink.rs"]
 mod sink;
 
 mod authority;
+mod collector;
 mod postgres;
 mod rabbitmq;
 mod rotation;

@@ -8,15 +8,12 @@ use outrigger::secret_file::SecretFile;
 use outrigger::sink::http::{self, HttpSettings};
 use outrigger::sink::nats::{self, NatsSettings};
 use outrigger::sink::{Sink, SinkState};
-use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
-use tokio_rustls::TlsAcceptor;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::assert_says;
-use crate::authority::{Files, pem};
+use crate::authority::{Files, acceptor, pem};
 use crate::nats_node::NatsNode;
 use crate::sink::{message, within};
 
@@ -93,19 +90,7 @@ struct Service {
 
 impl Service {
     async fn start(certificate: &str, token: &'static str) -> Self {
-        let chain = CertificateDer::pem_slice_iter(pem(&format!("{certificate}.pem")).as_bytes());
-        let key = pem(&format!("{certificate}.key"));
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let config = rustls::ServerConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .unwrap()
-            .with_no_client_auth()
-            .with_single_cert(
-                chain.map(Result::unwrap).collect(),
-                PrivateKeyDer::from_pem_slice(key.as_bytes()).unwrap(),
-            )
-            .unwrap();
-        let acceptor = TlsAcceptor::from(Arc::new(config));
+        let acceptor = acceptor(certificate, false);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let refused = Arc::new(AtomicUsize::new(0));
