@@ -23,7 +23,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         replicas: 2,
         place: Place::Turn,
         short: true,
-        sinks: &[Sink::RabbitMq, Sink::Nats, Sink::Http],
+        sinks: &[Sink::RabbitMq, Sink::Nats, Sink::Http, Sink::EventBridge],
         run: |run| Box::pin(memory_alarm(run)),
     },
     Scenario {
@@ -63,7 +63,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         replicas: 2,
         place: Place::Turn,
         short: true,
-        sinks: &[Sink::RabbitMq, Sink::Http],
+        sinks: &[Sink::RabbitMq, Sink::Http, Sink::EventBridge],
         run: |run| Box::pin(permission_revoked(run)),
     },
 ];

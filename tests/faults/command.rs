@@ -6,7 +6,7 @@ use crate::sink::Sink;
 pub(crate) const USAGE: &str = "usage: faults [OPTIONS] [NAME...]
 
     NAME            run the scenarios whose names contain this
-    --sink SINK     what relays publish with: rabbitmq, nats, http, or kafka in a build with that feature.
+    --sink SINK     what relays publish with: rabbitmq, nats, http, or kafka or eventbridge in a build with that feature.
                     Without it, all scenarios with rabbitmq, and a few with each of the others
     --exact         names must be equal
     --skip NAME     leave out the scenarios whose names contain this

@@ -65,7 +65,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         replicas: 2,
         place: Place::Shared,
         short: true,
-        sinks: &[Sink::RabbitMq, Sink::Nats, Sink::Http],
+        sinks: &[Sink::RabbitMq, Sink::Nats, Sink::Http, Sink::EventBridge],
         run: |run| Box::pin(killed_recording(run)),
     },
     Scenario {

@@ -84,6 +84,7 @@ pub(crate) fn line(outcome: &Outcome, full: bool) {
 fn feature(sink: Sink) -> &'static str {
     match sink {
         Sink::Kafka => " --features kafka",
+        Sink::EventBridge => " --features eventbridge",
         _ => "",
     }
 }
@@ -195,6 +196,10 @@ fn target(sink: Sink) -> (&'static str, &'static str) {
         Sink::Kafka => (
             "every record of the topic",
             "a topic of\n  four partitions; order is that of each key's partition",
+        ),
+        Sink::EventBridge => (
+            "every entry that was given an event id",
+            "a bus of\n  that service, which keeps entries in the order they came in, as EventBridge does not promise to",
         ),
     }
 }

@@ -11,10 +11,17 @@ pub(crate) enum Sink {
     Nats,
     Http,
     Kafka,
+    EventBridge,
 }
 
 impl Sink {
-    pub(crate) const ALL: &[Self] = &[Self::RabbitMq, Self::Nats, Self::Http, Self::Kafka];
+    pub(crate) const ALL: &[Self] = &[
+        Self::RabbitMq,
+        Self::Nats,
+        Self::Http,
+        Self::Kafka,
+        Self::EventBridge,
+    ];
 
     /// As in `OUTRIGGER_SINK`.
     pub(crate) fn name(self) -> &'static str {
@@ -23,6 +30,7 @@ impl Sink {
             Self::Nats => "nats",
             Self::Http => "http",
             Self::Kafka => "kafka",
+            Self::EventBridge => "eventbridge",
         }
     }
 
@@ -33,6 +41,7 @@ impl Sink {
             Self::Nats => "NATS JetStream",
             Self::Http => "http",
             Self::Kafka => "Kafka",
+            Self::EventBridge => "EventBridge",
         }
     }
 
@@ -43,6 +52,7 @@ impl Sink {
             Self::Nats => cfg!(feature = "nats"),
             Self::Http => cfg!(feature = "http"),
             Self::Kafka => cfg!(feature = "kafka"),
+            Self::EventBridge => cfg!(feature = "eventbridge"),
         }
     }
 
@@ -57,6 +67,7 @@ impl Sink {
             Self::Nats => "NATS_CONFIRM_TIMEOUT",
             Self::Http => "HTTP_TIMEOUT",
             Self::Kafka => "KAFKA_CONFIRM_TIMEOUT",
+            Self::EventBridge => "EVENTBRIDGE_TIMEOUT",
         };
         settings.set(name, format!("{}s", limit.as_secs()))
     }
@@ -68,6 +79,7 @@ impl Sink {
             Self::Nats => "NATS_LANES",
             Self::Http => "HTTP_CONNECTIONS",
             Self::Kafka => "KAFKA_LANES",
+            Self::EventBridge => "EVENTBRIDGE_CONNECTIONS",
         };
         settings.set(name, lanes)
     }
@@ -79,6 +91,16 @@ impl Sink {
             Self::Nats => settings,
             Self::Http => settings.set("HTTP_MAX_MESSAGE_SIZE", size),
             Self::Kafka => settings.set("KAFKA_MAX_MESSAGE_SIZE", size),
+            Self::EventBridge => settings.set("EVENTBRIDGE_MAX_REQUEST_SIZE", size),
+        }
+    }
+
+    /// Payloads that are not to be refused have no more bytes.
+    pub(crate) fn payload_max(self) -> usize {
+        match self {
+            // 1 MiB is the most that OUTRIGGER_EVENTBRIDGE_MAX_REQUEST_SIZE may be.
+            Self::EventBridge => 900_000,
+            _ => usize::MAX,
         }
     }
 
@@ -89,20 +111,21 @@ impl Sink {
             Self::Nats => "not connected to NATS",
             Self::Http => "the service asks publishers to wait",
             Self::Kafka => "not connected to Kafka",
+            Self::EventBridge => "not connected to EventBridge",
         }
     }
 
     /// Whether a connection is given up as soon as a confirm does not come in time. Otherwise what is in flight may be
     /// published again at each timeout until the connection is found to be dead.
     pub(crate) fn reconnects_at_timeout(self) -> bool {
-        matches!(self, Self::RabbitMq | Self::Kafka)
+        matches!(self, Self::RabbitMq | Self::Kafka | Self::EventBridge)
     }
 
     /// The column of a row that may name a place where nobody is.
     pub(crate) fn route_column(self) -> &'static str {
         match self {
             Self::RabbitMq | Self::Nats => "routing_key",
-            Self::Http | Self::Kafka => "destination",
+            Self::Http | Self::Kafka | Self::EventBridge => "destination",
         }
     }
 }

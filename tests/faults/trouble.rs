@@ -17,7 +17,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         replicas: 2,
         place: Place::Turn,
         short: true,
-        sinks: &[Sink::Nats, Sink::Http, Sink::Kafka],
+        sinks: &[Sink::Nats, Sink::Http, Sink::Kafka, Sink::EventBridge],
         run: |run| Box::pin(broker_frozen(run)),
     },
     Scenario {
@@ -79,11 +79,11 @@ async fn service_ill(run: Run) -> Counts {
     for _ in 0..2 {
         let servers = play.run.servers.clone();
         let service = &servers.http().service;
-        service.refuse(&play.place, 500, "");
+        service.refuse(&play.place, Some((500, "")));
         // Two attempts 50 ms apart would be over long before.
         tokio::time::sleep(length).await;
         play.writers().await_more(100).await;
-        service.take_again(&play.place);
+        service.refuse(&play.place, None);
         play.recovered().await;
         play.published(100).await;
     }

@@ -1,5 +1,5 @@
-//! An http service that keeps every request it has answered with 2xx. Written by hand, so that it shares nothing with
-//! the sink; it runs on a thread of its own, since scenarios come and go with their runtimes.
+//! An http service that keeps everything it has taken. Written by hand, so that it shares nothing with the sinks; it runs on a
+//! thread of its own, since scenarios come and go with their runtimes.
 
 #![allow(dead_code, unreachable_pub, clippy::unwrap_used, clippy::expect_used)]
 
@@ -18,7 +18,7 @@ mod ports;
 
 use ports::free_port;
 
-/// A request that was answered with 2xx.
+/// What was taken.
 #[derive(Debug, Clone)]
 pub struct Taken {
     /// By lower-case name.
@@ -26,22 +26,38 @@ pub struct Taken {
     pub body: Vec<u8>,
 }
 
-/// A path: what it took, and how it answers.
-#[derive(Debug)]
-struct Place {
-    taken: Vec<Taken>,
-    /// Status, and further header lines.
-    answer: (u16, &'static str),
+/// What it took, and why it takes nothing now.
+#[derive(Debug, Default)]
+pub struct Place {
+    pub taken: Vec<Taken>,
+    pub refusal: Option<Refusal>,
 }
 
-const GOOD: (u16, &str) = (202, "");
+/// A status, and what is said beside it.
+pub type Refusal = (u16, &'static str);
+
+/// By name.
+pub type Places = HashMap<String, Place>;
 
 /// What outlives a crash of the service: its disk.
-type Disk = Arc<Mutex<HashMap<String, Place>>>;
+type Disk = Arc<Mutex<Places>>;
+
+/// Decides about a request to a path.
+pub type Answer = fn(&mut Places, &str, Taken) -> Reply;
+
+/// What is answered.
+#[derive(Debug, Default)]
+pub struct Reply {
+    pub status: u16,
+    /// Further header lines, each with its end.
+    pub headers: &'static str,
+    pub body: String,
+}
 
 /// See the module.
 pub struct Service {
     port: u16,
+    answer: Answer,
     disk: Disk,
     frozen: watch::Sender<bool>,
     running: Mutex<Option<(oneshot::Sender<()>, JoinHandle<()>)>>,
@@ -54,9 +70,15 @@ impl Drop for Service {
 }
 
 impl Service {
+    /// One whose places are paths: it takes what is posted to them. A refusal is a status and further header lines.
     pub fn start() -> Self {
+        Self::answering(take)
+    }
+
+    pub fn answering(answer: Answer) -> Self {
         let service = Self {
             port: free_port(),
+            answer,
             disk: Disk::default(),
             frozen: watch::Sender::new(false),
             running: Mutex::new(None),
@@ -80,6 +102,7 @@ impl Service {
         listener.set_nonblocking(true).unwrap();
         let (stop, stopped) = oneshot::channel();
         let (disk, frozen) = (Arc::clone(&self.disk), self.frozen.subscribe());
+        let answer = self.answer;
         let thread = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread()
                 .enable_all()
@@ -88,7 +111,7 @@ impl Service {
             runtime.block_on(async {
                 let listener = TcpListener::from_std(listener).unwrap();
                 tokio::select! {
-                    () = serve(listener, disk, frozen) => {}
+                    () = serve(listener, disk, answer, frozen) => {}
                     _ = stopped => {}
                 }
             });
@@ -116,56 +139,39 @@ impl Service {
         self.frozen.send_replace(false);
     }
 
-    /// Takes what is posted to this path. Any other path is unknown.
-    pub fn open(&self, path: &str) {
-        let place = Place {
-            taken: Vec::new(),
-            answer: GOOD,
-        };
-        self.disk.lock().unwrap().insert(path.to_owned(), place);
-    }
-
-    /// Answers whatever is posted to this path with such a status and such header lines, and takes nothing.
-    pub fn refuse(&self, path: &str, status: u16, headers: &'static str) {
-        self.answer(path, (status, headers));
-    }
-
-    /// Takes what is posted to this path again.
-    pub fn take_again(&self, path: &str) {
-        self.answer(path, GOOD);
-    }
-
-    fn answer(&self, path: &str, answer: (u16, &'static str)) {
+    /// Makes a place. Any other is unknown.
+    pub fn open(&self, place: &str) {
         let mut disk = self.disk.lock().unwrap();
-        disk.get_mut(path).expect("an open path").answer = answer;
+        disk.insert(place.to_owned(), Place::default());
     }
 
-    /// The same for every path.
-    pub fn refuse_all(&self, status: u16, headers: &'static str) {
+    /// Takes nothing for this place, or takes things again.
+    pub fn refuse(&self, place: &str, refusal: Option<Refusal>) {
+        let mut disk = self.disk.lock().unwrap();
+        disk.get_mut(place).expect("an open place").refusal = refusal;
+    }
+
+    /// The same for every place.
+    pub fn refuse_all(&self, refusal: Option<Refusal>) {
         for place in self.disk.lock().unwrap().values_mut() {
-            place.answer = (status, headers);
+            place.refusal = refusal;
         }
     }
 
-    pub fn take_all_again(&self) {
-        let (status, headers) = GOOD;
-        self.refuse_all(status, headers);
-    }
-
-    /// All that a path took, in order. The path is unknown afterwards.
-    pub fn close(&self, path: &str) -> Vec<Taken> {
-        let place = self.disk.lock().unwrap().remove(path);
-        place.expect("an open path").taken
+    /// All that a place took, in order. It is unknown afterwards.
+    pub fn close(&self, place: &str) -> Vec<Taken> {
+        let place = self.disk.lock().unwrap().remove(place);
+        place.expect("an open place").taken
     }
 }
 
-async fn serve(listener: TcpListener, disk: Disk, frozen: watch::Receiver<bool>) {
+async fn serve(listener: TcpListener, disk: Disk, answer: Answer, frozen: watch::Receiver<bool>) {
     loop {
         let (stream, _) = listener.accept().await.unwrap();
         let (disk, frozen) = (Arc::clone(&disk), frozen.clone());
         tokio::spawn(async move {
             // An error is a connection that ended.
-            let _ = converse(stream, &disk, frozen).await;
+            let _ = converse(stream, &disk, answer, frozen).await;
         });
     }
 }
@@ -173,6 +179,7 @@ async fn serve(listener: TcpListener, disk: Disk, frozen: watch::Receiver<bool>)
 async fn converse(
     stream: TcpStream,
     disk: &Disk,
+    answer: Answer,
     mut frozen: watch::Receiver<bool>,
 ) -> std::io::Result<()> {
     stream.set_nodelay(true)?;
@@ -190,9 +197,16 @@ async fn converse(
         stream.read_exact(&mut body).await?;
         // Fails when the service is gone, and this with it.
         let _ = frozen.wait_for(|frozen| !frozen).await;
-        let (status, more) = answer(disk, &path, Taken { headers, body });
-        let answer = format!("HTTP/1.1 {status} X\r\n{more}content-length: 2\r\n\r\nok");
-        stream.get_mut().write_all(answer.as_bytes()).await?;
+        let reply = answer(&mut disk.lock().unwrap(), &path, Taken { headers, body });
+        let Reply {
+            status,
+            headers,
+            body,
+        } = reply;
+        let length = body.len();
+        let text =
+            format!("HTTP/1.1 {status} X\r\n{headers}content-length: {length}\r\n\r\n{body}");
+        stream.get_mut().write_all(text.as_bytes()).await?;
     }
 }
 
@@ -213,13 +227,24 @@ fn parse(head: &str) -> (String, BTreeMap<String, String>) {
     (path.to_owned(), headers)
 }
 
-fn answer(disk: &Disk, path: &str, request: Taken) -> (u16, &'static str) {
-    let mut disk = disk.lock().unwrap();
-    let Some(place) = disk.get_mut(path) else {
-        return (404, "");
+fn take(places: &mut Places, path: &str, request: Taken) -> Reply {
+    let Some(place) = places.get_mut(path) else {
+        return Reply {
+            status: 404,
+            ..Reply::default()
+        };
     };
-    if place.answer.0 / 100 == 2 {
-        place.taken.push(request);
+    if let Some((status, headers)) = place.refusal {
+        return Reply {
+            status,
+            headers,
+            ..Reply::default()
+        };
     }
-    place.answer
+    place.taken.push(request);
+    Reply {
+        status: 202,
+        body: "ok".to_owned(),
+        ..Reply::default()
+    }
 }

@@ -1,8 +1,9 @@
 //! The servers of a run: PostgreSQL, and the one behind the sink, with what scenarios do to it whatever it is.
 //!
 //! Each scenario has a *place* of its own there, that gets its events and keeps all of them: an exchange with a queue, a
-//! stream, a path, a topic.
+//! stream, a path, a topic, a bus.
 
+mod eventbridge;
 mod http;
 #[cfg(feature = "kafka")]
 mod kafka;
@@ -18,6 +19,7 @@ use crate::support::proxy::frames::Protocol;
 use crate::support::rabbitmq::RabbitMq;
 use crate::support::{Arrival, Settings};
 
+use self::eventbridge::EventBridge;
 use self::http::Http;
 #[cfg(feature = "kafka")]
 use self::kafka::KafkaTopics;
@@ -70,6 +72,7 @@ pub(crate) enum Server {
     Http(Http),
     #[cfg(feature = "kafka")]
     Kafka(KafkaTopics),
+    EventBridge(EventBridge),
 }
 
 impl Server {
@@ -82,6 +85,7 @@ impl Server {
             Sink::Kafka => Self::Kafka(KafkaTopics::start().await),
             #[cfg(not(feature = "kafka"))]
             Sink::Kafka => unreachable!("refused with the arguments"),
+            Sink::EventBridge => Self::EventBridge(EventBridge::start()),
         }
     }
 
@@ -92,6 +96,7 @@ impl Server {
             Self::Http(_) => Sink::Http,
             #[cfg(feature = "kafka")]
             Self::Kafka(_) => Sink::Kafka,
+            Self::EventBridge(_) => Sink::EventBridge,
         }
     }
 
@@ -103,6 +108,9 @@ impl Server {
             Self::Http(_) => "an http service of the tests".to_owned(),
             #[cfg(feature = "kafka")]
             Self::Kafka(kafka) => kafka.version(),
+            Self::EventBridge(_) => {
+                "a service of the tests that speaks as EventBridge does".to_owned()
+            }
         }
     }
 
@@ -114,6 +122,7 @@ impl Server {
             Self::Http(_) => Protocol::Http,
             #[cfg(feature = "kafka")]
             Self::Kafka(_) => Protocol::Kafka,
+            Self::EventBridge(_) => Protocol::Http,
         }
     }
 
@@ -124,6 +133,7 @@ impl Server {
             Self::Http(http) => http.service.port(),
             #[cfg(feature = "kafka")]
             Self::Kafka(kafka) => kafka.node.port(),
+            Self::EventBridge(bridge) => bridge.service.port(),
         }
     }
 
@@ -146,6 +156,12 @@ impl Server {
             Self::Kafka(_) => settings
                 .set("KAFKA_BROKERS", format!("127.0.0.1:{port}"))
                 .set("KAFKA_MAX_MESSAGE_SIZE", "16MB"),
+            Self::EventBridge(_) => settings
+                .set("EVENTBRIDGE_ENDPOINT", format!("http://127.0.0.1:{port}"))
+                .set("EVENTBRIDGE_REGION", "eu-west-1")
+                .set("EVENTBRIDGE_MAX_REQUEST_SIZE", "1MiB")
+                .variable("AWS_ACCESS_KEY_ID", "tests")
+                .variable("AWS_SECRET_ACCESS_KEY", "tests"),
         }
     }
 
@@ -157,6 +173,7 @@ impl Server {
             Self::Http(http) => http.service.open(place),
             #[cfg(feature = "kafka")]
             Self::Kafka(kafka) => kafka.open(place).await,
+            Self::EventBridge(bridge) => bridge.service.open(place),
         }
     }
 
@@ -168,6 +185,7 @@ impl Server {
             Self::Http(http) => http.arrivals(place),
             #[cfg(feature = "kafka")]
             Self::Kafka(kafka) => kafka.arrivals(place).await,
+            Self::EventBridge(bridge) => bridge.arrivals(place),
         }
     }
 
@@ -175,7 +193,8 @@ impl Server {
     pub(crate) async fn refuse(&self, place: &str) {
         match self {
             Self::Nats(nats) => nats.refuse(place).await,
-            Self::Http(http) => http.service.refuse(place, 404, ""),
+            Self::Http(http) => http.service.refuse(place, Some((404, ""))),
+            Self::EventBridge(bridge) => bridge.refuse_entries(place),
             _ => unreachable!("an exchange does, a topic cannot"),
         }
     }
@@ -184,7 +203,8 @@ impl Server {
     pub(crate) async fn accept(&self, place: &str) {
         match self {
             Self::Nats(nats) => nats.accept(place).await,
-            Self::Http(http) => http.service.take_again(place),
+            Self::Http(http) => http.service.refuse(place, None),
+            Self::EventBridge(bridge) => bridge.service.refuse(place, None),
             _ => unreachable!("an exchange does, a topic cannot"),
         }
     }
@@ -193,7 +213,8 @@ impl Server {
     pub(crate) fn forbid(&self, place: &str) {
         match self {
             Self::RabbitMq(node) => allow_writing(node, "nothing"),
-            Self::Http(http) => http.service.refuse(place, 403, ""),
+            Self::Http(http) => http.service.refuse(place, Some((403, ""))),
+            Self::EventBridge(bridge) => bridge.forbid(place),
             _ => unreachable!("not played with it"),
         }
     }
@@ -202,7 +223,8 @@ impl Server {
     pub(crate) fn allow(&self, place: &str) {
         match self {
             Self::RabbitMq(node) => allow_writing(node, ".*"),
-            Self::Http(http) => http.service.take_again(place),
+            Self::Http(http) => http.service.refuse(place, None),
+            Self::EventBridge(bridge) => bridge.service.refuse(place, None),
             _ => unreachable!("not played with it"),
         }
     }
@@ -222,6 +244,7 @@ impl Server {
             Self::Http(_) => http::POISON,
             #[cfg(feature = "kafka")]
             Self::Kafka(_) => kafka::POISON,
+            Self::EventBridge(_) => eventbridge::POISON,
         };
         [own, poison::ANY].concat()
     }
@@ -233,9 +256,10 @@ impl Server {
                 node.ctl_ok(&["set_vm_memory_high_watermark", "0"]);
             }
             Self::Nats(nats) => nats.fill().await,
-            Self::Http(http) => http.service.refuse_all(503, "retry-after: 1\r\n"),
+            Self::Http(http) => http.service.refuse_all(Some((503, "retry-after: 1\r\n"))),
             #[cfg(feature = "kafka")]
             Self::Kafka(_) => unreachable!("Kafka has no way to say so"),
+            Self::EventBridge(bridge) => bridge.throttle(),
         }
     }
 
@@ -246,9 +270,10 @@ impl Server {
                 node.ctl_ok(&["set_vm_memory_high_watermark", "0.6"]);
             }
             Self::Nats(nats) => nats.empty().await,
-            Self::Http(http) => http.service.take_all_again(),
+            Self::Http(http) => http.service.refuse_all(None),
             #[cfg(feature = "kafka")]
             Self::Kafka(_) => unreachable!("Kafka has no way to say so"),
+            Self::EventBridge(bridge) => bridge.service.refuse_all(None),
         }
     }
 
@@ -260,6 +285,7 @@ impl Server {
             Self::Http(http) => http.service.kill(),
             #[cfg(feature = "kafka")]
             Self::Kafka(kafka) => kafka.node.kill(),
+            Self::EventBridge(bridge) => bridge.service.kill(),
         }
     }
 
@@ -271,6 +297,7 @@ impl Server {
             Self::Http(http) => http.service.revive(),
             #[cfg(feature = "kafka")]
             Self::Kafka(kafka) => kafka.node.revive().await,
+            Self::EventBridge(bridge) => bridge.service.revive(),
         }
     }
 
@@ -282,6 +309,7 @@ impl Server {
             Self::Http(http) => http.service.freeze(),
             #[cfg(feature = "kafka")]
             Self::Kafka(kafka) => kafka.node.freeze(),
+            Self::EventBridge(bridge) => bridge.service.freeze(),
         }
     }
 
@@ -293,6 +321,7 @@ impl Server {
             Self::Http(http) => http.service.thaw(),
             #[cfg(feature = "kafka")]
             Self::Kafka(kafka) => kafka.node.thaw(),
+            Self::EventBridge(bridge) => bridge.service.thaw(),
         }
     }
 }

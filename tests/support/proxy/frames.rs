@@ -15,7 +15,7 @@ pub enum Protocol {
     Amqp,
     /// The protocol of NATS, without TLS.
     Nats,
-    /// HTTP/1.1, without TLS, every body with its length.
+    /// HTTP/1.1, without TLS, every body with its length, one request at a time.
     Http,
     /// Kafka's, without TLS.
     Kafka,
@@ -53,7 +53,7 @@ pub enum Label {
     Row(Statement),
     /// The end of its answer. Outside a transaction that was begun before, it is committed.
     Answered(Statement),
-    /// The beginning of a message; in Kafka, of several.
+    /// The beginning of a message; in Kafka and EventBridge, of several.
     Publish,
     /// The broker takes responsibility for one message or several, or refuses to.
     Confirm,
@@ -109,6 +109,8 @@ pub struct Conversation {
     bound: Statement,
     /// Statements whose answers are due, one for each time the server will be ready again.
     due: VecDeque<Statement>,
+    /// Whether the last HTTP request brought events.
+    published: bool,
     /// Kafka's requests with records whose responses are due.
     produced: HashSet<[u8; 4]>,
     /// The port that a Kafka broker announces, and the one its clients are to use.
@@ -124,6 +126,7 @@ impl Conversation {
             prepared: HashMap::new(),
             bound: Statement::Other,
             due: VecDeque::new(),
+            published: false,
             produced: HashSet::new(),
             announced: None,
         }
@@ -161,7 +164,7 @@ impl Conversation {
             (Protocol::Postgres, Direction::ToClient) => self.postgres_to_client(&frame),
             (Protocol::Amqp, _) => self.amqp(direction, &frame),
             (Protocol::Nats, _) => framing::nats_label(direction, &frame),
-            (Protocol::Http, _) => framing::http_label(direction),
+            (Protocol::Http, _) => self.http(direction, &frame),
             (Protocol::Kafka, _) => self.kafka(direction, &mut frame),
         };
         Some((frame.freeze(), label))
@@ -247,6 +250,17 @@ impl Conversation {
             (Direction::ToClient, 60, 80 | 120) => Label::Confirm,
             (Direction::ToClient, 60, 50) => Label::Return,
             _ => Label::Other,
+        }
+    }
+
+    fn http(&mut self, direction: Direction, frame: &[u8]) -> Label {
+        if direction == Direction::ToServer {
+            self.published = framing::http_publishes(frame);
+        }
+        match (self.published, direction) {
+            (false, _) => Label::Other,
+            (true, Direction::ToServer) => Label::Publish,
+            (true, Direction::ToClient) => Label::Confirm,
         }
     }
 

@@ -47,12 +47,9 @@ pub fn http_length(buffer: &[u8]) -> Option<usize> {
     Some(head + length.unwrap_or(0))
 }
 
-/// Each request is an event, each response its answer.
-pub fn http_label(direction: Direction) -> Label {
-    match direction {
-        Direction::ToServer => Label::Publish,
-        Direction::ToClient => Label::Confirm,
-    }
+/// Whether a request brings events: all do, but for questions about a bus of EventBridge.
+pub fn http_publishes(request: &[u8]) -> bool {
+    behind(request, b"AWSEvents.DescribeEventBus").is_none()
 }
 
 /// Kafka: its length in four bytes, then request or response.
