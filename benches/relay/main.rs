@@ -6,6 +6,7 @@
 //! DATABASE_URL names a PostgreSQL server where it may create databases, AMQP_URL a RabbitMQ
 //! where it may use the exchange `events` and queues named `bench-...`. With `--sink nats` it is NATS_URL instead, a server
 //! where it may replace the stream `events`; with `--sink kafka` KAFKA_BROKERS, where it may make topics named `bench-...`.
+//! For `http` and `eventbridge` it is itself the service.
 
 mod arrivals;
 #[path = "../../tests/support/counting_proxy.rs"]
@@ -225,6 +226,11 @@ fn receiver(world: &World, args: &Args) -> String {
         SinkName::Http => {
             "a service that reads each request and answers 204 at once, storing nothing \
              (HTTP/1.1, connections are kept; one thread of the program that measures)"
+                .into()
+        }
+        SinkName::Eventbridge => {
+            "a service that reads each request of PutEvents and gives its entries event ids at once, storing nothing and checking no \
+             signature (HTTP/1.1 without TLS, connections are kept; one thread of the program that measures)"
                 .into()
         }
         SinkName::Kafka => format!(

@@ -1,7 +1,7 @@
 //! Drains to another sink than RabbitMQ, beside both halves of the work, each of them without the other.
 
 use crate::Result;
-use crate::drain::{BATCH, Drain, Drained, STRICT, bare_publisher, bare_sql, drain};
+use crate::drain::{BATCH, BINARY, Drain, Drained, STRICT, bare_publisher, bare_sql, drain};
 use crate::outbox::{Seed, TEXT, message_size};
 use crate::place::{QueueKind, SinkName};
 use crate::processors;
@@ -14,11 +14,13 @@ use crate::world::{Settings, World};
 /// The reference: reading and marking as fast as SQL alone, then publishing as fast as the client alone.
 const HALVES: &str = "S then B: bare SQL, then the bare publisher";
 
-/// The settings that this sink can be measured with: a record of Kafka holds one event.
+/// The settings that this sink can be measured with: a record of Kafka holds one event, an entry of EventBridge a structured one.
 fn settings(sink: SinkName) -> impl Iterator<Item = (&'static str, Settings<'static>)> {
-    MODES
-        .into_iter()
-        .filter(move |(_, settings)| sink != SinkName::Kafka || !settings.contains(&BATCH))
+    MODES.into_iter().filter(move |(_, settings)| match sink {
+        SinkName::Kafka => !settings.contains(&BATCH),
+        SinkName::Eventbridge => !settings.contains(&BATCH) && !settings.contains(&BINARY),
+        _ => true,
+    })
 }
 
 /// Many keys, in each setting.

@@ -3,11 +3,14 @@
 //! A bare publisher uses the client library that the sink uses, as the sink does: as many messages on their way, the
 //! same headers, every answer awaited and looked at. What it lacks is a database, keys and retries.
 
+#[cfg(feature = "eventbridge")]
+mod eventbridge;
 mod http;
 #[cfg(feature = "kafka")]
 mod kafka;
 mod nats;
 mod rabbitmq;
+mod service;
 
 use std::future::Future;
 use std::time::{Duration, Instant};
@@ -39,15 +42,16 @@ pub(crate) enum SinkName {
     Nats,
     Http,
     Kafka,
+    Eventbridge,
 }
 
 impl SinkName {
-    /// The variable that says where it is; http is made here.
+    /// The variable that says where it is; services are made here.
     pub(crate) fn variable(self) -> Option<&'static str> {
         match self {
             Self::Rabbitmq => Some("AMQP_URL"),
             Self::Nats => Some("NATS_URL"),
-            Self::Http => None,
+            Self::Http | Self::Eventbridge => None,
             Self::Kafka => Some("KAFKA_BROKERS"),
         }
     }
@@ -59,6 +63,7 @@ impl SinkName {
             Self::Nats => "nats",
             Self::Http => "http",
             Self::Kafka => "kafka",
+            Self::Eventbridge => "eventbridge",
         }
     }
 
@@ -69,6 +74,7 @@ impl SinkName {
             Self::Nats => "NATS JetStream",
             Self::Http => "http",
             Self::Kafka => "Kafka",
+            Self::Eventbridge => "EventBridge",
         }
     }
 
@@ -79,6 +85,7 @@ impl SinkName {
             Self::Nats => "one stream",
             Self::Http => "one service",
             Self::Kafka => "a topic with 8 partitions",
+            Self::Eventbridge => "one bus",
         }
     }
 
@@ -104,6 +111,11 @@ impl SinkName {
                  records: at most 16 MiB in all, as the relay); the same topic and headers, as many keys, values of the same size, no\n  \
                  database."
             }
+            Self::Eventbridge => {
+                "AWS's SDK alone, one client with the sink's settings, 16 tasks, each with one request of ten entries at a time;\n  \
+                 details that are JSON of the same size, every result looked at, no database. The service has a thread of its own in\n  \
+                 the same process, whose time is not counted as the publisher's."
+            }
         }
     }
 }
@@ -115,6 +127,8 @@ pub(crate) enum Place {
     Http(http::Http),
     #[cfg(feature = "kafka")]
     Kafka(Box<kafka::Kafka>),
+    #[cfg(feature = "eventbridge")]
+    Eventbridge(eventbridge::EventBridge),
 }
 
 impl Place {
@@ -129,6 +143,15 @@ impl Place {
             SinkName::Kafka => {
                 return Err(
                     "this program was built without Kafka; build it with --features kafka".into(),
+                );
+            }
+            #[cfg(feature = "eventbridge")]
+            SinkName::Eventbridge => Self::Eventbridge(eventbridge::EventBridge::open().await?),
+            #[cfg(not(feature = "eventbridge"))]
+            SinkName::Eventbridge => {
+                return Err(
+                    "this program was built without EventBridge; build it with --features eventbridge"
+                        .into(),
                 );
             }
         })
@@ -152,6 +175,8 @@ impl Place {
                 ("OUTRIGGER_KAFKA_BROKERS", kafka.brokers().to_owned()),
                 ("OUTRIGGER_ROUTE_DESTINATION", kafka.topic()),
             ],
+            #[cfg(feature = "eventbridge")]
+            Self::Eventbridge(bridge) => bridge.settings(),
         }
     }
 
@@ -179,6 +204,8 @@ impl Place {
             Self::Http(_) => Ok(()),
             #[cfg(feature = "kafka")]
             Self::Kafka(_) => Ok(()),
+            #[cfg(feature = "eventbridge")]
+            Self::Eventbridge(_) => Ok(()),
         }
     }
 
@@ -189,11 +216,16 @@ impl Place {
             Self::Rabbitmq(broker) => broker.new_queue(kind).await,
             Self::Nats(nats) => nats.new_stream().await,
             Self::Http(http) => {
-                http.forget();
+                http.service.forget();
                 Ok(())
             }
             #[cfg(feature = "kafka")]
             Self::Kafka(kafka) => kafka.new_topic().await,
+            #[cfg(feature = "eventbridge")]
+            Self::Eventbridge(bridge) => {
+                bridge.service.forget();
+                Ok(())
+            }
         }
     }
 
@@ -205,6 +237,8 @@ impl Place {
             Self::Http(_) => Ok(()),
             #[cfg(feature = "kafka")]
             Self::Kafka(kafka) => kafka.delete_topic().await,
+            #[cfg(feature = "eventbridge")]
+            Self::Eventbridge(_) => Ok(()),
         }
     }
 
@@ -213,9 +247,11 @@ impl Place {
         match self {
             Self::Rabbitmq(broker) => broker.count().await,
             Self::Nats(nats) => nats.count().await,
-            Self::Http(http) => Ok(http.count()),
+            Self::Http(http) => Ok(http.service.count()),
             #[cfg(feature = "kafka")]
             Self::Kafka(kafka) => kafka.count().await,
+            #[cfg(feature = "eventbridge")]
+            Self::Eventbridge(bridge) => Ok(bridge.service.count()),
         }
     }
 
@@ -240,9 +276,11 @@ impl Place {
         match self {
             Self::Rabbitmq(broker) => broker.body_size().await,
             Self::Nats(nats) => nats.body_size().await,
-            Self::Http(http) => Ok(http.body_size()),
+            Self::Http(http) => Ok(http.service.body_size()),
             #[cfg(feature = "kafka")]
             Self::Kafka(kafka) => kafka.body_size().await,
+            #[cfg(feature = "eventbridge")]
+            Self::Eventbridge(bridge) => Ok(bridge.service.body_size()),
         }
     }
 
@@ -259,6 +297,8 @@ impl Place {
             Self::Http(http) => http.publish_many(messages, size).await,
             #[cfg(feature = "kafka")]
             Self::Kafka(kafka) => kafka.publish_many(messages, size).await,
+            #[cfg(feature = "eventbridge")]
+            Self::Eventbridge(bridge) => bridge.publish_many(messages, size).await,
         }
     }
 
@@ -267,9 +307,11 @@ impl Place {
         match self {
             Self::Rabbitmq(broker) => Box::pin(broker.receive()).await,
             Self::Nats(nats) => Box::pin(nats.receive()).await,
-            Self::Http(http) => Ok(http.receive()),
+            Self::Http(http) => Ok(http.service.receive()),
             #[cfg(feature = "kafka")]
             Self::Kafka(kafka) => kafka.receive(),
+            #[cfg(feature = "eventbridge")]
+            Self::Eventbridge(bridge) => Ok(bridge.service.receive()),
         }
     }
 
@@ -281,13 +323,17 @@ impl Place {
             Self::Http(http) => Direct::Http(http.client().await?),
             #[cfg(feature = "kafka")]
             Self::Kafka(kafka) => Direct::Kafka(kafka.lane()?),
+            #[cfg(feature = "eventbridge")]
+            Self::Eventbridge(bridge) => Direct::Eventbridge(bridge.client()),
         })
     }
 
     /// Processor time of a receiver within this program, in seconds.
     pub(crate) fn receiver_cpu(&self) -> Result<f64> {
         match self {
-            Self::Http(http) => http.cpu(),
+            Self::Http(http) => http.service.cpu(),
+            #[cfg(feature = "eventbridge")]
+            Self::Eventbridge(bridge) => bridge.service.cpu(),
             _ => Ok(0.0),
         }
     }
@@ -300,6 +346,8 @@ pub(crate) enum Direct {
     Http(http::Client),
     #[cfg(feature = "kafka")]
     Kafka(kafka::Lane),
+    #[cfg(feature = "eventbridge")]
+    Eventbridge(eventbridge::Publisher),
 }
 
 impl Direct {
@@ -310,6 +358,8 @@ impl Direct {
             Self::Http(client) => client.publish_one(id).await,
             #[cfg(feature = "kafka")]
             Self::Kafka(lane) => lane.publish_one(id).await,
+            #[cfg(feature = "eventbridge")]
+            Self::Eventbridge(publisher) => publisher.publish_one(id).await,
         }
     }
 }
