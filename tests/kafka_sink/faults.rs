@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use outrigger::error::{ReasonCode, Verdict};
+use outrigger::sink::SinkState;
 use outrigger::sink::kafka::KafkaSettings;
 use rdkafka::config::ClientConfig;
 use rdkafka::mocking::MockCluster;
@@ -56,6 +57,12 @@ async fn a_confirm_that_is_inferred_is_no_confirm() {
         rounds += 1;
         assert!(rounds < 50, "never were two requests on their way");
         let mut running = Running::ready(settings.clone()).await;
+        // Looked for from the beginning: the next producer is soon there.
+        let mut state = running.state.clone();
+        let complaint = tokio::spawn(async move {
+            let is = |state: &SinkState| matches!(state, SinkState::Down(reason) if reason.contains("it may be missing there"));
+            state.wait_for(is).await.map(drop)
+        });
         cluster
             .broker_round_trip_time(1, Duration::from_millis(200))
             .unwrap();
@@ -82,8 +89,12 @@ async fn a_confirm_that_is_inferred_is_no_confirm() {
             }
         }
         doubted = is(&first[0]) == Is::Unavailable;
-        if doubted {
-            running.await_down("it may be missing there").await;
+        match doubted {
+            true => within("the reason is told", complaint)
+                .await
+                .unwrap()
+                .unwrap(),
+            false => complaint.abort(),
         }
         running.publish_all(&both).await;
         let there = read_mock(&cluster, "narrow").await;
