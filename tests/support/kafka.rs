@@ -269,9 +269,13 @@ impl Kafka {
         let (config, name) = (self.client(), name.to_owned());
         tokio::task::spawn_blocking(move || {
             let client: BaseConsumer = config.create().unwrap();
+            let began = Instant::now();
             for partition in 0..partitions {
-                // Answered by the partition's leader.
-                client.fetch_watermarks(&name, partition, ANSWER).unwrap();
+                // Answered by the partition's leader; the broker may not know yet that it is the one.
+                while let Err(error) = client.fetch_watermarks(&name, partition, ANSWER) {
+                    assert!(began.elapsed() < ANSWER, "topic {name}: {error}");
+                    std::thread::sleep(Duration::from_millis(10));
+                }
             }
         })
         .await

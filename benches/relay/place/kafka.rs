@@ -3,7 +3,7 @@
 use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::future::try_join_all;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
@@ -103,8 +103,14 @@ impl Kafka {
         for created in self.admin()?.create_topics([&topic], &options).await? {
             created.map_err(|(name, code)| format!("cannot create topic `{name}`: {code}"))?;
         }
-        // Each partition has a leader now that answers: before, a producer's first records might be put in doubt, or lost.
-        self.count().await?;
+        // Until each partition has a leader that answers, a producer's first records might be put in doubt, or lost.
+        let began = Instant::now();
+        while let Err(error) = self.count().await {
+            if began.elapsed() > ANSWER {
+                return Err(error);
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
         Ok(())
     }
 
