@@ -5,8 +5,8 @@
 //! - **By inference.** Request 1 fails, request 2 of its partition succeeds; since brokers take no gap in a producer's numbers,
 //!   request 1 must have been stored after all (`rd_kafka_dr_implicit_ack`). But brokers do take a gap of a producer they
 //!   do not know (`ProducerAppendInfo.checkSequence`; KAFKA-19880). So the first request of a new producer, or the first one
-//!   to a new topic, may be refused (no leader yet), the second one stored, and the first one is lost. Measured with
-//!   Apache Kafka: on 2 of 150 topics that were created while their first records came.
+//!   to a new topic, may be refused (no leader yet), the second one stored, and the first one is lost. With Apache
+//!   Kafka a confirm was inferred on 2 of 150 topics that were created while their first records came.
 //! - **As a repetition.** A broker that takes a batch for one stores nothing and confirms it, at the offset of the batch that it
 //!   has, or with `DUPLICATE_SEQUENCE_NUMBER` and no offset. Producer and broker need to agree about numbers for that.
 //!

@@ -1,5 +1,5 @@
-//! EventBridge: a bus that keeps its entries. Their own service plays AWS, since moto takes a second for a hundred of them; that the
-//! sink and moto understand each other is shown in `tests/sinks`.
+//! EventBridge: a bus that keeps its entries. A service of the tests plays AWS, since moto is slow and forgets everything
+//! when it ends; that the sink and moto understand each other is shown in `tests/sinks`.
 
 use serde_json::{Value, json};
 use uuid::Uuid;
