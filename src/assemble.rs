@@ -8,6 +8,7 @@ use secrecy::SecretString;
 pub use sinks::*;
 
 use crate::cli::Failure;
+use crate::event::Explained;
 use crate::event::encode::{BatchLimits, Encoder, EncoderConfig, HeaderPrefix, Mode};
 use crate::event::route::{DeadLetterRouter, Router};
 use crate::secret_file::SecretFile;
@@ -148,6 +149,14 @@ pub fn encoder(settings: &Settings) -> Result<(Encoder, Option<DeadLetterRouter>
                 }
             },
             ..limits
+        },
+        explained: match settings.sink {
+            SinkKind::EventBridge => Explained::InAttributes,
+            SinkKind::RabbitMq
+            | SinkKind::Nats
+            | SinkKind::Http
+            | SinkKind::Kafka
+            | SinkKind::Stdout => Explained::InHeaders,
         },
     };
     let encoder = Encoder::new(config).map_err(Failure::usage)?;

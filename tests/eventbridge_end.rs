@@ -109,3 +109,35 @@ async fn rows_become_events_that_a_rule_sends_to_a_queue() {
         );
     }
 }
+
+#[tokio::test]
+async fn dead_letters_say_why_in_the_detail() {
+    aws().await.open("lettered").await;
+    aws().await.open("dead").await;
+    let settings = [
+        ("OUTRIGGER_RETRY_DEAD_LETTER_DESTINATION", "dead"),
+        ("OUTRIGGER_RETRY_DEAD_LETTER_KEY", "order.dead"),
+    ];
+    let tool = with_eventbridge("lettered", &settings).await;
+    let long = "x".repeat(129);
+    tool.sql(&format!(
+        "insert into outbox (type, key, data, routing_key) values ('order.placed', 'k', '{{\"n\": 1}}', '{long}')"
+    ))
+    .await;
+    tool.drain().await;
+    assert!(aws().await.take("lettered").await.is_empty());
+    let letters = aws().await.take("dead").await;
+    assert_eq!(letters.len(), 1);
+    assert_eq!(letters[0]["detail-type"], "order.dead");
+    let detail = &letters[0]["detail"];
+    assert_eq!(detail["outriggerreason"], "invalid_route");
+    let why = detail["outriggererror"].as_str().unwrap();
+    assert!(why.contains("has 129 characters"), "{why}");
+    assert_eq!(detail["outriggerattempts"], 1);
+    assert_eq!(detail["outriggerdestination"], "lettered");
+    assert_eq!(detail["outriggerroutingkey"], long);
+    // The rest is the event as it was.
+    assert_eq!(detail["type"], "order.placed");
+    assert_eq!(detail["partitionkey"], "k");
+    assert_eq!(detail["data"]["n"], 1);
+}

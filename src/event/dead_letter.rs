@@ -1,26 +1,49 @@
-//! The dead letter of an event: the same message, elsewhere, with headers that say why.
+//! The dead letter of an event: the same message, elsewhere, with notes that say why.
 
 use super::Record;
 use super::encode::{Encoder, Mode};
-use super::envelope::Envelope;
+use super::envelope::{Envelope, ExtensionValue};
 use super::headers::parse_headers;
 use super::message::{HeaderValue, Message};
 use super::route::{DeadLetterRouter, Original};
+use super::rules;
 use crate::error::Reason;
 
-/// The header that only a dead letter has.
+/// The header that only a dead letter has, where it has [headers](Explained::InHeaders).
 pub const REASON_HEADER: &str = "x-outrigger-reason";
 
-/// Longest explanation carried in a header, in bytes.
+/// Longest explanation that a dead letter carries, in bytes.
 const ERROR_MAX: usize = 1024;
+
+/// Where a dead letter says why it is one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Explained {
+    /// In headers of the message: the event stays as it was.
+    #[default]
+    InHeaders,
+    /// In extension attributes of the event, for sinks whose messages have no headers.
+    InAttributes,
+}
+
+/// One thing that a dead letter says, by its name as a header and as an attribute. CloudEvents has lower-case letters
+/// and digits for the latter, and asks for 20 at most.
+struct Note {
+    header: &'static str,
+    attribute: &'static str,
+    value: Value,
+}
+
+enum Value {
+    Text(String),
+    Count(u32),
+}
 
 impl Encoder {
     /// The message to publish for an event that was given up.
     ///
-    /// Body, content type and headers are those of the original (in batch mode: a batch of one).
-    /// Added are `x-outrigger-reason`, `x-outrigger-error`, `x-outrigger-attempts`, and, if the
-    /// event had a route, `x-outrigger-original-destination` and
-    /// `x-outrigger-original-routing-key`; they replace headers of the same names.
+    /// Destination and routing key apart, it is that of the event (in batch mode: a batch of one) and some notes: the
+    /// reason, its explanation, the attempts made and, if the event had a route, its destination and routing key. They
+    /// are headers or attributes, as [`Explained`] says, and replace those of the same names.
     ///
     /// There is no dead letter for a row that cannot be expressed as a CloudEvent, or for which
     /// the dead-letter templates give no route: the reason says so.
@@ -31,8 +54,8 @@ impl Encoder {
         reason: &Reason,
         attempts: u32,
     ) -> Result<Message, Reason> {
-        let event = Envelope::new(record, &self.source)?;
-        let headers = parse_headers(record.headers.as_deref(), self.mode == Mode::Binary)?;
+        let mut event = Envelope::new(record, &self.source)?;
+        let mut headers = parse_headers(record.headers.as_deref(), self.mode == Mode::Binary)?;
         // An event may be dead because it has no route; a constant dead-letter route still takes it.
         let original = self.router.route(record).ok();
         let route = router.route(&Original {
@@ -41,32 +64,89 @@ impl Encoder {
             route: original.as_ref().map(|(d, k)| (d.as_str(), k.as_str())),
             reason: reason.code,
         })?;
-        let mut message = self.message(record, &event, headers, route);
-
-        let text = |value: &str| HeaderValue::Text(value.to_owned());
-        let mut added = vec![
-            (REASON_HEADER, text(reason.code.as_str())),
-            ("x-outrigger-error", text(bounded(&reason.detail))),
-            ("x-outrigger-attempts", HeaderValue::Int(attempts.into())),
-        ];
-        if let Some((destination, routing_key)) = &original {
-            added.push(("x-outrigger-original-destination", text(destination)));
-            added.push(("x-outrigger-original-routing-key", text(routing_key)));
+        let notes = notes(reason, attempts, original);
+        match self.explained {
+            Explained::InHeaders => {
+                headers.retain(|(name, _)| notes.iter().all(|note| note.header != name));
+                let added = notes.into_iter().map(Note::into_header);
+                headers.extend(added);
+            }
+            Explained::InAttributes => {
+                for note in notes {
+                    let (name, value) = note.into_attribute();
+                    event.set_extension(name, value);
+                }
+            }
         }
-        message
-            .headers
-            .retain(|(name, _)| added.iter().all(|(known, _)| known != name));
-        message.headers.extend(
-            added
-                .into_iter()
-                .map(|(name, value)| (name.to_owned(), value)),
-        );
-        Ok(message)
+        Ok(self.message(record, &event, headers, route))
     }
 }
 
-fn bounded(text: &str) -> &str {
-    &text[..text.floor_char_boundary(ERROR_MAX)]
+fn notes(reason: &Reason, attempts: u32, original: Option<(String, String)>) -> Vec<Note> {
+    let note = |header, attribute, value| Note {
+        header,
+        attribute,
+        value,
+    };
+    let text = |header, attribute, value| note(header, attribute, Value::Text(value));
+    let mut notes = vec![
+        text(
+            REASON_HEADER,
+            "outriggerreason",
+            reason.code.as_str().to_owned(),
+        ),
+        text(
+            "x-outrigger-error",
+            "outriggererror",
+            explanation(&reason.detail),
+        ),
+        note(
+            "x-outrigger-attempts",
+            "outriggerattempts",
+            Value::Count(attempts),
+        ),
+    ];
+    if let Some((destination, routing_key)) = original {
+        notes.push(text(
+            "x-outrigger-original-destination",
+            "outriggerdestination",
+            destination,
+        ));
+        notes.push(text(
+            "x-outrigger-original-routing-key",
+            "outriggerroutingkey",
+            routing_key,
+        ));
+    }
+    notes
+}
+
+impl Note {
+    fn into_header(self) -> (String, HeaderValue) {
+        let value = match self.value {
+            Value::Text(text) => HeaderValue::Text(text),
+            Value::Count(count) => HeaderValue::Int(count.into()),
+        };
+        (self.header.to_owned(), value)
+    }
+
+    fn into_attribute(self) -> (&'static str, ExtensionValue<'static>) {
+        let value = match self.value {
+            Value::Text(text) => ExtensionValue::Text(text.into()),
+            Value::Count(count) => ExtensionValue::Int(count.try_into().unwrap_or(i32::MAX)),
+        };
+        (self.attribute, value)
+    }
+}
+
+/// A server's words, on one line: neither attributes nor the headers of every protocol may have control characters, or
+/// blanks around them.
+fn explanation(detail: &str) -> String {
+    let text = rules::cleaned(detail);
+    let text = text.trim();
+    text[..text.floor_char_boundary(ERROR_MAX)]
+        .trim_end()
+        .to_owned()
 }
 
 #[cfg(test)]
@@ -78,9 +158,14 @@ mod tests {
     use crate::event::route::Router;
 
     fn encoder(mode: Mode) -> Encoder {
+        explaining(Explained::InHeaders, mode)
+    }
+
+    fn explaining(explained: Explained, mode: Mode) -> Encoder {
         Encoder::new(EncoderConfig {
             source: "/shop".into(),
             mode,
+            explained,
             header_prefix: HeaderPrefix::Ce,
             router: Router::new("events", "{{ type }}.{{ subject }}").unwrap(),
             batch: BatchLimits::default(),
@@ -137,6 +222,36 @@ mod tests {
             };
             assert_eq!(dead, expected);
         }
+    }
+
+    #[test]
+    fn the_original_event_with_reasons_in_its_attributes() {
+        let router = DeadLetterRouter::new("dlx", "{{ reason }}").unwrap();
+        let encoder = explaining(Explained::InAttributes, Mode::Structured);
+        let record = Record {
+            extensions: Some(
+                r#"{"outriggerreason":"earlier","outriggerz":1,"tenant":"blue"}"#.into(),
+            ),
+            ..record()
+        };
+        let original = encoder.encode([&record]).messages.remove(0);
+        let reason = Reason::new(ReasonCode::Nack, " a line\nand\u{7f} another\n");
+        let dead = encoder.dead_letter(&record, &router, &reason, 10).unwrap();
+        let added = concat!(
+            r#""outriggerattempts":10,"outriggerdestination":"events","#,
+            r#""outriggererror":"a line and  another","outriggerreason":"nack","#,
+            r#""outriggerroutingkey":"order.s","outriggerz":1"#,
+        );
+        let body = std::str::from_utf8(&original.body).unwrap();
+        let body = body.replace(r#""outriggerreason":"earlier","outriggerz":1"#, added);
+        let expected = Message {
+            body: body.into(),
+            destination: "dlx".into(),
+            routing_key: "nack".into(),
+            ..original
+        };
+        assert_eq!(dead, expected, "headers and all");
+        assert_ne!(dead.body, encoder.encode([&record]).messages[0].body);
     }
 
     #[test]

@@ -13,7 +13,7 @@ use super::headers::{Headers, attribute_headers, parse_headers};
 use super::json_format::write_event;
 use super::message::Message;
 use super::route::Router;
-use super::{Data, Record};
+use super::{Data, Explained, Record};
 use crate::error::Reason;
 
 /// Content type of a structured message.
@@ -90,6 +90,8 @@ pub struct EncoderConfig {
     pub router: Router,
     /// Bounds of a batch message; used in batch mode.
     pub batch: BatchLimits,
+    /// Where a dead letter says why it is one.
+    pub explained: Explained,
 }
 
 /// The configured event source cannot be used.
@@ -118,6 +120,7 @@ pub struct Encoder {
     header_prefix: HeaderPrefix,
     pub(super) router: Router,
     batch: BatchLimits,
+    pub(super) explained: Explained,
 }
 
 impl Encoder {
@@ -130,6 +133,7 @@ impl Encoder {
             mode: config.mode,
             header_prefix: config.header_prefix,
             batch: config.batch,
+            explained: config.explained,
         })
     }
 

@@ -184,6 +184,19 @@ fn time(at: Timestamp) -> Result<String, Reason> {
     }
 }
 
+impl<'a> Envelope<'a> {
+    /// Gives the event an extension attribute, or another value to the one it has. Name and value must be valid.
+    pub(super) fn set_extension(&mut self, name: &'a str, value: ExtensionValue<'a>) {
+        let found = self
+            .extensions
+            .binary_search_by(|(known, _)| known.as_ref().cmp(name));
+        match found {
+            Ok(at) => self.extensions[at].1 = value,
+            Err(at) => self.extensions.insert(at, (name.into(), value)),
+        }
+    }
+}
+
 type Extensions<'a> = Vec<(Cow<'a, str>, ExtensionValue<'a>)>;
 
 fn extensions(record: &Record) -> Result<Extensions<'_>, Reason> {

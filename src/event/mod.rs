@@ -24,7 +24,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use jiff::Timestamp;
 
-pub use dead_letter::REASON_HEADER;
+pub use dead_letter::{Explained, REASON_HEADER};
 pub use message::{HeaderValue, Message};
 
 /// The payload of a row, as its column type delivers it.

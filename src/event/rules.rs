@@ -44,6 +44,12 @@ fn is_allowed(c: char) -> bool {
     !c.is_control() && !noncharacter
 }
 
+/// The text with a space for each character that [`check_string`] refuses.
+pub(super) fn cleaned(value: &str) -> String {
+    let clean = |c| if is_allowed(c) { c } else { ' ' };
+    value.chars().map(clean).collect()
+}
+
 /// Checks a string that must say something.
 pub(super) fn check_non_empty_string(value: &str) -> Result<(), &'static str> {
     if value.is_empty() {

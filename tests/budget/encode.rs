@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use outrigger::event::encode::{BatchLimits, Encoder, EncoderConfig, HeaderPrefix, Mode};
 use outrigger::event::route::Router;
-use outrigger::event::{Data, Record};
+use outrigger::event::{Data, Explained, Record};
 
 use crate::at_most;
 
@@ -40,6 +40,7 @@ fn allocations(mode: Mode) -> u64 {
         header_prefix: HeaderPrefix::default(),
         router: Router::new("events", "{{ type }}").unwrap(),
         batch: BatchLimits::default(),
+        explained: Explained::InHeaders,
     })
     .unwrap();
     let records: Vec<Record> = (1..=ROWS as i64).map(record).collect();

@@ -6,9 +6,9 @@ mod conformance;
 mod decode;
 mod properties;
 
-use outrigger::event::Record;
 use outrigger::event::encode::{BatchLimits, Encoder, EncoderConfig, HeaderPrefix, Mode};
 use outrigger::event::route::Router;
+use outrigger::event::{Explained, Record};
 
 const DEFAULT_SOURCE: &str = "https://cloudevents.io";
 
@@ -19,6 +19,7 @@ fn encoder(mode: Mode) -> Encoder {
         header_prefix: HeaderPrefix::Ce,
         router: Router::new("events", "{{ type }}").unwrap(),
         batch: BatchLimits::default(),
+        explained: Explained::InHeaders,
     })
     .unwrap()
 }

@@ -9,7 +9,7 @@ use outrigger::event::encode::{
     BATCH, BatchLimits, Encoder, EncoderConfig, HeaderPrefix, Mode, STRUCTURED,
 };
 use outrigger::event::route::Router;
-use outrigger::event::{Data, Record};
+use outrigger::event::{Data, Explained, Record};
 
 use crate::harness::{Is, Running, assert_verdicts, open};
 use crate::world::{Arrived, Place, World};
@@ -26,6 +26,7 @@ fn encoder(mode: Mode) -> Encoder {
         header_prefix: HeaderPrefix::Ce,
         router: Router::new("unused", "unused").unwrap(),
         batch: BatchLimits::default(),
+        explained: Explained::InHeaders,
     })
     .unwrap()
 }

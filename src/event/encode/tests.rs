@@ -9,6 +9,7 @@ fn encoder(mode: Mode, prefix: HeaderPrefix, batch: BatchLimits) -> Encoder {
         header_prefix: prefix,
         router: Router::new("events", "{{ type }}").unwrap(),
         batch,
+        explained: Explained::InHeaders,
     })
     .unwrap()
 }
@@ -320,6 +321,7 @@ fn an_unusable_source_is_refused_at_once() {
             header_prefix: HeaderPrefix::default(),
             router: Router::new("d", "k").unwrap(),
             batch: BatchLimits::default(),
+            explained: Explained::InHeaders,
         })
         .expect_err(source);
         assert!(
