@@ -20,8 +20,8 @@ use crate::admin::backlog::Watched;
 use crate::admin::{Admin, Facts, Site};
 use crate::assemble;
 use crate::cli::{FAILED, Failure};
-use crate::relay::core::CoreConfig;
 use crate::relay::core::window::Ordering;
+use crate::relay::core::{CoreConfig, LAST_LOOK};
 use crate::relay::driver::{self, Ended, Parts};
 use crate::relay::live::Live;
 use crate::settings::{self, AfterPublish, EventMode, Settings, SinkKind, Traces, Wake};
@@ -325,6 +325,8 @@ fn core_config(settings: &Settings, dead_letter: bool) -> CoreConfig {
         lease_ttl: relay.lease_ttl,
         retry: settings.retry.policy(),
         dead_letter,
+        // The rest is for what is in flight then.
+        last_look: LAST_LOOK.min(relay.shutdown_timeout / 2),
         ..CoreConfig::default()
     }
 }

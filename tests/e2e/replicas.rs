@@ -213,6 +213,30 @@ async fn a_lone_relay_that_stops_under_load_leaves_the_rest_for_the_next() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_was_written_just_before_a_stop_is_published() {
+    let stage = Stage::new(servers().await).await;
+    let consumer = stage.consumer().await;
+    // Nobody wakes it, and it would look again in half a minute.
+    let relay = stage
+        .settings()
+        .set("RELAY_WAKE", "poll")
+        .set("RELAY_POLL_INTERVAL", "30s")
+        .start();
+    let first = stage.insert("type", "'t'").await;
+    consumer.await_id(&first, PATIENCE).await;
+    stage.await_settled().await;
+    let mut last = String::new();
+    for n in 0..40 {
+        let key = ["a", "b"][n % 2];
+        last = stage.insert("type, key", &format!("'t', '{key}'")).await;
+    }
+    relay.stop().await;
+    let left = "select count(*) from outbox where published_at is null";
+    assert_eq!(stage.count(left).await, 0);
+    consumer.await_id(&last, PATIENCE).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_stop_that_cannot_finish_does_not_claim_success() {
     let _turn = alone().await;
     let stage = Stage::new(servers().await).await;

@@ -268,6 +268,7 @@ impl World {
             far_behind: [2, 20, 5_000][random.below(3) as usize],
             dead_letter: random.chance(30),
             careful_rows: [4, 16, 256][random.below(3) as usize],
+            last_look: ms([0, 100, 1_000][random.below(3) as usize]),
         };
         let partitions = random.between(1, 6) as i32;
         let database = Database::new(partitions, config.lease_ttl.mul_f64(STORED), mutation);

@@ -16,6 +16,7 @@
 //!   ([`Core::handle`], `Published`).
 //! * *Bounded*: `max_in_flight`, `max_in_flight_bytes`, rows per key, held keys.
 
+mod leaving;
 mod messages;
 mod outcomes;
 pub mod ownership;
@@ -35,6 +36,7 @@ use crate::event::Record;
 use crate::relay::bound::FAR_BEHIND;
 use crate::store::{Failing, Failure, FailureState, ReadBatch, Tick, partition_of};
 
+use leaving::Leaving;
 pub use messages::{ByReason, Command, Gauges, Input, StoreFailed, Totals};
 use outcomes::Finished;
 use ownership::{Ownership, Step};
@@ -66,6 +68,8 @@ const RETRY_OVERDUE: Duration = Duration::from_secs(10);
 const BLOCKED_AGAIN: Duration = Duration::from_secs(60);
 /// Wait of a lane after a batch that ended without any answer.
 const LANE_RETRY: Duration = Duration::from_millis(100);
+/// Longest last look in a stop: somebody waits for the partitions.
+pub const LAST_LOOK: Duration = Duration::from_secs(1);
 
 /// What the core is told about its surroundings.
 #[derive(Debug, Clone)]
@@ -96,6 +100,8 @@ pub struct CoreConfig {
     pub careful_rows: usize,
     /// Whether given-up events are published to a dead-letter destination.
     pub dead_letter: bool,
+    /// Longest last look at the table in a stop, publishing what it finds included.
+    pub last_look: Duration,
 }
 
 impl Default for CoreConfig {
@@ -114,6 +120,7 @@ impl Default for CoreConfig {
             far_behind: FAR_BEHIND,
             careful_rows: 256,
             dead_letter: false,
+            last_look: LAST_LOOK,
         }
     }
 }
@@ -152,7 +159,7 @@ pub struct Core {
     lanes: Vec<Lane>,
     sink_ready: bool,
     paused: bool,
-    stopping: bool,
+    leaving: Leaving,
     failures_version: Option<i64>,
     /// Finished rows to settle.
     to_settle: Vec<Finished>,
@@ -191,7 +198,7 @@ impl Core {
             lanes: vec![Lane::Idle; config.lanes.max(1)],
             sink_ready: false,
             paused: false,
-            stopping: false,
+            leaving: Leaving::No,
             failures_version: None,
             to_settle: Vec::new(),
             settling: Vec::new(),
@@ -248,15 +255,9 @@ impl Core {
         self.window.first_waiting()
     }
 
-    /// Whether a stop has run its course: everything settled and handed over.
-    pub fn has_stopped(&self) -> bool {
-        self.stopping
-            && self.own_out.is_none()
-            && (self.ownership.has_left() || self.ownership.replica().is_none())
-    }
-
     /// The next command to carry out now, if any. Call until it returns `None`.
     pub fn next(&mut self, now: Time) -> Option<Command> {
+        self.leave_in_time(now);
         if let Some(command) = self.next_settle(now) {
             return Some(command);
         }
@@ -276,7 +277,7 @@ impl Core {
             return Some(command);
         }
         if !self.awake_out
-            && !self.stopping
+            && !self.is_stopping()
             && now >= self.awake_after
             && self.ownership.held() > 0
             && self.pace.wants_awake(now)
@@ -304,6 +305,9 @@ impl Core {
         }
         if let (Some(after), None) = (self.reload_after, &self.reload) {
             deadline = deadline.min(after);
+        }
+        if let Some(by) = self.leave_by() {
+            deadline = deadline.min(by);
         }
         for lane in &self.lanes {
             if let Lane::Resting(until) = lane {
@@ -375,7 +379,7 @@ impl Core {
             Input::OwnershipChanged => self.ownership.wake(now),
             Input::Listening(listening) => self.pace.set_listening(now, listening),
             Input::SinkReady(ready) => self.sink_ready = ready,
-            Input::Stop => self.stop(),
+            Input::Stop => self.stop(now),
             Input::Read(result) => self.read(now, result),
             Input::Published { lane, results } => self.published(now, lane, results),
             Input::Settled(result) => self.settled(now, result),
@@ -426,11 +430,6 @@ impl Core {
 
     fn step(&mut self) -> Option<(Step, Time)> {
         self.own_out.take()
-    }
-
-    fn stop(&mut self) {
-        self.stopping = true;
-        self.ownership.stop();
     }
 
     /// Rows of partitions that are to be emptied are of no use in memory.
@@ -507,11 +506,14 @@ impl Core {
         let Ok(batch) = result else {
             self.reading.failed(now, STORE_RETRY);
             self.pace.read_failed(now, STORE_RETRY);
+            self.read_ended(false);
             return;
         };
+        let discarded = self.reading.discarded();
         let arrivals = self
             .reading
             .finish(now, batch, &mut self.window, &mut self.pace);
+        self.read_ended(self.reading.discarded() == discarded);
         let way = arrivals.way;
         let mut touched = Vec::new();
         for record in arrivals.rows {

@@ -26,7 +26,7 @@ impl Core {
     /// Settling waits a moment for more rows: a commit per event would cost the database more than the
     /// events do. Nobody waits for it but a stop and a hand-over.
     pub(super) fn settle_due(&self) -> Time {
-        let hurry = self.stopping || self.ownership.is_draining();
+        let hurry = self.is_stopping() || self.ownership.is_draining();
         let enough = self.to_settle.len() >= SETTLE_WORTH;
         let patience = if hurry || enough {
             Time::ZERO

@@ -89,6 +89,8 @@ pub struct Ownership {
     ticked_at: Time,
     claim: Vec<i32>,
     load: Vec<i32>,
+    /// Nothing more is claimed.
+    closed: bool,
     stopping: bool,
     left: bool,
     /// Partitions were lost or began to drain since somebody asked.
@@ -116,6 +118,7 @@ impl Ownership {
             ticked_at: Time::ZERO,
             claim: Vec::new(),
             load: Vec::new(),
+            closed: false,
             stopping: false,
             left: false,
             leaving: false,
@@ -209,11 +212,17 @@ impl Ownership {
             .any(|owned| owned.phase == Phase::Draining)
     }
 
+    /// Takes nothing more.
+    pub fn close(&mut self) {
+        self.closed = true;
+        self.claim.clear();
+    }
+
     /// Gives everything back as soon as it is settled.
     pub fn stop(&mut self) {
+        self.close();
         self.stopping = true;
         self.leaving = true;
-        self.claim.clear();
         for owned in self.owned.values_mut() {
             owned.phase = Phase::Draining;
         }
@@ -236,7 +245,7 @@ impl Ownership {
             return None;
         }
         if self.replica.is_none() {
-            return if self.stopping {
+            return if self.closed {
                 None
             } else {
                 (now >= self.next_tick).then_some(Step::Register)
@@ -264,7 +273,7 @@ impl Ownership {
         if !self.load.is_empty() {
             return Some(Step::Load(self.load.clone()));
         }
-        if !self.claim.is_empty() && !self.stopping {
+        if !self.claim.is_empty() && !self.closed {
             return Some(Step::Claim(self.claim.clone()));
         }
         None
@@ -285,7 +294,7 @@ impl Ownership {
     /// A step failed: try again a little later.
     pub fn failed(&mut self, now: Time) {
         self.next_tick = now + self.tick_interval();
-        if self.stopping && self.replica.is_none() {
+        if self.closed && self.replica.is_none() {
             self.left = true;
         }
     }
@@ -376,7 +385,7 @@ impl Ownership {
                 _ => {}
             }
         }
-        if !self.stopping {
+        if !self.closed {
             self.balance(now, tick);
         }
         lost

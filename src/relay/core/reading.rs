@@ -164,6 +164,11 @@ impl Reading {
         self.discarded
     }
 
+    /// Whether a read is out.
+    pub fn is_out(&self) -> bool {
+        self.out.is_some()
+    }
+
     /// The number of the newest read started.
     pub fn epoch(&self) -> u64 {
         self.next_ticket - 1
@@ -451,7 +456,7 @@ impl Core {
     /// When the next read is due, if one can be.
     pub(super) fn read_due(&self, _now: Time) -> Option<Time> {
         if self.reading.out.is_some()
-            || self.stopping
+            || self.is_stopping() && !self.wants_last_read()
             || self.paused
             || self.room() == 0
             || self.ownership.partitions().is_none()
@@ -472,7 +477,7 @@ impl Core {
                 None => self.reading.sweep.next_at,
             });
         }
-        if self.window.has_wanting() {
+        if self.window.has_wanting() || self.wants_last_read() {
             due = Time::ZERO;
         }
         Some(due.max(self.reading.after_failure))
@@ -523,6 +528,10 @@ impl Core {
     }
 
     fn choose(&mut self, now: Time, room: usize) -> Option<(ReadKind, usize)> {
+        if self.wants_last_read() {
+            self.last_read_begins();
+            return Some((self.main(), room));
+        }
         let reading = &mut self.reading;
         if reading.retry_at.is_some_and(|at| at <= now) {
             reading.retry_at = None;
@@ -558,14 +567,7 @@ impl Core {
             return Some((ReadKind::CatchUp { after, up_to, keys }, limit));
         }
         if main_due {
-            self.totals.wakes[self.pace.reason() as usize] += 1;
-            self.pace.read_started();
-            let after = if self.reading.has_order {
-                self.reading.bound.start()
-            } else {
-                None
-            };
-            return Some((ReadKind::Main { after }, room));
+            return Some((self.main(), room));
         }
         let reading = &mut self.reading;
         if reading.has_order && (reading.sweep.position.is_some() || reading.sweep.next_at <= now) {
@@ -579,6 +581,14 @@ impl Core {
             return Some((ReadKind::Sweep { after, up_to }, room));
         }
         None
+    }
+
+    fn main(&mut self) -> ReadKind {
+        self.totals.wakes[self.pace.reason() as usize] += 1;
+        self.pace.read_started();
+        let ordered = self.reading.has_order;
+        let after = ordered.then(|| self.reading.bound.start()).flatten();
+        ReadKind::Main { after }
     }
 }
 

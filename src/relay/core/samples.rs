@@ -1,7 +1,13 @@
-//! Rows for tests of the core.
+//! Rows and a relay for tests of the core.
+
+use std::time::Duration;
+
+use uuid::Uuid;
 
 use super::window::{Item, Suspect};
+use super::{Core, CoreConfig, Time};
 use crate::event::Record;
+use crate::store::{Claimed, PartitionRow, ReplicaRow, Tick};
 
 /// A row of the key with this placement hash.
 pub(super) fn row(seq: i64, hash: i64) -> Record {
@@ -23,4 +29,42 @@ pub(super) fn item(record: Record) -> Item {
         retried: false,
         suspect: Suspect::No,
     }
+}
+
+/// A relay that owns both partitions of two and may publish; `unclean` were left by a crash.
+pub(super) fn owner(config: CoreConfig, unclean: &[i32]) -> Core {
+    let me = Uuid::from_u128(1);
+    let ttl = config.lease_ttl;
+    let mut core = Core::new(config, 1);
+    core.ownership.registered(Time::ZERO, me, 2);
+    let claimed = [0, 1].map(|partition| Claimed {
+        partition,
+        unclean: unclean.contains(&partition),
+    });
+    core.ownership.claimed(Time::ZERO, &claimed);
+    core.ownership.loaded(&[0, 1]);
+    let tick = Tick {
+        server_start: 0,
+        partitions: [0, 1]
+            .map(|partition| PartitionRow {
+                partition,
+                owner: Some(me),
+            })
+            .to_vec(),
+        replicas: vec![ReplicaRow {
+            replica: me,
+            name: String::new(),
+            alive_for: ttl,
+        }],
+        registered: true,
+        may_take_over: true,
+        paused: false,
+        standing_down: false,
+        failures_version: 0,
+        awake_for: Duration::ZERO,
+        next_due_in: None,
+    };
+    core.ownership.ticked(Time::ZERO, Time::ZERO, true, &tick);
+    core.sink_ready = true;
+    core
 }

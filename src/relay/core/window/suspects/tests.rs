@@ -1,15 +1,12 @@
 use std::collections::{BTreeSet, VecDeque};
-use std::time::Duration;
-
-use uuid::Uuid;
 
 use super::super::{Hold, Item, Ordering, Suspect, Window};
 use super::TRIAL_MAX;
 use crate::error::Verdict;
 use crate::relay::core::reading::Way;
-use crate::relay::core::samples::{item, row};
+use crate::relay::core::samples::{item, owner, row};
 use crate::relay::core::{Command, Core, CoreConfig, Input, Time};
-use crate::store::{Claimed, Failure, FailureState, PartitionRow, ReplicaRow, Tick, partition_of};
+use crate::store::{Failure, FailureState, partition_of};
 
 fn suspect(seq: i64, hash: i64, crashes: u32) -> Item {
     let mut suspect = item(row(seq, hash));
@@ -20,44 +17,11 @@ fn suspect(seq: i64, hash: i64, crashes: u32) -> Item {
 
 /// A relay with two lanes that owns partition 0, left by a crash, and partition 1, which was free.
 fn after_a_crash() -> Core {
-    let me = Uuid::from_u128(1);
     let config = CoreConfig {
         lanes: 2,
         ..CoreConfig::default()
     };
-    let ttl = config.lease_ttl;
-    let mut core = Core::new(config, 1);
-    core.ownership.registered(Time::ZERO, me, 2);
-    let claimed = [0, 1].map(|partition| Claimed {
-        partition,
-        unclean: partition == 0,
-    });
-    core.ownership.claimed(Time::ZERO, &claimed);
-    core.ownership.loaded(&[0, 1]);
-    let tick = Tick {
-        server_start: 0,
-        partitions: [0, 1]
-            .map(|partition| PartitionRow {
-                partition,
-                owner: Some(me),
-            })
-            .to_vec(),
-        replicas: vec![ReplicaRow {
-            replica: me,
-            name: String::new(),
-            alive_for: ttl,
-        }],
-        registered: true,
-        may_take_over: true,
-        paused: false,
-        standing_down: false,
-        failures_version: 0,
-        awake_for: Duration::ZERO,
-        next_due_in: None,
-    };
-    core.ownership.ticked(Time::ZERO, Time::ZERO, true, &tick);
-    core.sink_ready = true;
-    core
+    owner(config, &[0])
 }
 
 /// What the relay does now. Its records are written at once.
