@@ -5,6 +5,8 @@
 #     docker build --tag outrigger:0.1.0 .
 #     docker run --rm --read-only --cap-drop ALL --security-opt no-new-privileges outrigger:0.1.0 --help
 #
+# Podman and Buildah build it, too; with `--format docker`, or the health check is left out.
+#
 # With sinks that the default build leaves out (`kafka`, `eventbridge`):
 #
 #     docker build --build-arg FEATURES="kafka eventbridge" --tag outrigger-kafka:0.1.0 .

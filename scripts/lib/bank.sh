@@ -64,6 +64,13 @@ start_pgbench() {
 
 count_written() { sql -c 'SELECT count(*) FROM outbox'; }
 
+# progress_of NAME and summary_of NAME: a number that the consumer has written to the folder `report` while it runs, and
+# at its end.
+# shellcheck disable=SC2154 # the caller's
+progress_of() { sed -n "s/^$1 //p" "$report/progress"; }
+# shellcheck disable=SC2154
+summary_of() { sed -n "s/^$1 //p" "$report/summary"; }
+
 # compare_bank REPORT: sets transfers, published, rolled_back, lost, phantom, wrong_balances and
 # accounts_used, from the database and the consumer's report.
 compare_bank() {

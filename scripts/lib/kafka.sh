@@ -24,6 +24,7 @@ kafka_builds() {
 }
 
 # kafka_features: the cargo feature, or nothing and why.
+# shellcheck disable=SC2120 # arguments are for some
 kafka_features() {
     if ! kafka_builds; then
         say 'left out: the Kafka sink (it needs compilers for C and C++, make, pkg-config, libssl-dev)' >&2

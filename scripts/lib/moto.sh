@@ -21,6 +21,7 @@ moto_is_there() {
 python_for_moto() { python3 -c 'import ensurepip, venv' 2>/dev/null; }
 
 # eventbridge_features: the cargo feature, or nothing and why.
+# shellcheck disable=SC2120 # arguments are for some
 eventbridge_features() {
     if [[ ${1:-} == --tests ]] && ! moto_is_there; then
         say 'left out: the EventBridge sink (scripts/setup could not fetch moto)' >&2

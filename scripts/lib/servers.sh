@@ -9,6 +9,9 @@
 
 # shellcheck disable=SC2034 # the addresses it sets are for whoever sources it
 
+# Where PostgreSQL and RabbitMQ listen. Only a script with a network to itself may open them to it.
+SERVER_ADDRESS=127.0.0.1
+
 WORK=''         # the temporary folder
 STARTED=()      # "pid signal name", in the order of starting
 LAST_PID=''     # the process started last
@@ -166,7 +169,7 @@ start_postgres() {
     }
     # Durability stays on: every commit is flushed, as in production. The rest is kept small.
     cat >>"$data/data/postgresql.conf" <<CONF
-listen_addresses = '127.0.0.1'
+listen_addresses = '$SERVER_ADDRESS'
 unix_socket_directories = '$PG_SOCKETS'
 unix_socket_permissions = 0700
 fsync = on
@@ -178,6 +181,7 @@ max_wal_size = 2GB
 timezone = 'UTC'
 log_min_messages = warning
 CONF
+    [[ $SERVER_ADDRESS == 127.0.0.1 ]] || printf 'host all all all scram-sha-256\n' >>"$data/data/pg_hba.conf"
 
     for attempt in 1 2 3; do # another program may take the port first
         PG_PORT=$(free_port)
@@ -218,7 +222,7 @@ launch_rabbitmq() {
     RABBITMQ_URL=amqp://bank:$password@127.0.0.1:$RABBITMQ_PORT/%2f
 
     install -m 400 -o "$SERVER_USER" /dev/stdin "$folder/rabbitmq.conf" <<CONF
-listeners.tcp.default = 127.0.0.1:$RABBITMQ_PORT
+listeners.tcp.default = $SERVER_ADDRESS:$RABBITMQ_PORT
 default_user = bank
 default_pass = $password
 log.console = true
@@ -309,6 +313,7 @@ transaction.state.log.replication.factor=1
 transaction.state.log.min.isr=1
 group.initial.rebalance.delay.ms=0
 PROPERTIES
+        # shellcheck disable=SC2016 # for that shell to expand
         start kafka KILL "$log" "${AS_USER[@]}" bash -c '
             "$@" kafka.tools.StorageTool format --ignore-formatted -t b3V0cmlnZ2VyLWRlbW9fXw -c "$0" || exit
             exec "$@" kafka.Kafka "$0"' "$folder/server.properties" "${java[@]}"
