@@ -6,7 +6,7 @@ use base64::engine::general_purpose::STANDARD;
 use outrigger::error::{Reason, ReasonCode};
 use outrigger::event::encode::{BatchLimits, Encoder, EncoderConfig, HeaderPrefix, Mode};
 use outrigger::event::route::{DeadLetterRouter, Router};
-use outrigger::event::{Data, Message, Record};
+use outrigger::event::{Data, Explained, Message, Record};
 use serde_json::Value;
 
 /// A payload, as the types of columns have it.
@@ -84,6 +84,7 @@ fn encode(mode: Mode, record: &Record) -> Option<Message> {
         header_prefix: HeaderPrefix::Ce,
         router: Router::new("events", "key").expect("the templates are constant"),
         batch: BatchLimits::default(),
+        explained: Explained::InAttributes,
     })
     .expect("the source is valid");
     let encoded = encoder.encode([record]);
@@ -95,6 +96,13 @@ fn encode(mode: Mode, record: &Record) -> Option<Message> {
     let dead = encoder.dead_letter(record, &router, &reason, 1);
     // A row's own route may be what was refused; dead letters go elsewhere.
     assert!(dead.is_ok() || !encoded.rejected.is_empty());
+    if mode == Mode::Structured
+        && let Ok(dead) = dead
+        && let Ok(event) = serde_json::from_slice::<Value>(&dead.body)
+    {
+        // Whatever attributes the row brings along.
+        assert_eq!(event["outriggerreason"], "nack");
+    }
 
     let message = encoded.messages.into_iter().next()?;
     let mut names: Vec<_> = message.headers.iter().map(|(name, _)| name).collect();
