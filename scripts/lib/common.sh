@@ -19,6 +19,12 @@ fi
 # Not every script uses every one of these.
 : "$ROOT" "$bold" "$dim" "$red" "$green" "$plain"
 
+# target_folder: where cargo puts what it builds here.
+target_folder() {
+    (cd "$ROOT" && cargo metadata --format-version 1 --no-deps --offline) |
+        sed -n 's/.*"target_directory":"\([^"]*\)".*/\1/p'
+}
+
 say() { printf '%s\n' "$*"; }
 
 die() {

@@ -15,7 +15,7 @@ NODE_ADDRESS=10.99.0.1
 # kubernetes_packages: what Debian calls the rest of it.
 kubernetes_packages() {
     local program
-    for program in buildah runc containerd etcd debootstrap iproute2:ip openssl; do
+    for program in buildah runc containerd etcd debootstrap iproute2:ip openssl curl; do
         type -P "${program#*:}" >/dev/null || printf '%s\n' "${program%:*}" | sed 's/^etcd$/etcd-server/'
     done
     [[ -x /usr/lib/cni/bridge ]] || printf 'containernetworking-plugins\n'
