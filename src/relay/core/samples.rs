@@ -31,6 +31,22 @@ pub(super) fn item(record: Record) -> Item {
     }
 }
 
+/// What a look at the database shows when nothing is out of the ordinary.
+pub(super) fn tick(partitions: Vec<PartitionRow>, replicas: Vec<ReplicaRow>) -> Tick {
+    Tick {
+        server_start: 0,
+        partitions,
+        replicas,
+        registered: true,
+        may_take_over: true,
+        paused: false,
+        standing_down: false,
+        failures_version: 0,
+        awake_for: Duration::ZERO,
+        next_due_in: None,
+    }
+}
+
 /// A relay that owns both partitions of two and may publish; `unclean` were left by a crash.
 pub(super) fn owner(config: CoreConfig, unclean: &[i32]) -> Core {
     let me = Uuid::from_u128(1);
@@ -43,27 +59,16 @@ pub(super) fn owner(config: CoreConfig, unclean: &[i32]) -> Core {
     });
     core.ownership.claimed(Time::ZERO, &claimed);
     core.ownership.loaded(&[0, 1]);
-    let tick = Tick {
-        server_start: 0,
-        partitions: [0, 1]
-            .map(|partition| PartitionRow {
-                partition,
-                owner: Some(me),
-            })
-            .to_vec(),
-        replicas: vec![ReplicaRow {
-            replica: me,
-            name: String::new(),
-            alive_for: ttl,
-        }],
-        registered: true,
-        may_take_over: true,
-        paused: false,
-        standing_down: false,
-        failures_version: 0,
-        awake_for: Duration::ZERO,
-        next_due_in: None,
+    let mine = [0, 1].map(|partition| PartitionRow {
+        partition,
+        owner: Some(me),
+    });
+    let alive = ReplicaRow {
+        replica: me,
+        name: String::new(),
+        alive_for: ttl,
     };
+    let tick = tick(mine.to_vec(), vec![alive]);
     core.ownership.ticked(Time::ZERO, Time::ZERO, true, &tick);
     core.sink_ready = true;
     core

@@ -1,3 +1,4 @@
+use super::super::samples;
 use super::*;
 use crate::store::{PartitionRow, ReplicaRow};
 
@@ -26,21 +27,14 @@ fn tick(other_alive_for: Duration) -> Tick {
         name: number.to_string(),
         alive_for,
     };
-    Tick {
-        server_start: 0,
-        partitions: vec![PartitionRow {
-            partition: 0,
-            owner: Some(id(2)),
-        }],
-        replicas: vec![replica(1, TTL), replica(2, other_alive_for)],
-        registered: true,
-        may_take_over: true,
-        paused: false,
-        standing_down: false,
-        failures_version: 0,
-        awake_for: Duration::ZERO,
-        next_due_in: None,
-    }
+    let theirs = PartitionRow {
+        partition: 0,
+        owner: Some(id(2)),
+    };
+    samples::tick(
+        vec![theirs],
+        vec![replica(1, TTL), replica(2, other_alive_for)],
+    )
 }
 
 /// Takes the partition of the other, which is dead; true if its rows are handled with care.
