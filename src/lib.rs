@@ -1,7 +1,8 @@
 //! Outrigger: a transactional-outbox relay.
 //!
 //! A service inserts an event into an outbox table in the same PostgreSQL transaction as its data;
-//! Outrigger publishes the row to RabbitMQ as a CloudEvent and marks it published.
+//! Outrigger publishes the row as a CloudEvent to RabbitMQ, NATS JetStream, Kafka, EventBridge or an http service,
+//! and marks it published.
 //!
 //! # The delivery contract, in brief
 //!

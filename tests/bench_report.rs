@@ -172,7 +172,7 @@ fn report() -> Report {
 fn the_page_says_what_was_missed_and_what_failed() {
     let page = report().markdown();
     for part in [
-        "1 of 2 targets were reached in this run. Missed: slow. The part `writers` failed",
+        "1 of 2 targets were reached in this run. Missed: slow. [Performance](performance.md) says what limits each of them. The part `writers` failed",
         "| fast | >= 0.8 of B | 90.0/s | B: 100/s | 0.90 | yes |",
         "| slow | >= 0.8 of B | 70.0/s | B: 100/s | 0.70 | NO |",
         "| just so (7 rows) | 7.0/s |  |  |",

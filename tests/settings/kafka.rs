@@ -31,6 +31,51 @@ fn check(variables: &[(&str, &str)], expected: &[&str]) {
     }
 }
 
+/// The exports of the shell block that contains `part`, in the page about Debezium.
+fn exports_for_debezium(part: &str) -> Vec<(String, String)> {
+    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/from-debezium.md");
+    let text = std::fs::read_to_string(path).unwrap();
+    let block = text
+        .split("```sh\n")
+        .skip(1)
+        .map(|rest| rest.split("```").next().unwrap())
+        .find(|block| block.contains(part))
+        .unwrap();
+    block
+        .lines()
+        .filter_map(|line| line.strip_prefix("export "))
+        .flat_map(|line| {
+            // One export may hold several variables; only the last one has a quoted value with blanks.
+            let mut rest = line;
+            let mut variables = Vec::new();
+            while let Some((name, value)) = rest.split_once('=') {
+                let (value, after) = match value.strip_prefix('\'') {
+                    Some(quoted) => quoted.split_once('\'').unwrap(),
+                    None => value.split_once(' ').unwrap_or((value, "")),
+                };
+                variables.push((name.to_owned(), value.to_owned()));
+                rest = after.trim_start();
+            }
+            variables
+        })
+        .collect()
+}
+
+#[test]
+fn the_page_about_debezium_publishes_to_kafka_as_it_says() {
+    let table = exports_for_debezium("OUTRIGGER_OUTBOX_PRESET");
+    let kafka = exports_for_debezium("OUTRIGGER_SINK=kafka");
+    assert!(table.len() >= 5 && kafka.len() >= 4, "{table:?} {kafka:?}");
+    let variables: Vec<(&str, &str)> = table
+        .iter()
+        .chain(&kafka)
+        .map(|(name, value)| (name.as_str(), value.as_str()))
+        // The page unsets it: a record has no routing key.
+        .filter(|(name, _)| *name != "OUTRIGGER_ROUTE_KEY")
+        .collect();
+    check(&variables, &[]);
+}
+
 #[test]
 fn brokers_are_all_that_is_needed() {
     check(&[("OUTRIGGER_KAFKA_BROKERS", "a:9092, [::1]:9093,")], &[]);

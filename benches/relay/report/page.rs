@@ -101,7 +101,7 @@ impl Report {
             text += name;
         }
         if !missed.is_empty() {
-            text.push('.');
+            text += ". [Performance](performance.md) says what limits each of them.";
         }
         for part in &self.failed {
             let _ = write!(text, " The part `{part}` failed and is not shown.");
