@@ -161,6 +161,41 @@ async fn a_version_lets_only_newer_events_act() {
     assert_eq!(row.get::<_, &str>(0), "paid");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn history_is_copied_for_another_destination() {
+    let shop = Shop::new().await;
+    let client = &shop.client;
+    client
+        .batch_execute(
+            "insert into outbox (type, key, data, published_at) \
+             values ('order.placed', 'k', '1', now()), ('order.paid', 'k', '2', now()), \
+                    ('stock.low', 'k', '3', now()), ('order.placed', 'k', '4', now() - interval '3 hours'), \
+                    ('order.placed', 'k', '5', null)",
+        )
+        .await
+        .unwrap();
+    let copy = statement("delivery.md", "'archive'");
+    for copies in [2, 2] {
+        // Copies are new rows and stay where they are sent: repeating it copies the originals only.
+        let done = client
+            .execute(copy.trim_end().trim_end_matches(';'), &[])
+            .await
+            .unwrap();
+        assert_eq!(done, copies);
+        client
+            .batch_execute("update outbox set published_at = now() where destination = 'archive'")
+            .await
+            .unwrap();
+    }
+    let same = "select count(*) from outbox a join outbox b using (id, type, key, data) \
+                where a.destination = 'archive' and a.routing_key = 'replayed.' || a.type \
+                and b.destination is null";
+    assert_eq!(
+        client.query_one(same, &[]).await.unwrap().get::<_, i64>(0),
+        4
+    );
+}
+
 /// The tables of a service that has used Debezium's event router so far, and two of its events.
 const ROUTER_TABLE: &str = "
     create table outboxevent (
