@@ -17,9 +17,9 @@ use super::{Data, Explained, Record};
 use crate::error::Reason;
 
 /// Content type of a structured message.
-pub const STRUCTURED: &str = "application/cloudevents+json; charset=UTF-8";
+pub const STRUCTURED: &str = "application/cloudevents+json; charset=utf-8";
 /// Content type of a batch.
-pub const BATCH: &str = "application/cloudevents-batch+json; charset=UTF-8";
+pub const BATCH: &str = "application/cloudevents-batch+json; charset=utf-8";
 
 /// How an event becomes a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

@@ -26,7 +26,7 @@ pub struct Message {
     pub routing_key: String,
     /// The body as it goes on the wire.
     pub body: Bytes,
-    /// Content type of the body (`application/cloudevents+json; charset=UTF-8` in structured mode,
+    /// Content type of the body (`application/cloudevents+json; charset=utf-8` in structured mode,
     /// the event's own in binary mode). `None`: the event declares none.
     pub content_type: Option<String>,
     /// Headers: CloudEvents attributes with the configured prefix (binary mode) and the row's

@@ -111,7 +111,7 @@ async fn a_row_becomes_a_structured_event_and_is_marked_only_then() {
     assert!(!properties.app_id().as_ref().unwrap().as_str().is_empty());
     assert_eq!(
         delivery.content_type(),
-        Some("application/cloudevents+json; charset=UTF-8")
+        Some("application/cloudevents+json; charset=utf-8")
     );
     assert_eq!(
         properties.correlation_id().as_ref().unwrap().as_str(),

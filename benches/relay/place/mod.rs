@@ -30,7 +30,7 @@ const IN_FLIGHT_BYTES: usize = 16 << 20;
 pub(crate) const SOURCE: &str = "/bench";
 /// The events' type, which is also their routing key.
 const TYPE: &str = "order.changed";
-const STRUCTURED: &str = "application/cloudevents+json; charset=UTF-8";
+const STRUCTURED: &str = "application/cloudevents+json; charset=utf-8";
 /// Longest wait until everything that was confirmed can be counted.
 const COUNTED: Duration = Duration::from_secs(10);
 

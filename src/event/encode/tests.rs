@@ -67,7 +67,7 @@ fn a_structured_message_in_full() {
         destination: "events".into(),
         routing_key: "order.created".into(),
         body: body.into(),
-        content_type: Some("application/cloudevents+json; charset=UTF-8".into()),
+        content_type: Some("application/cloudevents+json; charset=utf-8".into()),
         headers: transport_headers(),
         id: "id1".into(),
         event_type: "order.created".into(),
