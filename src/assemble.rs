@@ -10,6 +10,7 @@ pub use sinks::*;
 use crate::cli::Failure;
 use crate::event::Explained;
 use crate::event::encode::{BatchLimits, Encoder, EncoderConfig, HeaderPrefix, Mode};
+use crate::event::envelope::Fill;
 use crate::event::route::{DeadLetterRouter, Router};
 use crate::secret_file::SecretFile;
 use crate::settings::{self, EventMode, PG_VARIABLES, Settings, SinkKind};
@@ -133,6 +134,11 @@ pub fn encoder(settings: &Settings) -> Result<(Encoder, Option<DeadLetterRouter>
     let limits = BatchLimits::default();
     let config = EncoderConfig {
         source: settings.event.source.clone(),
+        fill: Fill {
+            content_type: settings.event.content_type.clone(),
+            sequence: settings.event.sequence,
+            expiry_time: settings.event.expirytime,
+        },
         mode: match settings.event.mode {
             EventMode::Structured => Mode::Structured,
             EventMode::Binary => Mode::Binary,

@@ -2,7 +2,7 @@
 
 use super::Record;
 use super::encode::{Encoder, Mode};
-use super::envelope::{Envelope, ExtensionValue};
+use super::envelope::ExtensionValue;
 use super::headers::parse_headers;
 use super::message::{HeaderValue, Message};
 use super::route::{DeadLetterRouter, Original};
@@ -54,13 +54,14 @@ impl Encoder {
         reason: &Reason,
         attempts: u32,
     ) -> Result<Message, Reason> {
-        let mut event = Envelope::new(record, &self.source)?;
+        let mut event = self.envelope(record)?;
         let mut headers = parse_headers(record.headers.as_deref(), self.mode == Mode::Binary)?;
         // An event may be dead because it has no route; a constant dead-letter route still takes it.
         let original = self.router.route(record).ok();
         let route = router.route(&Original {
             record,
             source: event.source,
+            content_type: event.content_type,
             route: original.as_ref().map(|(d, k)| (d.as_str(), k.as_str())),
             reason: reason.code,
         })?;
@@ -155,6 +156,7 @@ mod tests {
     use super::*;
     use crate::error::ReasonCode;
     use crate::event::encode::{BatchLimits, EncoderConfig, HeaderPrefix};
+    use crate::event::envelope::Fill;
     use crate::event::route::Router;
 
     fn encoder(mode: Mode) -> Encoder {
@@ -164,6 +166,7 @@ mod tests {
     fn explaining(explained: Explained, mode: Mode) -> Encoder {
         Encoder::new(EncoderConfig {
             source: "/shop".into(),
+            fill: Fill::default(),
             mode,
             explained,
             header_prefix: HeaderPrefix::Ce,

@@ -8,7 +8,7 @@ use std::collections::HashSet;
 use bytes::Bytes;
 
 use super::batch::Batcher;
-use super::envelope::{self, Envelope, Payload};
+use super::envelope::{self, Envelope, Fill, Payload};
 use super::headers::{Headers, attribute_headers, parse_headers};
 use super::json_format::write_event;
 use super::message::Message;
@@ -16,7 +16,8 @@ use super::route::Router;
 use super::{Data, Explained, Record};
 use crate::error::Reason;
 
-/// Content type of a structured message.
+/// Content type of a structured message. The charset is in lower case: the official JavaScript SDK compares the whole
+/// text.
 pub const STRUCTURED: &str = "application/cloudevents+json; charset=utf-8";
 /// Content type of a batch.
 pub const BATCH: &str = "application/cloudevents-batch+json; charset=utf-8";
@@ -82,6 +83,8 @@ impl Default for BatchLimits {
 pub struct EncoderConfig {
     /// The event source of rows that have none.
     pub source: String,
+    /// What else rows are given that they do not have.
+    pub fill: Fill,
     /// How an event becomes a message.
     pub mode: Mode,
     /// Prefix of attribute headers; used in binary mode.
@@ -94,10 +97,10 @@ pub struct EncoderConfig {
     pub explained: Explained,
 }
 
-/// The configured event source cannot be used.
+/// What is configured for every event cannot be used: the setting, and a sentence without its subject.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("OUTRIGGER_EVENT_SOURCE {0}")]
-pub struct SourceError(&'static str);
+#[error("{0} {1}")]
+pub struct UnusableSetting(&'static str, &'static str);
 
 /// What became of the rows of one [`Encoder::encode`] call; each row is in exactly one place.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -115,7 +118,8 @@ pub struct Encoded {
 /// Turns rows into messages.
 #[derive(Debug)]
 pub struct Encoder {
-    pub(super) source: String,
+    source: String,
+    fill: Fill,
     pub(super) mode: Mode,
     header_prefix: HeaderPrefix,
     pub(super) router: Router,
@@ -124,12 +128,21 @@ pub struct Encoder {
 }
 
 impl Encoder {
-    /// Fails when the configured source is not a non-empty URI-reference.
-    pub fn new(config: EncoderConfig) -> Result<Self, SourceError> {
-        envelope::check_source(&config.source).map_err(SourceError)?;
+    /// Fails when the configured source is not a non-empty URI-reference, or the content type is no media type.
+    pub fn new(config: EncoderConfig) -> Result<Self, UnusableSetting> {
+        envelope::check_source(&config.source)
+            .map_err(|rule| UnusableSetting("OUTRIGGER_EVENT_SOURCE", rule))?;
+        let content_type = config.fill.content_type.as_deref();
+        content_type
+            .map_or(Ok(()), envelope::check_content_type)
+            .map_err(|rule| UnusableSetting("OUTRIGGER_EVENT_CONTENT_TYPE", rule))?;
         Ok(Self {
-            router: config.router.with_source(&config.source),
+            router: config
+                .router
+                .with_source(&config.source)
+                .with_content_type(config.fill.content_type.as_deref()),
             source: config.source,
+            fill: config.fill,
             mode: config.mode,
             header_prefix: config.header_prefix,
             batch: config.batch,
@@ -176,15 +189,19 @@ impl Encoder {
         encoded
     }
 
+    pub(super) fn envelope<'a>(&'a self, record: &'a Record) -> Result<Envelope<'a>, Reason> {
+        Envelope::filled(record, &self.source, &self.fill)
+    }
+
     fn encode_one(&self, record: &Record) -> Result<Message, Reason> {
-        let event = Envelope::new(record, &self.source)?;
+        let event = self.envelope(record)?;
         let headers = parse_headers(record.headers.as_deref(), self.mode == Mode::Binary)?;
         let route = self.router.route(record)?;
         Ok(self.message(record, &event, headers, route))
     }
 
     fn add_to_batch(&self, record: &Record, batcher: &mut Batcher) -> Result<(), Reason> {
-        let event = Envelope::new(record, &self.source)?;
+        let event = self.envelope(record)?;
         let headers = parse_headers(record.headers.as_deref(), false)?;
         let route = self.router.route(record)?;
         batcher.push(record, &event, route, headers);

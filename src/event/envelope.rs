@@ -49,6 +49,24 @@ pub enum Payload<'a> {
     Binary(&'a [u8]),
 }
 
+/// What rows are given that they do not have, beside the source.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Fill {
+    /// `datacontenttype` of rows with a payload and without a content type of their own.
+    pub content_type: Option<String>,
+    /// Whether `seq` becomes the extension `sequence`, with leading zeros so that texts compare as the numbers do.
+    pub sequence: bool,
+    /// Whether the time after which a row is dropped becomes the extension `expirytime`.
+    pub expiry_time: bool,
+}
+
+/// What is filled in where nothing is configured.
+static NOTHING: Fill = Fill {
+    content_type: None,
+    sequence: false,
+    expiry_time: false,
+};
+
 /// A valid CloudEvent.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Envelope<'a> {
@@ -74,6 +92,11 @@ pub struct Envelope<'a> {
 
 impl<'a> Envelope<'a> {
     /// Validates a row. `default_source` stands in for a null `source`.
+    pub fn new(record: &'a Record, default_source: &'a str) -> Result<Self, Reason> {
+        Self::filled(record, default_source, &NOTHING)
+    }
+
+    /// Validates a row. `default_source` stands in for a null `source`, and `fill` for what else it has not.
     ///
     /// How the payload is read, by the column's type:
     ///
@@ -83,8 +106,14 @@ impl<'a> Envelope<'a> {
     ///   a string is refused, since it would be labelled as something that it is not.
     /// * `text`: must parse as JSON if the content type declares JSON or is absent; otherwise
     ///   it is plain text.
-    /// * `bytea`: bytes, whatever the content type.
-    pub fn new(record: &'a Record, default_source: &'a str) -> Result<Self, Reason> {
+    /// * `bytea`: JSON, if the content type declares it and the bytes are JSON in UTF-8: it goes into a
+    ///   structured event as it is, where consumers look for it. Otherwise bytes, also under a content type that
+    ///   declares JSON: they may be compressed.
+    pub fn filled(
+        record: &'a Record,
+        default_source: &'a str,
+        fill: &'a Fill,
+    ) -> Result<Self, Reason> {
         check("id", "id", &record.id, rules::check_non_empty_string)?;
         check(
             "type",
@@ -99,25 +128,31 @@ impl<'a> Envelope<'a> {
         let schema = record.schema.as_deref();
         check_optional("dataschema", "schema", schema, rules::check_uri)?;
 
-        let content_type = record.content_type.as_deref();
-        let json = content_type
+        let by_default = fill.content_type.as_deref();
+        let content_type = record
+            .content_type
+            .as_deref()
+            .or(by_default.filter(|_| !record.data.is_none()));
+        let declared = content_type
             .map(|value| {
                 rules::media_type_is_json(value)
                     .map_err(|rule| broken("datacontenttype", "content_type", rule))
             })
-            .transpose()?
-            .unwrap_or(true);
+            .transpose()?;
 
         Ok(Self {
             id: &record.id,
             source,
             event_type: &record.event_type,
             subject,
-            time: record.created_at.map(time).transpose()?,
+            time: record
+                .created_at
+                .map(|at| time("time", "created_at", at))
+                .transpose()?,
             content_type,
             schema,
-            extensions: extensions(record)?,
-            data: payload(&record.data, json)?,
+            extensions: with_fill(extensions(record)?, record, fill)?,
+            data: payload(&record.data, declared)?,
         })
     }
 
@@ -133,6 +168,11 @@ impl<'a> Envelope<'a> {
 /// sentence without its subject, for example "is empty".
 pub fn check_source(source: &str) -> Result<(), &'static str> {
     rules::check_uri_reference(source)
+}
+
+/// Whether a configured content type can be used. The error is a sentence without its subject.
+pub(super) fn check_content_type(content_type: &str) -> Result<(), &'static str> {
+    rules::media_type_is_json(content_type).map(|_| ())
 }
 
 fn invalid(detail: impl Into<String>) -> Reason {
@@ -170,18 +210,41 @@ fn check_optional(
     }
 }
 
-fn time(at: Timestamp) -> Result<String, Reason> {
+fn time(attribute: &str, column: &str, at: Timestamp) -> Result<String, Reason> {
     /// 0000-01-01T00:00:00Z: RFC 3339 has four-digit years without a sign.
     const FIRST_SECOND: i64 = -62_167_219_200;
     let whole = Timestamp::from_microsecond(at.as_microsecond());
     match whole {
         Ok(at) if at.as_second() >= FIRST_SECOND => Ok(at.to_string()),
         _ => Err(broken(
-            "time",
-            "created_at",
+            attribute,
+            column,
             "is outside the years 0000 to 9999 of RFC 3339",
         )),
     }
+}
+
+/// Adds the extensions that are wanted of every event. A row's own of the same name are kept.
+fn with_fill<'a>(
+    mut extensions: Extensions<'a>,
+    record: &Record,
+    fill: &Fill,
+) -> Result<Extensions<'a>, Reason> {
+    let mut add = |name: &'static str, value: String| {
+        if let Err(at) = extensions.binary_search_by(|(known, _)| known.as_ref().cmp(name)) {
+            extensions.insert(at, (name.into(), ExtensionValue::Text(value.into())));
+        }
+    };
+    // Numbers below zero have no form that compares as a text.
+    if fill.sequence && record.seq >= 0 {
+        add("sequence", format!("{:019}", record.seq));
+    }
+    if fill.expiry_time
+        && let Some(at) = record.expires_at
+    {
+        add("expirytime", time("expirytime", "expires_at", at)?);
+    }
+    Ok(extensions)
 }
 
 impl<'a> Envelope<'a> {
@@ -267,9 +330,15 @@ fn parse_extensions(json: &str) -> Result<Extensions<'_>, Reason> {
     Ok(extensions)
 }
 
-fn payload(data: &Data, json: bool) -> Result<Payload<'_>, Reason> {
+/// `declared` says whether the content type declares JSON, if there is one. Without one, a payload is JSON, except bytes.
+fn payload(data: &Data, declared: Option<bool>) -> Result<Payload<'_>, Reason> {
+    let json = declared.unwrap_or(true);
     Ok(match data {
         Data::None => Payload::None,
+        Data::Binary(bytes) if declared == Some(true) => match json_in(bytes) {
+            Some(text) => Payload::Json(text),
+            None => Payload::Binary(bytes),
+        },
         Data::Binary(bytes) => Payload::Binary(bytes),
         Data::Json(bytes) if json => Payload::Json(utf8(bytes)?),
         Data::Json(bytes) => match flat_json::parse_text(utf8(bytes)?) {
@@ -298,6 +367,14 @@ fn payload(data: &Data, json: bool) -> Result<Payload<'_>, Reason> {
         }
         Data::Text(bytes) => Payload::Text(Cow::Borrowed(utf8(bytes)?)),
     })
+}
+
+/// The bytes as JSON text, if they are.
+fn json_in(bytes: &[u8]) -> Option<&str> {
+    let text = std::str::from_utf8(bytes).ok()?;
+    serde_json::from_str::<IgnoredAny>(text)
+        .is_ok()
+        .then_some(text)
 }
 
 fn utf8(bytes: &[u8]) -> Result<&str, Reason> {

@@ -87,6 +87,8 @@ pub struct Record {
     /// Time left until the row expires, by the database's clock when it was read.
     /// `None`: never expires. Zero: already expired.
     pub expires_in: Option<Duration>,
+    /// When that is. `None` also for times that RFC 3339 cannot write.
+    pub expires_at: Option<Timestamp>,
 
     /// CloudEvents `id`, as text.
     pub id: String,

@@ -8,6 +8,7 @@
 
 use minijinja::Value;
 
+use super::rules::media_type_is_json;
 use super::template::{Template, json_value};
 use super::{Data, Record};
 use crate::error::{Reason, ReasonCode};
@@ -42,7 +43,14 @@ const BUILT_IN: [&str; 14] = [
 pub struct Router {
     destination: Template,
     key: Template,
-    source: Option<String>,
+    defaults: Defaults<Option<String>>,
+}
+
+/// What stands in for what a row does not have.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Defaults<T> {
+    pub(super) source: T,
+    pub(super) content_type: T,
 }
 
 impl Router {
@@ -67,14 +75,21 @@ impl Router {
         Ok(Self {
             destination,
             key,
-            source: None,
+            defaults: Defaults::default(),
         })
     }
 
     /// Sets what `source` means for rows without one. An encoder does this with its own source.
     #[must_use]
     pub fn with_source(mut self, source: &str) -> Self {
-        self.source = Some(source.to_owned());
+        self.defaults.source = Some(source.to_owned());
+        self
+    }
+
+    /// Sets what `content_type` means for rows without one, if anything. An encoder does this with its own.
+    #[must_use]
+    pub fn with_content_type(mut self, content_type: Option<&str>) -> Self {
+        self.defaults.content_type = content_type.map(str::to_owned);
         self
     }
 
@@ -91,7 +106,11 @@ impl Router {
 
     /// The destination and routing key of a row.
     pub fn route(&self, record: &Record) -> Result<(String, String), Reason> {
-        let row = |name: &str| row_value(record, self.source.as_deref(), name);
+        let defaults = Defaults {
+            source: self.defaults.source.as_deref(),
+            content_type: self.defaults.content_type.as_deref(),
+        };
+        let row = |name: &str| row_value(record, defaults, name);
         let destination = match &record.destination {
             Some(destination) => checked_override("destination", destination)?,
             None => render(&self.destination, |name| match name {
@@ -124,6 +143,7 @@ pub struct DeadLetterRouter {
 pub(super) struct Original<'a> {
     pub(super) record: &'a Record,
     pub(super) source: &'a str,
+    pub(super) content_type: Option<&'a str>,
     /// `None` if it has no route at all.
     pub(super) route: Option<(&'a str, &'a str)>,
     pub(super) reason: ReasonCode,
@@ -149,13 +169,17 @@ impl DeadLetterRouter {
     }
 
     pub(super) fn route(&self, original: &Original<'_>) -> Result<(String, String), Reason> {
+        let defaults = Defaults {
+            source: Some(original.source),
+            content_type: original.content_type,
+        };
         let lookup = |name: &str| match name {
             "destination" => original
                 .route
                 .map(|(destination, _)| Value::from(destination)),
             "routing_key" => original.route.map(|(_, key)| Value::from(key)),
             "reason" => Some(Value::from(original.reason.as_str())),
-            name => row_value(original.record, Some(original.source), name),
+            name => row_value(original.record, defaults, name),
         };
         Ok((
             render(&self.destination, lookup)?,
@@ -219,15 +243,24 @@ fn render(template: &Template, lookup: impl Fn(&str) -> Option<Value>) -> Result
         .map_err(|detail| Reason::new(ReasonCode::InvalidRoute, detail))
 }
 
-fn row_value(record: &Record, default_source: Option<&str>, name: &str) -> Option<Value> {
+fn is_json(content_type: &str) -> bool {
+    media_type_is_json(content_type) == Ok(true)
+}
+
+fn row_value(record: &Record, defaults: Defaults<Option<&str>>, name: &str) -> Option<Value> {
     let text = |value: &Option<String>| value.as_deref().map(Value::from);
+    let content_type = || record.content_type.as_deref().or(defaults.content_type);
     match name {
         "id" => Some(Value::from(&record.id)),
         "type" => Some(Value::from(&record.event_type)),
-        "source" => record.source.as_deref().or(default_source).map(Value::from),
+        "source" => record
+            .source
+            .as_deref()
+            .or(defaults.source)
+            .map(Value::from),
         "subject" => text(&record.subject),
         "key" => text(&record.key),
-        "content_type" => text(&record.content_type),
+        "content_type" => content_type().map(Value::from),
         "schema" => text(&record.schema),
         "time" => record.created_at.map(|at| Value::from(at.to_string())),
         "seq" => Some(Value::from(record.seq)),
@@ -235,6 +268,9 @@ fn row_value(record: &Record, default_source: Option<&str>, name: &str) -> Optio
         "headers" => json_value(record.headers.as_deref()?),
         "data" => match &record.data {
             Data::Json(bytes) | Data::Text(bytes) => json_value(std::str::from_utf8(bytes).ok()?),
+            Data::Binary(bytes) if content_type().is_some_and(is_json) => {
+                json_value(std::str::from_utf8(bytes).ok()?)
+            }
             Data::None | Data::Binary(_) => None,
         },
         name => record

@@ -3,7 +3,7 @@
 use super::build::{Values, name_in};
 use super::report::{Origin, Problem};
 use super::value::Value;
-use super::{Database, EventMode, Kafka, Need, Sasl, Settings, SinkKind};
+use super::{Database, EventMode, Kafka, Need, Ordering, Sasl, Settings, SinkKind};
 
 /// Adds every broken rule to `problems`.
 pub(super) fn check_together(
@@ -84,6 +84,7 @@ impl Rules<'_> {
 
     fn between(&mut self, settings: &Settings) {
         let Settings {
+            event,
             relay,
             retry,
             rabbitmq,
@@ -112,6 +113,12 @@ impl Rules<'_> {
             "retry.dead_letter_destination",
             retry.dead_letter_key.is_none() || retry.dead_letter_destination.is_some(),
             "has no effect without {}".into(),
+        );
+        self.rule(
+            "event.sequence",
+            "relay.ordering",
+            !event.sequence || relay.ordering != Ordering::None,
+            "needs an order, and {} is `none`".into(),
         );
         let cert = &rabbitmq.cert_file;
         self.pair(

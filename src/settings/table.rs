@@ -320,6 +320,30 @@ const GENERAL: &[Setting] = &[
         ..BASE
     },
     Setting {
+        key: "event.content_type",
+        kind: Kind::Text,
+        unset: "none: a payload without one is JSON, except bytes",
+        description: "CloudEvents `datacontenttype` of payloads whose row names none, for a table without such a column. \
+                      With a JSON type, bytes that are JSON go into the event as JSON.",
+        example: "application/json",
+        ..BASE
+    },
+    Setting {
+        key: "event.sequence",
+        kind: Kind::Bool,
+        default: Some("false"),
+        description: "Gives each event the CloudEvents extension `sequence`: the order column, with leading zeros, so \
+                      that consumers can compare as text.",
+        ..BASE
+    },
+    Setting {
+        key: "event.expirytime",
+        kind: Kind::Bool,
+        default: Some("false"),
+        description: "Gives each event of a row with `expires_at` that time as the CloudEvents extension `expirytime`.",
+        ..BASE
+    },
+    Setting {
         key: "route.destination",
         kind: Kind::Template,
         default: Some("events"),

@@ -165,6 +165,12 @@ pub struct Event {
     pub mode: EventMode,
     /// Prefix of CloudEvents headers in binary mode.
     pub header_prefix: String,
+    /// `datacontenttype` of payloads whose row names none.
+    pub content_type: Option<String>,
+    /// Adds the extension `sequence`.
+    pub sequence: bool,
+    /// Adds the extension `expirytime`.
+    pub expirytime: bool,
 }
 
 /// CloudEvents content mode.

@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 use outrigger::event::encode::{BatchLimits, Encoder, EncoderConfig, HeaderPrefix, Mode};
+use outrigger::event::envelope::Fill;
 use outrigger::event::route::Router;
 use outrigger::event::{Data, Explained, Record};
 
@@ -36,6 +37,7 @@ fn record(seq: i64) -> Record {
 fn allocations(mode: Mode) -> u64 {
     let encoder = Encoder::new(EncoderConfig {
         source: "/orders".into(),
+        fill: Fill::default(),
         mode,
         header_prefix: HeaderPrefix::default(),
         router: Router::new("events", "{{ type }}").unwrap(),

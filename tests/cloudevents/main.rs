@@ -7,6 +7,7 @@ mod decode;
 mod properties;
 
 use outrigger::event::encode::{BatchLimits, Encoder, EncoderConfig, HeaderPrefix, Mode};
+use outrigger::event::envelope::Fill;
 use outrigger::event::route::Router;
 use outrigger::event::{Explained, Record};
 
@@ -15,6 +16,7 @@ const DEFAULT_SOURCE: &str = "https://cloudevents.io";
 fn encoder(mode: Mode) -> Encoder {
     Encoder::new(EncoderConfig {
         source: DEFAULT_SOURCE.to_owned(),
+        fill: Fill::default(),
         mode,
         header_prefix: HeaderPrefix::Ce,
         router: Router::new("events", "{{ type }}").unwrap(),

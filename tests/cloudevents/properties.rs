@@ -66,6 +66,7 @@ fn data() -> impl Strategy<Value = Data> {
         2 => any::<String>().prop_map(|text| Data::Text(text.into())),
         1 => Just(Data::Text("x\u{0}\"\\é".repeat(20_000).into())),
         2 => prop::collection::vec(any::<u8>(), 0..64).prop_map(|b| Data::Binary(b.into())),
+        2 => json_text().prop_map(|text| Data::Binary(text.into())),
     ]
 }
 
@@ -171,15 +172,17 @@ fn expected(record: &Record, json_data: bool) -> Value {
         }),
     );
     if let Some(extensions) = &record.extensions {
-        let members: Map<String, Value> = serde_json::from_str(extensions).unwrap();
-        for (name, value) in members {
+        let members: Option<Map<String, Value>> = serde_json::from_str(extensions).unwrap();
+        for (name, value) in members.unwrap_or_default() {
             put(&name, Some(value).filter(|value| !value.is_null()));
         }
     }
     match &record.data {
         Data::None => {}
         Data::Json(json) => put("data", Some(serde_json::from_slice(json).unwrap())),
-        Data::Text(text) if json_data => put("data", Some(serde_json::from_slice(text).unwrap())),
+        Data::Text(text) | Data::Binary(text) if json_data => {
+            put("data", Some(serde_json::from_slice(text).unwrap()));
+        }
         Data::Text(text) => put("data", Some(json!(std::str::from_utf8(text).unwrap()))),
         Data::Binary(bytes) => put("data_base64", Some(json!(STANDARD.encode(bytes)))),
     }
@@ -220,7 +223,8 @@ fn check(record: &Record) -> bool {
     let body = std::str::from_utf8(&structured.body).unwrap();
     let decoded: Value = serde_json::from_str(body).unwrap();
     assert_eq!(decoded, expected(record, json_data));
-    if let (true, Data::Json(raw) | Data::Text(raw)) = (json_data, &record.data) {
+    if let (true, Data::Json(raw) | Data::Text(raw) | Data::Binary(raw)) = (json_data, &record.data)
+    {
         let raw = std::str::from_utf8(raw).unwrap();
         assert!(
             body.ends_with(&format!(",\"data\":{raw}}}")),
@@ -295,6 +299,18 @@ fn nasty_json_travels_untouched() {
             assert_eq!(binary.body, raw);
             assert_eq!(binary.content_type.as_deref(), Some("application/json"));
         }
+        // Bytes are JSON only if something says so.
+        let record = Record {
+            data: Data::Binary(raw.into()),
+            content_type: Some("application/json".into()),
+            ..minimal("nasty")
+        };
+        let body = encode(Mode::Structured, &record).unwrap().body;
+        let expected = format!(
+            r#"{{"specversion":"1.0","id":"nasty","source":"{DEFAULT_SOURCE}","type":"io.cloudevents.test","datacontenttype":"application/json","data":{raw}}}"#
+        );
+        assert_eq!(body, expected);
+        assert_eq!(encode(Mode::Binary, &record).unwrap().body, raw);
     }
 }
 

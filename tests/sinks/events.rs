@@ -8,6 +8,7 @@ use cloudevents::{AttributesReader as _, Data as SdkData, Event};
 use outrigger::event::encode::{
     BATCH, BatchLimits, Encoder, EncoderConfig, HeaderPrefix, Mode, STRUCTURED,
 };
+use outrigger::event::envelope::Fill;
 use outrigger::event::route::Router;
 use outrigger::event::{Data, Explained, Record};
 
@@ -22,6 +23,7 @@ const TEXT: &str = "a \"b\" 100% ü € 😀 %41,;=";
 fn encoder(mode: Mode) -> Encoder {
     Encoder::new(EncoderConfig {
         source: "/shop".into(),
+        fill: Fill::default(),
         mode,
         header_prefix: HeaderPrefix::Ce,
         router: Router::new("unused", "unused").unwrap(),

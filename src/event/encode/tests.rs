@@ -5,6 +5,7 @@ use crate::event::message::HeaderValue;
 fn encoder(mode: Mode, prefix: HeaderPrefix, batch: BatchLimits) -> Encoder {
     Encoder::new(EncoderConfig {
         source: "/shop".into(),
+        fill: Fill::default(),
         mode,
         header_prefix: prefix,
         router: Router::new("events", "{{ type }}").unwrap(),
@@ -317,6 +318,7 @@ fn an_unusable_source_is_refused_at_once() {
     for source in ["", "a b", "http://["] {
         let error = Encoder::new(EncoderConfig {
             source: source.into(),
+            fill: Fill::default(),
             mode: Mode::default(),
             header_prefix: HeaderPrefix::default(),
             router: Router::new("d", "k").unwrap(),
@@ -326,6 +328,31 @@ fn an_unusable_source_is_refused_at_once() {
         .expect_err(source);
         assert!(
             error.to_string().starts_with("OUTRIGGER_EVENT_SOURCE is "),
+            "{error}"
+        );
+    }
+}
+
+#[test]
+fn an_unusable_content_type_is_refused_at_once() {
+    for content_type in ["", "json", "application/json,text/plain"] {
+        let error = Encoder::new(EncoderConfig {
+            source: "/shop".into(),
+            fill: Fill {
+                content_type: Some(content_type.into()),
+                ..Fill::default()
+            },
+            mode: Mode::default(),
+            header_prefix: HeaderPrefix::default(),
+            router: Router::new("d", "k").unwrap(),
+            batch: BatchLimits::default(),
+            explained: Explained::InHeaders,
+        })
+        .expect_err(content_type);
+        assert!(
+            error
+                .to_string()
+                .starts_with("OUTRIGGER_EVENT_CONTENT_TYPE is "),
             "{error}"
         );
     }

@@ -272,9 +272,26 @@ fn payloads_follow_column_and_content_type() {
         (text("[1"), Some("text/plain"), Payload::Text("[1".into())),
         (text(""), Some("text/plain"), Payload::Text("".into())),
         (
+            Data::Binary(" {\"a\": 1.0} ".into()),
+            Some("application/vnd.order+json"),
+            Payload::Json(" {\"a\": 1.0} "),
+        ),
+        (Data::Binary("{}".into()), None, Payload::Binary(b"{}")),
+        (
             Data::Binary("{}".into()),
-            Some("application/json"),
+            Some("text/plain"),
             Payload::Binary(b"{}"),
+        ),
+        // Compressed, perhaps: what a column of bytes holds is not for us to refuse.
+        (
+            Data::Binary(b"\x1f\x8b\x08".as_slice().into()),
+            Some("application/json"),
+            Payload::Binary(b"\x1f\x8b\x08"),
+        ),
+        (
+            Data::Binary("{".into()),
+            Some("application/json"),
+            Payload::Binary(b"{"),
         ),
         (
             Data::Binary(b"\xff".as_slice().into()),
@@ -323,4 +340,82 @@ fn payloads_that_contradict_their_label_are_refused() {
     let latin1 = Data::Text(b"secret\xe9".as_slice().into());
     refused(with(latin1.clone(), Some("text/plain")), "not valid UTF-8");
     refused(with(latin1, None), "not valid UTF-8");
+}
+
+#[test]
+fn nothing_in_json_is_nothing() {
+    for nothing in ["null", "{}", "", " null "] {
+        let record = Record {
+            extensions: Some(nothing.into()),
+            ..record()
+        };
+        let envelope = Envelope::new(&record, SOURCE).unwrap();
+        assert_eq!(envelope.extensions, [], "{nothing:?}");
+    }
+    // In `data` it is a value like any other.
+    let record = Record {
+        data: Data::Json("null".into()),
+        ..record()
+    };
+    let envelope = Envelope::new(&record, SOURCE).unwrap();
+    assert_eq!(envelope.data, Payload::Json("null"));
+}
+
+#[test]
+fn what_a_row_lacks_is_filled_in() {
+    let fill = Fill {
+        content_type: Some("application/json".into()),
+        sequence: true,
+        expiry_time: true,
+    };
+    let at = "2026-03-04T05:06:07.890123Z";
+    let full = Record {
+        seq: 42,
+        data: Data::Binary("{}".into()),
+        expires_at: Some(at.parse().unwrap()),
+        ..record()
+    };
+    let envelope = Envelope::filled(&full, SOURCE, &fill).unwrap();
+    assert_eq!(envelope.content_type, Some("application/json"));
+    assert_eq!(envelope.data, Payload::Json("{}"));
+    let text =
+        |envelope: &Envelope<'_>, name: &str| envelope.extension(name).map(ExtensionValue::to_text);
+    assert_eq!(
+        text(&envelope, "sequence").as_deref(),
+        Some("0000000000000000042")
+    );
+    assert_eq!(text(&envelope, "expirytime").as_deref(), Some(at));
+
+    // What the row has is kept, and what there is nothing to make of is left out.
+    let own = Record {
+        seq: -1,
+        content_type: Some("text/plain".into()),
+        extensions: Some(r#"{"expirytime":"2030-01-01T00:00:00Z"}"#.into()),
+        ..full.clone()
+    };
+    let envelope = Envelope::filled(&own, SOURCE, &fill).unwrap();
+    assert_eq!(envelope.content_type, Some("text/plain"));
+    assert_eq!(envelope.data, Payload::Binary(b"{}"));
+    assert_eq!(text(&envelope, "sequence"), None);
+    assert_eq!(
+        text(&envelope, "expirytime").as_deref(),
+        Some("2030-01-01T00:00:00Z")
+    );
+    let empty = Record {
+        data: Data::None,
+        expires_at: None,
+        ..full.clone()
+    };
+    let envelope = Envelope::filled(&empty, SOURCE, &fill).unwrap();
+    assert_eq!(envelope.content_type, None, "it has no payload");
+    assert_eq!(text(&envelope, "expirytime"), None);
+    let largest = Record {
+        seq: i64::MAX,
+        ..full
+    };
+    let envelope = Envelope::filled(&largest, SOURCE, &fill).unwrap();
+    assert_eq!(
+        text(&envelope, "sequence").as_deref(),
+        Some("9223372036854775807")
+    );
 }

@@ -288,3 +288,29 @@ fn wrong_templates_are_refused_at_start() {
         "{error}"
     );
 }
+
+#[test]
+fn json_in_bytes_is_data() {
+    let router = Router::new("events", "{{ data.region }}.{{ content_type }}").unwrap();
+    let mut record = Record {
+        data: crate::event::Data::Binary(r#"{"region":"eu"}"#.into()),
+        ..Record::default()
+    };
+    assert!(
+        router.route(&record).is_err(),
+        "nothing says that it is JSON"
+    );
+    let by_default = Router::new("events", "{{ data.region }}.{{ content_type }}")
+        .unwrap()
+        .with_content_type(Some("application/json"));
+    let expected = ("events".to_owned(), "eu.application/json".to_owned());
+    assert_eq!(by_default.route(&record), Ok(expected));
+    record.content_type = Some("application/vnd.order+json".into());
+    let expected = (
+        "events".to_owned(),
+        "eu.application/vnd.order+json".to_owned(),
+    );
+    assert_eq!(router.route(&record), Ok(expected));
+    record.content_type = Some("text/plain".into());
+    assert!(by_default.route(&record).is_err());
+}

@@ -280,12 +280,15 @@ pub(super) struct Layout<'a> {
 
 const FIRST_TEXT: usize = 4;
 const DATA: usize = FIRST_TEXT + TEXTS.len();
+const CREATED_AT: usize = DATA + 2;
+const EXPIRES_AT: usize = DATA + 3;
+const EXTRA: usize = DATA + 4;
 
 impl<'a> Layout<'a> {
     pub(super) fn new(table: &'a Table) -> Self {
         Self {
             extra: &table.extra,
-            counts: DATA + 3 + table.extra.len(),
+            counts: EXTRA + table.extra.len(),
         }
     }
 
@@ -294,9 +297,13 @@ impl<'a> Layout<'a> {
         let counts: i64 = row.try_get::<_, Option<i64>>(self.counts)?.unwrap_or(0);
         let retry_in: Option<i64> = row.try_get(self.counts + 1)?;
         let expires_in: Option<i64> = row.try_get(3)?;
+        let time = |field: usize| -> Result<Option<Timestamp>, StoreError> {
+            let at: Option<Instant> = row.try_get(field)?;
+            Ok(at.and_then(|at| at.0))
+        };
         let mut extra = Vec::with_capacity(self.extra.len());
         for (i, name) in self.extra.iter().enumerate() {
-            extra.push((name.clone(), row.try_get(DATA + 3 + i)?));
+            extra.push((name.clone(), row.try_get(EXTRA + i)?));
         }
         Ok(Record {
             seq: row.try_get(0)?,
@@ -320,9 +327,8 @@ impl<'a> Layout<'a> {
             extensions: text(9)?,
             headers: text(10)?,
             data: payload(row)?,
-            created_at: row
-                .try_get::<_, Option<Instant>>(DATA + 2)?
-                .and_then(|at| at.0),
+            created_at: time(CREATED_AT)?,
+            expires_at: time(EXPIRES_AT)?,
             extra,
         })
     }

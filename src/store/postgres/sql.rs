@@ -204,15 +204,14 @@ fn select_list(t: &Table, seq: &str, hash: &str, total: bool) -> (String, String
             (None, _) => add("null::text".into(), "text"),
         }
     }
-    match (
-        t.sql(Field::CreatedAt),
-        t.column(Field::CreatedAt).map(|c| c.kind),
-    ) {
-        (Some(column), Some(Kind::Timestamp)) => {
-            add(format!("{column} at time zone 'UTC'"), "timestamptz");
+    for field in [Field::CreatedAt, Field::ExpiresAt] {
+        match (t.sql(field), t.column(field).map(|c| c.kind)) {
+            (Some(column), Some(Kind::Timestamp)) => {
+                add(format!("{column} at time zone 'UTC'"), "timestamptz");
+            }
+            (Some(column), _) => add(column, "timestamptz"),
+            (None, _) => add("null::timestamptz".into(), "timestamptz"),
         }
-        (Some(column), _) => add(column, "timestamptz"),
-        (None, _) => add("null::timestamptz".into(), "timestamptz"),
     }
     for name in &t.extra {
         add(format!("o.{}::text", quote(name)), "text");
