@@ -55,3 +55,4 @@ pub mod settings;
 pub mod sink;
 pub mod store;
 pub mod telemetry;
+mod tls;

@@ -51,9 +51,6 @@ pub mod stdout;
 mod supervised;
 #[cfg(any(feature = "rabbitmq", feature = "nats", feature = "http"))]
 #[cfg_attr(not(feature = "default"), allow(dead_code))]
-mod tls;
-#[cfg(any(feature = "rabbitmq", feature = "nats", feature = "http"))]
-#[cfg_attr(not(feature = "default"), allow(dead_code))]
 mod urls;
 
 use std::future::Future;

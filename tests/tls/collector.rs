@@ -93,8 +93,11 @@ async fn spans_go_to_a_collector_that_is_verified_and_http_carries_the_hop() {
         r#"insert into outbox (type, extensions) values ('t', '{{"traceparent":"00-{TRACE}-{PARENT}-01"}}')"#
     );
     for (reason, settings) in [
-        ("UnknownIssuer", to("localhost", "other.pem", true)),
-        ("not valid for name", to("127.0.0.1", "ca.pem", true)),
+        (
+            "not signed by a trusted authority",
+            to("localhost", "other.pem", true),
+        ),
+        ("is for another name", to("127.0.0.1", "ca.pem", true)),
         // Refused when its handshake is over, so it hears of that as it happens; what counts is that no span comes through.
         ("", to("localhost", "ca.pem", false)),
     ] {

@@ -20,6 +20,7 @@ mod sink;
 
 mod authority;
 mod collector;
+mod manual;
 mod postgres;
 mod rabbitmq;
 mod rotation;

@@ -81,14 +81,14 @@ async fn certificates_authorities_and_the_password_of_the_database_rotate() {
     refused(
         &database,
         "the server's new authority is unknown",
-        &["UnknownIssuer", "sslrootcert"],
+        &["not signed by a trusted authority", "sslrootcert"],
     )
     .await;
     files.write("trusted.pem", pem("other.pem"));
     refused(
         &database,
         "the server does not know the client's authority",
-        &["UnknownCA", "sslcert"],
+        &["does not trust the authority", "sslcert"],
     )
     .await;
     files.write("mine.pem", "-----BEGIN CERTIFICATE-----\nhalf of");
@@ -102,7 +102,11 @@ async fn certificates_authorities_and_the_password_of_the_database_rotate() {
     refused(
         &database,
         "the key is still the old one",
-        &["sslcert", "sslkey", "do not fit"],
+        &[
+            "sslcert",
+            "sslkey",
+            "do not make a usable client certificate",
+        ],
     )
     .await;
     files.write("mine.key", pem("foreign-client.key"));

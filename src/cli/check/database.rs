@@ -74,8 +74,13 @@ async fn reach(report: &mut Report, settings: &Settings) -> Option<(Database, Se
 fn server(report: &mut Report, settings: &Settings, database: &Database, facts: &ServerFacts) {
     let target = database.target();
     let reached = format!("{target} as role {}", facts.role);
+    let fallback = database.tls_fallback();
     match &facts.tls {
         Some(tls) => report.ok(format!("{reached}, {tls}")),
+        None if let Some(reason) = fallback => report.warning(
+            format!("{reached}, not encrypted although the server offers it: {reason}"),
+            "set sslmode=require or stronger in OUTRIGGER_DATABASE_URL to insist on TLS, or sslmode=disable to accept this",
+        ),
         None if is_local(&target) || facts.pooled => {
             report.ok(format!("{reached}, not encrypted"));
         }

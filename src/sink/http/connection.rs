@@ -17,7 +17,7 @@ use tokio_rustls::TlsConnector;
 
 use super::settings::HttpSettings;
 use super::target::Target;
-use crate::sink::tls;
+use crate::tls::{self, Names};
 
 /// Limit for connecting, the TLS handshake included.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -69,16 +69,17 @@ async fn connect(
         return handshake(stream, ended).await;
     }
     let settings = settings.clone();
-    let config = tokio::task::spawn_blocking(move || tls::load(settings.tls()))
+    let config = tokio::task::spawn_blocking(move || tls::load(&settings.tls()))
         .await
         .map_err(|error| error.to_string())??;
     let name = ServerName::try_from(target.host.clone()).map_err(|error| error.to_string())?;
-    let stream = TlsConnector::from(config)
+    let stream = TlsConnector::from(Arc::new(config))
         .connect(name, stream)
         .await
         .map_err(|error| {
             let error = error.to_string();
-            format!("TLS: {error}{}", tls::remedy("OUTRIGGER_HTTP", &error))
+            tls::explain(&Names::of("OUTRIGGER_HTTP"), &error)
+                .unwrap_or_else(|| format!("TLS: {error}"))
         })?;
     handshake(stream, ended).await
 }

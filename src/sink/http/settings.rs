@@ -7,7 +7,7 @@ use secrecy::{ExposeSecret as _, SecretString};
 
 use super::target::Target;
 use crate::secret_file::SecretFile;
-use crate::sink::tls::{Files, half_a_pair};
+use crate::tls::{Files, half_a_pair};
 
 /// More connections than this are a mistake.
 const MAX_CONNECTIONS: usize = 1024;
@@ -116,12 +116,12 @@ impl HttpSettings {
 
     /// What they say about TLS.
     pub(super) fn tls(&self) -> Files<'_> {
-        Files {
-            prefix: "OUTRIGGER_HTTP",
-            ca_file: self.ca_file.as_ref(),
-            cert_file: self.cert_file.as_ref(),
-            key_file: self.key_file.as_ref(),
-        }
+        Files::of(
+            "OUTRIGGER_HTTP",
+            self.ca_file.as_ref(),
+            self.cert_file.as_ref(),
+            self.key_file.as_ref(),
+        )
     }
 }
 

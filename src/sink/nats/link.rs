@@ -10,7 +10,7 @@ use tokio::time::timeout;
 
 use super::credentials::Credentials;
 use super::settings::{NatsSettings, Server};
-use crate::sink::tls;
+use crate::tls::{self, Names};
 
 /// Limit for each step of connecting, and for taking leave.
 const STEP_TIMEOUT: Duration = Duration::from_secs(10);
@@ -200,17 +200,21 @@ async fn options(
         // Subjects are checked by `prepare`.
         .skip_subject_validation(true)
         .require_tls(server.tls);
-    if let Some(path) = &settings.ca_file {
-        options = options.add_root_certificates(path.clone());
-    }
-    if let (Some(cert), Some(key)) = (&settings.cert_file, &settings.key_file) {
-        options = options.add_client_certificate(cert.clone(), key.clone());
+    if server.tls || settings.ca_file.is_some() || settings.cert_file.is_some() {
+        let settings = settings.clone();
+        let config = tokio::task::spawn_blocking(move || tls::load(&settings.tls()))
+            .await
+            .map_err(|error| format!("cannot load certificates: {error}"))??;
+        options = options.tls_client_config(config);
     }
     Ok(options)
 }
 
 fn explain(server: &Server, error: &async_nats::ConnectError) -> String {
     let chain = chain(error);
+    if let Some(explained) = tls::explain(&Names::of("OUTRIGGER_NATS"), &chain) {
+        return format!("cannot connect to {server}: {explained}");
+    }
     match error.kind() {
         ConnectErrorKind::AuthorizationViolation | ConnectErrorKind::Authentication => format!(
             "{server} does not accept the credentials ({chain}); check the user, token, NKey or credentials file"
@@ -221,11 +225,7 @@ fn explain(server: &Server, error: &async_nats::ConnectError) -> String {
                 server.host
             )
         }
-        // A handshake that fails later than the library thinks comes as an error of input and output.
-        _ => format!(
-            "cannot connect to {server}: {chain}{}",
-            tls::remedy("OUTRIGGER_NATS", &chain)
-        ),
+        _ => format!("cannot connect to {server}: {chain}"),
     }
 }
 

@@ -8,8 +8,8 @@ use secrecy::{ExposeSecret, SecretString};
 use url::Url;
 
 use crate::secret_file::{SecretFile, split_urls};
-use crate::sink::tls::half_a_pair;
 use crate::sink::urls::{parse_each, percent_decoded};
+use crate::tls::{Files, half_a_pair};
 
 /// More lanes than this only cost memory.
 const MAX_LANES: usize = 256;
@@ -131,6 +131,15 @@ impl Server {
 }
 
 impl NatsSettings {
+    pub(super) fn tls(&self) -> Files<'_> {
+        Files::of(
+            "OUTRIGGER_NATS",
+            self.ca_file.as_ref(),
+            self.cert_file.as_ref(),
+            self.key_file.as_ref(),
+        )
+    }
+
     /// Everything wrong with these settings, each naming its variable. Never echoes a URL, which
     /// may hold a password. Reads no file and opens no connection.
     pub fn validate(&self) -> Vec<String> {

@@ -30,7 +30,7 @@ use super::supervisor::Shared;
 use crate::error::{Reason, Verdict};
 use crate::event::Message;
 use crate::sink::Lane;
-use crate::sink::tls;
+use crate::tls;
 
 /// A broker's first frame is a few hundred bytes; anything much longer is no broker.
 const GREETING_MAX: usize = 64 * 1024;
@@ -207,7 +207,7 @@ fn greet(endpoint: &Endpoint, settings: &RabbitMqSettings) -> Result<Broker, Str
     if !endpoint.is_tls() {
         return read_greeting(socket).map_err(text);
     }
-    let mut stream = start_tls(endpoint, tls::load(settings.tls())?, socket)?;
+    let mut stream = start_tls(endpoint, Arc::new(tls::load(&settings.tls())?), socket)?;
     let mut broker = read_greeting(&mut stream).map_err(text)?;
     let session = &stream.conn;
     if let (Some(protocol), Some(cipher)) = (

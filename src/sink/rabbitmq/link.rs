@@ -22,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 use super::endpoint::Endpoint;
 use super::exchanges::Exchanges;
 use super::settings::RabbitMqSettings;
-use crate::sink::tls;
+use crate::tls::{self, Names};
 
 /// Limit for opening a channel, selecting confirms, declaring an exchange, or closing.
 pub(super) const STEP_TIMEOUT: Duration = Duration::from_secs(5);
@@ -231,10 +231,10 @@ async fn tls_connector(
         return Ok(None);
     }
     let settings = settings.clone();
-    let config = tokio::task::spawn_blocking(move || tls::load(settings.tls()))
+    let config = tokio::task::spawn_blocking(move || tls::load(&settings.tls()))
         .await
         .map_err(|error| format!("cannot load certificates: {error}"))??;
-    Ok(Some(RustlsConnector::from(config)))
+    Ok(Some(RustlsConnector::from(Arc::new(config))))
 }
 
 fn properties(settings: &RabbitMqSettings) -> ConnectionProperties {
@@ -311,11 +311,15 @@ fn explain_connect(error: &lapin::Error, endpoint: &Endpoint) -> String {
             .any(|part| cause.to_lowercase().contains(part));
     let hint = match known {
         "" if speaks_otherwise && !endpoint.is_tls() => {
-            "; if this port speaks TLS only, use `amqps://` in OUTRIGGER_RABBITMQ_URL".to_owned()
+            "; if this port speaks TLS only, use `amqps://` in OUTRIGGER_RABBITMQ_URL"
         }
-        "" => tls::remedy("OUTRIGGER_RABBITMQ", &cause),
-        known => known.to_owned(),
+        known => known,
     };
+    let explained = match (known, endpoint.is_tls()) {
+        ("", true) => tls::explain(&Names::of("OUTRIGGER_RABBITMQ"), &cause),
+        _ => None,
+    };
+    let cause = explained.unwrap_or(cause);
     format!(
         "cannot connect to {endpoint} as `{}`: {cause}{hint}",
         endpoint.user()

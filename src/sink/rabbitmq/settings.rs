@@ -7,8 +7,8 @@ use secrecy::{ExposeSecret as _, SecretString};
 
 use super::endpoint::Endpoint;
 use crate::secret_file::{SecretFile, split_urls};
-use crate::sink::tls::{Files, half_a_pair};
 use crate::sink::urls::parse_each;
+use crate::tls::{Files, half_a_pair};
 
 /// RabbitMQ accepts no larger `max_message_size` than this.
 const MAX_MESSAGE_SIZE_CEILING: usize = 512 * 1024 * 1024;
@@ -95,12 +95,12 @@ impl RabbitMqSettings {
 
     /// What they say about TLS.
     pub(super) fn tls(&self) -> Files<'_> {
-        Files {
-            prefix: "OUTRIGGER_RABBITMQ",
-            ca_file: self.ca_file.as_ref(),
-            cert_file: self.cert_file.as_ref(),
-            key_file: self.key_file.as_ref(),
-        }
+        Files::of(
+            "OUTRIGGER_RABBITMQ",
+            self.ca_file.as_ref(),
+            self.cert_file.as_ref(),
+            self.key_file.as_ref(),
+        )
     }
 
     /// The parsed endpoints, or every problem of [`validate`](Self::validate).

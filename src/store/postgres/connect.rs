@@ -62,6 +62,8 @@ pub(super) struct Connector {
     way: Arc<Mutex<Way>>,
     /// Connections are known to lead to a session of their own. Shared by all clones.
     direct: Arc<AtomicBool>,
+    /// Why the last connection is not encrypted although TLS was tried first. Shared by all clones.
+    fallback: Arc<Mutex<Option<String>>>,
 }
 
 /// How to connect, files included.
@@ -125,10 +127,11 @@ impl Way {
         Ok(Self { config, tls, usage })
     }
 
-    /// Opens one connection, falling back between TLS and plain as `allow` and `prefer` demand.
-    async fn open(&self) -> Result<(Client, RawConnection), Error> {
+    /// Opens one connection, falling back between TLS and plain as `allow` and `prefer` demand. Says why it fell back
+    /// to plain, if it did.
+    async fn open(&self) -> Result<(Client, RawConnection, Option<String>), Error> {
         let error = match self.config.connect(self.tls.clone()).await {
-            Ok(connected) => return Ok(connected),
+            Ok((client, connection)) => return Ok((client, connection, None)),
             Err(error) => error,
         };
         let refused = error.code() == Some(&SqlState::INVALID_AUTHORIZATION_SPECIFICATION);
@@ -139,8 +142,15 @@ impl Way {
         };
         let mut config = self.config.clone();
         config.ssl_mode(second);
-        // The first error says more than that of the fallback.
-        config.connect(self.tls.clone()).await.map_err(|_| error)
+        match config.connect(self.tls.clone()).await {
+            Ok((client, connection)) => {
+                let plain = second == SslMode::Disable;
+                let why = plain.then(|| StoreError::from(error).to_string());
+                Ok((client, connection, why))
+            }
+            // The first error says more than that of the fallback.
+            Err(_) => Err(error),
+        }
     }
 }
 
@@ -166,7 +176,31 @@ impl Connector {
             settings: Arc::new(settings.clone()),
             way: Arc::new(Mutex::new(way)),
             direct: Arc::default(),
+            fallback: Arc::default(),
         })
+    }
+
+    /// Why the last connection is not encrypted although TLS was tried first, as `sslmode=prefer` allows.
+    pub(super) fn fallback(&self) -> Option<String> {
+        self.fallback
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    /// Falling back is said whenever its reason changes, so once for all connections.
+    fn note_fallback(&self, why: Option<String>) {
+        let mut known = self.fallback.lock().unwrap_or_else(PoisonError::into_inner);
+        if *known != why
+            && let Some(reason) = &why
+        {
+            tracing::warn!(
+                reason,
+                "the database connection is not encrypted: TLS failed, and sslmode=prefer allows to do without it; \
+                 set sslmode=require or stronger in OUTRIGGER_DATABASE_URL to insist, or sslmode=disable to accept it"
+            );
+        }
+        *known = why;
     }
 
     /// As last read.
@@ -223,7 +257,9 @@ impl Connector {
             }
         };
         *self.way.lock().unwrap_or_else(PoisonError::into_inner) = way.clone();
-        way.open().await
+        let (client, connection, fallback) = way.open().await?;
+        self.note_fallback(fallback);
+        Ok((client, connection))
     }
 
     /// Asks the server to stop what it is doing for `client`, in the background and without insisting: a server that waits for

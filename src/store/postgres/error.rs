@@ -5,6 +5,8 @@ use std::fmt;
 
 use tokio_postgres::error::SqlState;
 
+use crate::tls::{self, Names};
+
 /// What to do about a [`StoreError`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum StoreErrorKind {
@@ -138,7 +140,12 @@ impl From<tokio_postgres::Error> for StoreError {
         } else {
             StoreErrorKind::Unavailable
         };
-        if let Some(remedy) = remedy(&message) {
+        if let Some(explained) = tls::explain(&Names::database(), &message) {
+            message = format!("cannot make a TLS connection: {explained}");
+            if message.contains("is for another name") {
+                message.push_str(", or accept any name by `sslmode=verify-ca`");
+            }
+        } else if let Some(remedy) = remedy(&message) {
             message = format!("{message}; {remedy}");
         }
         Self::new(kind, message)
@@ -150,42 +157,12 @@ impl From<tokio_postgres::Error> for StoreError {
 fn remedy(message: &str) -> Option<&'static str> {
     const REMEDIES: &[(&str, &str)] = &[
         (
-            "UnknownIssuer",
-            "name the authority that signed the server's certificate by `sslrootcert` in OUTRIGGER_DATABASE_URL",
-        ),
-        (
-            "not valid for name",
-            "connect by a name that is in the certificate, or accept any by `sslmode=verify-ca` in \
-             OUTRIGGER_DATABASE_URL",
-        ),
-        (
-            "certificate expired",
-            "renew the server's certificate; `sslmode` in OUTRIGGER_DATABASE_URL asks for one that is valid",
-        ),
-        (
-            "certificate not valid yet",
-            "compare the clocks; `sslmode` in OUTRIGGER_DATABASE_URL asks for a certificate that is valid",
-        ),
-        (
             "server does not support TLS",
             "switch on `ssl` in the server, or choose another `sslmode` in OUTRIGGER_DATABASE_URL",
         ),
         (
-            "alert: CertificateRequired",
-            "name a client certificate by `sslcert` and `sslkey` in OUTRIGGER_DATABASE_URL",
-        ),
-        (
             "requires a valid client certificate",
             "name a client certificate by `sslcert` and `sslkey` in OUTRIGGER_DATABASE_URL",
-        ),
-        (
-            "alert: UnknownCA",
-            "the server does not trust the authority of `sslcert` in OUTRIGGER_DATABASE_URL: use a certificate that \
-             the server's ssl_ca_file signed",
-        ),
-        (
-            "alert: CertificateExpired",
-            "renew the client certificate that `sslcert` in OUTRIGGER_DATABASE_URL names",
         ),
         (
             "certificate authentication failed",

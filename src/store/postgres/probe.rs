@@ -63,6 +63,12 @@ pub struct TableFacts {
 }
 
 impl Database {
+    /// Why the last connection is not encrypted although TLS was tried first, as `sslmode=prefer` allows. `None`: it is
+    /// encrypted, or was not meant to be, or the server offers no TLS.
+    pub fn tls_fallback(&self) -> Option<String> {
+        self.connector.fallback()
+    }
+
     /// Asks about server and session.
     pub async fn server_facts(&self) -> Result<ServerFacts, StoreError> {
         let mut lease = self.lease().await?;

@@ -2,7 +2,6 @@
 
 use std::fmt;
 use std::io;
-use std::path::Path;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -12,15 +11,15 @@ use hyper::client::conn::http1::{self, SendRequest};
 use hyper::header::{HOST, HeaderValue};
 use hyper_util::rt::TokioIo;
 use opentelemetry_http::{Bytes, HttpClient, HttpError, Request, Response};
-use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
-use rustls::{ClientConfig, RootCertStore};
+use rustls::ClientConfig;
+use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::runtime::{Builder, Runtime};
 use tokio_rustls::TlsConnector;
 
 use crate::settings::Export;
+use crate::tls::{self, Check, Files, Names, Trust};
 
 /// Bytes of an answer that are read.
 const ANSWER_MAX: usize = 64 << 10;
@@ -98,7 +97,10 @@ impl Collector {
         let problem = match &result {
             Ok(answer) if answer.status().is_success() => None,
             Ok(answer) => Some(format!("it answers {}", answer.status())),
-            Err(error) => Some(error.to_string()),
+            Err(error) => {
+                let error = error.to_string();
+                Some(tls::explain(&Names::collector(), &error).unwrap_or(error))
+            }
         };
         self.report(&mut state.failing, problem);
         result
@@ -185,46 +187,14 @@ async fn whole(answer: Response<hyper::body::Incoming>) -> Result<Response<Bytes
 }
 
 fn tls(export: &Export) -> Result<Arc<ClientConfig>, String> {
-    let mut roots = RootCertStore::empty();
-    match &export.ca_file {
-        Some(path) => {
-            for certificate in certificates(path)? {
-                let added = roots.add(certificate);
-                added.map_err(|error| format!("{}: {error}", path.display()))?;
-            }
-        }
-        None => {
-            roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-        }
-    }
-    if roots.is_empty() {
-        return Err(
-            "there are no certificate authorities to verify the collector with; set \
-             OTEL_EXPORTER_OTLP_CERTIFICATE"
-                .to_owned(),
-        );
-    }
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let builder = ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(|error| error.to_string())?
-        .with_root_certificates(roots);
-    let config = match &export.client {
-        None => builder.with_no_client_auth(),
-        Some((cert_file, key_file)) => {
-            let chain = certificates(cert_file)?;
-            let key = PrivateKeyDer::from_pem_file(key_file)
-                .map_err(|error| format!("{}: {error}", key_file.display()))?;
-            builder
-                .with_client_auth_cert(chain, key)
-                .map_err(|error| format!("{}: {error}", cert_file.display()))?
-        }
+    let files = Files {
+        names: Names::collector(),
+        check: Check::ChainAndName,
+        trust: Trust::new(export.ca_file.as_deref()),
+        client: export
+            .client
+            .as_ref()
+            .map(|(cert, key)| (cert.as_path(), key.as_path())),
     };
-    Ok(Arc::new(config))
-}
-
-fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
-    CertificateDer::pem_file_iter(path)
-        .and_then(Iterator::collect)
-        .map_err(|error| format!("{}: {error}", path.display()))
+    tls::load(&files).map(Arc::new)
 }
