@@ -137,7 +137,7 @@ async fn show(args: &DeadShow, settings: &Settings) -> Result<(), Failure> {
         return Err(unknown(std::slice::from_ref(&args.event)));
     }
     for (position, failure) in found.iter().enumerate() {
-        let record = event(&store, failure.seq).await?;
+        let record = event(&store, failure).await?;
         match args.read.output {
             Output::Json => {
                 let mut value = json(failure);
@@ -157,15 +157,17 @@ async fn show(args: &DeadShow, settings: &Settings) -> Result<(), Failure> {
 }
 
 /// The row itself, if it is still there and the table has an order to find it by.
-async fn event(store: &PostgresStore, seq: i64) -> Result<Option<Record>, Failure> {
+async fn event(store: &PostgresStore, failure: &FailureRow) -> Result<Option<Record>, Failure> {
     if !store.capabilities().has_order {
         return Ok(None);
     }
-    let Some(before) = seq.checked_sub(1) else {
+    let Some(before) = failure.seq.checked_sub(1) else {
         return Ok(None);
     };
     let row = store.tail(before, 1).await?.into_iter().next();
-    Ok(row.map(|row| row.record).filter(|record| record.seq == seq))
+    // The number may have been drawn again, for another event.
+    let same = |record: &Record| record.seq == failure.seq && record.id == failure.event_id;
+    Ok(row.map(|row| row.record).filter(same))
 }
 
 fn details(failure: &FailureRow, record: Option<&Record>, with_data: bool) -> String {

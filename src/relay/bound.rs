@@ -261,7 +261,7 @@ mod tests {
                 .collect(),
             in_progress: in_progress.to_vec(),
             next_xid,
-            server_start: 0,
+            source: 0,
         }
     }
 

@@ -81,9 +81,9 @@ pub struct ReadRequest {
     pub known: Vec<i64>,
     /// Most rows to return. At least 1.
     pub limit: usize,
-    /// The server's start, as a main read said it: nothing comes from another server. Main reads come from any, and
-    /// say which.
-    pub server: Option<i64>,
+    /// Where rows come from, as a main read said it ([`Holders::source`]): nothing comes from elsewhere. Main reads come
+    /// from anywhere, and say from where.
+    pub source: Option<i64>,
     /// Most bytes to return (see [`Record::weight`]); the first row is always returned.
     pub byte_limit: usize,
 }
@@ -108,8 +108,9 @@ pub struct Holders {
     pub in_progress: Vec<u32>,
     /// `pg_snapshot_xmax`, low 32 bits: this transaction id and later ones had not started.
     pub next_xid: u32,
-    /// When the server that answered was started. Another value: it is another server, or the same one crashed.
-    pub server_start: i64,
+    /// Tells apart where rows come from. Another value: it is another server, or the same one crashed, or the table was
+    /// emptied or made anew. The numbers of rows may be drawn again, for other events.
+    pub source: i64,
 }
 
 /// The answer to a [`ReadRequest`].
@@ -133,7 +134,7 @@ pub struct Settle {
 }
 
 /// A finished row. Both `seq` and id must be those of the row in the table: after a failover that lost the last
-/// commits, the database draws the same numbers again, for other events.
+/// commits, or when the sequence was restarted, the database draws the same numbers again, for other events.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settled {
     /// Its place in the order.

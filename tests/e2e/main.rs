@@ -10,6 +10,7 @@ mod connections;
 #[path = "../cloudevents/decode.rs"]
 #[allow(dead_code)]
 mod decode;
+mod drawn_again;
 mod failing_keys;
 mod formats;
 mod lifecycle;

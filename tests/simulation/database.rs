@@ -18,12 +18,17 @@ pub type Time = Duration;
 
 #[derive(Debug, Clone)]
 pub struct Row {
+    /// The event: never drawn again.
+    pub id: i64,
+    /// Its number, which is another event's when the sequence was restarted.
     pub seq: i64,
     pub key: Option<u64>,
     pub hash: i64,
     pub committed_at: Option<Time>,
     pub available_at: Option<Time>,
     pub published: bool,
+    /// The table was emptied.
+    pub gone: bool,
 }
 
 /// A writing transaction that holds the outbox table's insert lock.
@@ -34,6 +39,7 @@ pub struct Txn {
     /// Ended (its rows visible or gone), but its locks may linger for a moment.
     pub ended: bool,
     pub holds_table: bool,
+    /// By id.
     pub rows: Vec<i64>,
 }
 
@@ -51,8 +57,15 @@ pub struct FailureRow {
 }
 
 pub struct Database {
+    /// All rows there ever were; the id is the place, from 1.
     pub rows: Vec<Row>,
+    /// Those in the table now, by `seq`.
+    present: BTreeMap<i64, i64>,
+    /// By `seq`.
     pub pending: BTreeSet<i64>,
+    next_seq: i64,
+    /// How often the table was given another file.
+    table_file: i64,
     pub txns: BTreeMap<u64, Txn>,
     next_txn: u64,
     pub next_xid: u32,
@@ -67,7 +80,7 @@ pub struct Database {
     pub lease_ttl: Duration,
     pub mutation: Mutation,
     next_replica: u128,
-    /// Highest number of attempts ever recorded per row.
+    /// Highest number of attempts ever recorded per event.
     pub attempts: HashMap<i64, u32>,
 }
 
@@ -79,7 +92,10 @@ impl Database {
     pub fn new(partitions: i32, lease_ttl: Duration, mutation: Mutation) -> Self {
         Self {
             rows: Vec::new(),
+            present: BTreeMap::new(),
             pending: BTreeSet::new(),
+            next_seq: 1,
+            table_file: 0,
             txns: BTreeMap::new(),
             next_txn: 1,
             server_start: 0,
@@ -132,21 +148,63 @@ impl Database {
         self.txns.get_mut(&id).unwrap().holds_table = true;
     }
 
-    pub fn draw(&mut self, id: u64, key: Option<u64>, available_at: Option<Time>) {
-        let seq = self.rows.len() as i64 + 1;
+    pub fn draw(&mut self, txn: u64, key: Option<u64>, available_at: Option<Time>) {
+        let id = self.rows.len() as i64 + 1;
+        let seq = self.next_seq;
+        self.next_seq += 1;
         let hash = match key {
             Some(key) => mix(key + 1),
             None => mix(seq as u64 + (1 << 40)),
         };
+        self.present.insert(seq, id);
         self.rows.push(Row {
+            id,
             seq,
             key,
             hash,
             committed_at: None,
             available_at,
             published: false,
+            gone: false,
         });
-        self.txns.get_mut(&id).unwrap().rows.push(seq);
+        self.txns.get_mut(&txn).unwrap().rows.push(id);
+    }
+
+    /// The row that has this number now.
+    pub fn row(&self, seq: i64) -> &Row {
+        &self.rows[self.present[&seq] as usize - 1]
+    }
+
+    /// The failure record of the row that has this number now.
+    pub fn failure(&self, seq: i64) -> Option<&FailureRow> {
+        let id = self.present.get(&seq)?.to_string();
+        let by_number = self.mutation == Mutation::RecordsByNumber;
+        let record = self.failures.get(&seq);
+        record.filter(|record| by_number || record.failure.event_id == id)
+    }
+
+    /// The failure record of an event.
+    pub fn failure_of(&self, id: i64) -> Option<&FailureRow> {
+        let record = self.failures.get(&self.rows[id as usize - 1].seq);
+        record.filter(|record| record.failure.event_id == id.to_string())
+    }
+
+    /// Empties the table and restarts its sequence. False if writers are in the way. `another_file`: as TRUNCATE and DROP do.
+    pub fn empty(&mut self, another_file: bool) -> bool {
+        if self.txns.values().any(|txn| txn.holds_table) {
+            return false;
+        }
+        for id in std::mem::take(&mut self.present).into_values() {
+            self.rows[id as usize - 1].gone = true;
+        }
+        self.pending.clear();
+        self.next_seq = 1;
+        self.table_file += i64::from(another_file);
+        true
+    }
+
+    fn source(&self) -> i64 {
+        self.server_start ^ self.table_file << 32
     }
 
     pub fn prepare(&mut self, id: u64) {
@@ -158,9 +216,10 @@ impl Database {
         let txn = self.txns.get_mut(&id).unwrap();
         txn.ended = true;
         if commit {
-            for seq in &txn.rows {
-                self.rows[*seq as usize - 1].committed_at = Some(now);
-                self.pending.insert(*seq);
+            for id in &txn.rows {
+                let row = &mut self.rows[*id as usize - 1];
+                row.committed_at = Some(now);
+                self.pending.insert(row.seq);
             }
         }
     }
@@ -181,7 +240,7 @@ impl Database {
                 .filter_map(|txn| txn.xid)
                 .collect(),
             next_xid: self.next_xid,
-            server_start: self.server_start,
+            source: self.source(),
         }
     }
 
@@ -197,8 +256,8 @@ impl Database {
     }
 
     fn record(&self, seq: i64, now: Time) -> Record {
-        let row = &self.rows[seq as usize - 1];
-        let failure = self.failures.get(&seq);
+        let row = self.row(seq);
+        let failure = self.failure(seq);
         Record {
             seq,
             hash: row.hash,
@@ -212,7 +271,7 @@ impl Database {
                 }
                 _ => None,
             }),
-            id: seq.to_string(),
+            id: row.id.to_string(),
             key: row.key.map(|key| key.to_string()),
             ..Record::default()
         }
@@ -224,18 +283,15 @@ impl Database {
             Partitions::Some { owned, count } => owned.contains(&partition_of(hash, *count)),
         };
         let wanted = |seq: i64| {
-            let row = &self.rows[seq as usize - 1];
+            let row = self.row(seq);
             covers(row.hash)
                 && !request.known.contains(&seq)
                 && !request.skip_keys.contains(&row.hash)
         };
         let fresh = |seq: i64| {
-            self.failures
-                .get(&seq)
+            self.failure(seq)
                 .is_none_or(|row| row.failure.state == FailureState::Suspect)
-                && self.rows[seq as usize - 1]
-                    .available_at
-                    .is_none_or(|at| at <= now)
+                && self.row(seq).available_at.is_none_or(|at| at <= now)
         };
         use std::ops::Bound::{Excluded, Included, Unbounded};
         let range = |after: Option<i64>, up_to: Option<i64>| {
@@ -246,9 +302,7 @@ impl Database {
                 .range((from, if empty { Unbounded } else { to }))
                 .filter(move |_| !empty)
         };
-        let elsewhere = request
-            .server
-            .is_some_and(|start| start != self.server_start);
+        let elsewhere = request.source.is_some_and(|source| source != self.source());
         let seqs: Vec<i64> = match &request.kind {
             kind if elsewhere && !matches!(kind, ReadKind::Main { .. }) => Vec::new(),
             ReadKind::Main { after } => range(*after, None)
@@ -259,12 +313,9 @@ impl Database {
                 .copied()
                 .filter(|seq| {
                     let failed = self
-                        .failures
-                        .get(seq)
+                        .failure(*seq)
                         .is_some_and(|row| row.failure.state != FailureState::Dead);
-                    keys.contains(&self.rows[*seq as usize - 1].hash)
-                        && wanted(*seq)
-                        && (failed || fresh(*seq))
+                    keys.contains(&self.row(*seq).hash) && wanted(*seq) && (failed || fresh(*seq))
                 })
                 .collect(),
             ReadKind::Sweep { .. } if self.mutation == Mutation::CursorWithoutSweep => Vec::new(),
@@ -277,6 +328,7 @@ impl Database {
                 .iter()
                 .filter(|(seq, row)| {
                     self.pending.contains(seq)
+                        && self.failure(**seq).is_some()
                         && match row.failure.state {
                             FailureState::Retrying => {
                                 row.next_attempt_at.is_none_or(|at| at <= now)
@@ -291,11 +343,7 @@ impl Database {
                 let mut due: Vec<(Time, i64)> = self
                     .pending
                     .iter()
-                    .filter_map(|seq| {
-                        self.rows[*seq as usize - 1]
-                            .available_at
-                            .map(|at| (at, *seq))
-                    })
+                    .filter_map(|seq| self.row(*seq).available_at.map(|at| (at, *seq)))
                     .filter(|(at, seq)| *at <= now && wanted(*seq) && fresh(*seq))
                     .collect();
                 due.sort_unstable();
@@ -312,12 +360,22 @@ impl Database {
     }
 
     pub fn settle(&mut self, settle: &Settle) {
-        for row in &settle.rows {
-            self.rows[row.seq as usize - 1].published = true;
-            self.pending.remove(&row.seq);
+        for settled in &settle.rows {
+            let Some(id) = self.present.get(&settled.seq).copied() else {
+                continue;
+            };
+            if id.to_string() == settled.id {
+                self.rows[id as usize - 1].published = true;
+                self.pending.remove(&settled.seq);
+            }
         }
         for seq in &settle.failed_before {
-            self.failures.remove(seq);
+            let ids: Vec<&str> = settle.rows.iter().map(|row| row.id.as_str()).collect();
+            if let Some(record) = self.failures.get(seq)
+                && ids.contains(&record.failure.event_id.as_str())
+            {
+                self.failures.remove(seq);
+            }
         }
     }
 
@@ -330,7 +388,10 @@ impl Database {
         assert_eq!(twice, None, "a row twice in one recording");
         for failure in failures {
             let partition = partition_of(failure.hash, self.partitions());
-            if self.owners[partition as usize].0 != Some(replica) {
+            let id = self.present.get(&failure.seq).map(i64::to_string);
+            if self.owners[partition as usize].0 != Some(replica)
+                || id.as_ref() != Some(&failure.event_id)
+            {
                 continue;
             }
             let mut failure = failure.clone();
@@ -339,7 +400,10 @@ impl Database {
                 failure.retry_after = Some(Duration::from_millis(200));
             }
             stored.push(failure.seq);
-            let attempts = self.attempts.entry(failure.seq).or_default();
+            let attempts = self
+                .attempts
+                .entry(failure.event_id.parse().unwrap())
+                .or_default();
             *attempts = (*attempts).max(failure.attempts);
             let next_attempt_at = failure.retry_after.map(|after| now + after);
             self.failures.insert(
@@ -355,12 +419,19 @@ impl Database {
 
     pub fn load_failing(&mut self, partitions: &[i32], now: Time) -> Vec<Failing> {
         let count = self.partitions();
-        let pending = &self.pending;
-        self.failures.retain(|seq, row| {
-            row.failure.state == FailureState::Dead
-                || pending.contains(seq)
-                || !partitions.contains(&partition_of(row.failure.hash, count))
-        });
+        let over: Vec<i64> = self
+            .failures
+            .iter()
+            .filter(|(seq, row)| {
+                let dead = row.failure.state == FailureState::Dead;
+                partitions.contains(&partition_of(row.failure.hash, count))
+                    && (self.failure(**seq).is_none() || !dead && !self.pending.contains(seq))
+            })
+            .map(|(seq, _)| *seq)
+            .collect();
+        for seq in over {
+            self.failures.remove(&seq);
+        }
         self.failures
             .values()
             .filter(|row| {
@@ -412,7 +483,7 @@ impl Database {
             .chain(
                 self.pending
                     .iter()
-                    .filter_map(|seq| self.rows[*seq as usize - 1].available_at),
+                    .filter_map(|seq| self.row(*seq).available_at),
             )
             .min();
         Tick {

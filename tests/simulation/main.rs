@@ -35,6 +35,8 @@ pub enum Mutation {
     TwoOwners,
     /// The bound of a read ignores who may still commit below it.
     IgnoreLocks,
+    /// Failure records are matched with rows by number alone.
+    RecordsByNumber,
 }
 
 impl Mutation {
@@ -50,6 +52,10 @@ impl Mutation {
                 scenario.ordering = Ordering::Strict;
                 scenario.faults = false;
                 scenario.long_percent = 20;
+            }
+            Mutation::RecordsByNumber => {
+                scenario.rejections = true;
+                scenario.emptied = true;
             }
             Mutation::SettleBeforeConfirm => scenario.faults = true,
             Mutation::TwoOwners => {
@@ -177,4 +183,9 @@ fn two_owners_are_caught() {
 #[test]
 fn ignoring_open_writers_is_caught() {
     is_caught(Mutation::IgnoreLocks);
+}
+
+#[test]
+fn records_matched_by_number_alone_are_caught() {
+    is_caught(Mutation::RecordsByNumber);
 }

@@ -36,6 +36,8 @@ pub struct Scenario {
     pub long_percent: u64,
     /// Writers hardly rest, so that keys fall behind.
     pub busy: bool,
+    /// Somebody empties the table and restarts its sequence.
+    pub emptied: bool,
 }
 
 impl Scenario {
@@ -52,6 +54,7 @@ impl Scenario {
             replicas: random.between(1, 3) as usize,
             long_percent: random.below(20),
             busy: random.chance(30),
+            emptied: random.chance(15),
         }
     }
 }
@@ -113,6 +116,8 @@ enum Event {
     DatabaseDown(Duration),
     DatabaseUp,
     Operator,
+    /// The table is emptied and its numbers are drawn again. `true`: by TRUNCATE.
+    Empty(bool),
     /// An attempt to change the number of partitions.
     Repartition(usize),
 }
@@ -220,6 +225,7 @@ pub struct World {
     locked: HashMap<u64, usize>,
     batches: BTreeMap<u64, Batch>,
     next_batch: u64,
+    /// By id, as are refusals and deliveries.
     fates: HashMap<i64, Fate>,
     refusals: HashMap<i64, u32>,
     crashes: u32,
@@ -228,6 +234,8 @@ pub struct World {
     /// Rows found by a sweep that a main read before it should have brought.
     missed: Vec<i64>,
     faults: usize,
+    /// The sequence was restarted without a trace that a relay could see before it reads below what it knows.
+    restarted_by_hand: bool,
     quiet_from: Time,
     verbose: bool,
     max_in_memory: usize,
@@ -297,6 +305,7 @@ impl World {
             deliveries: Vec::new(),
             missed: Vec::new(),
             faults: 0,
+            restarted_by_hand: false,
             quiet_from: Time::ZERO,
             verbose,
             max_in_memory: 0,
@@ -348,6 +357,11 @@ impl World {
         if self.random.chance(30) {
             let at = ms(self.random.below(span));
             self.at(at, Event::Operator);
+        }
+        if self.scenario.emptied {
+            let at = ms(self.random.below(span));
+            let by_truncate = self.random.chance(50);
+            self.at(at, Event::Empty(by_truncate));
         }
     }
 
@@ -464,6 +478,14 @@ impl World {
                 self.database.stand_down_until = self.now + ms(5_000);
                 let partitions = self.random.between(1, 6) as usize;
                 self.at(self.now + ms(300), Event::Repartition(partitions));
+            }
+            Event::Empty(by_truncate) => {
+                if self.database_up && self.database.empty(by_truncate) {
+                    self.restarted_by_hand |= !by_truncate;
+                    self.log(|| format!("the table is emptied, by TRUNCATE: {by_truncate}"));
+                } else {
+                    self.at(self.now + ms(20), Event::Empty(by_truncate));
+                }
             }
             Event::Repartition(partitions) => {
                 if self.now < self.database.stand_down_until {

@@ -131,7 +131,7 @@ pub fn request(kind: ReadKind) -> ReadRequest {
         skip_keys: vec![],
         known: vec![],
         limit: 1000,
-        server: None,
+        source: None,
         byte_limit: 1 << 24,
     }
 }

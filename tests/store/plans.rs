@@ -192,21 +192,21 @@ async fn rows_come_only_from_the_server_that_is_asked() {
     let f = Fixture::new().await;
     f.insert(3, 1).await;
     let holders = f.store.read(&from_start()).await.unwrap().holders.unwrap();
-    let sweep = |server| ReadRequest {
-        server: Some(server),
+    let sweep = |source| ReadRequest {
+        source: Some(source),
         ..request(ReadKind::Sweep { after: 0, up_to: 9 })
     };
-    assert_eq!(f.seqs(&sweep(holders.server_start)).await, [1, 2, 3]);
-    let elsewhere = f.seqs(&sweep(holders.server_start - 1)).await;
+    assert_eq!(f.seqs(&sweep(holders.source)).await, [1, 2, 3]);
+    let elsewhere = f.seqs(&sweep(holders.source - 1)).await;
     assert_eq!(elsewhere, Vec::<i64>::new());
     // A main read comes from any, and says which.
     let main = ReadRequest {
-        server: Some(holders.server_start - 1),
+        source: Some(holders.source - 1),
         ..from_start()
     };
     let batch = f.store.read(&main).await.unwrap();
     assert_eq!(batch.rows.len(), 3);
-    assert_eq!(batch.holders.unwrap().server_start, holders.server_start);
+    assert_eq!(batch.holders.unwrap().source, holders.source);
 }
 
 #[tokio::test]

@@ -64,8 +64,9 @@ pub const HELD_MAX: usize = 10_000;
 const STORE_RETRY: Duration = Duration::from_millis(500);
 /// A retry this late means that its record changed unnoticed: load the records again.
 const RETRY_OVERDUE: Duration = Duration::from_secs(10);
-/// How often records are loaded again while one blocks its key: its row may be deleted by hand, unnoticed.
-const BLOCKED_AGAIN: Duration = Duration::from_secs(60);
+/// How often records are loaded again in any case: a row may be deleted by hand, and its record must not stay for ever,
+/// least of all one that blocks its key.
+const RELOAD_EVERY: Duration = Duration::from_secs(60);
 /// Wait of a lane after a batch that ended without any answer.
 const LANE_RETRY: Duration = Duration::from_millis(100);
 /// Longest last look in a stop: somebody waits for the partitions.
@@ -425,7 +426,7 @@ impl Core {
             }
         }
         self.drop_leaving();
-        self.follow_server(now);
+        self.follow_source(now);
     }
 
     fn step(&mut self) -> Option<(Step, Time)> {
@@ -458,8 +459,7 @@ impl Core {
             .next_retry()
             .is_some_and(|at| at + RETRY_OVERDUE < now);
         let since = now.saturating_sub(self.reloaded_at);
-        if overdue && since >= RETRY_OVERDUE || since >= BLOCKED_AGAIN && self.window.has_blocked()
-        {
+        if overdue && since >= RETRY_OVERDUE || since >= RELOAD_EVERY {
             self.reload_after = Some(now);
         }
     }
@@ -514,6 +514,10 @@ impl Core {
             .reading
             .finish(now, batch, &mut self.window, &mut self.pace);
         self.read_ended(self.reading.discarded() == discarded);
+        if self.reading.take_found_below() {
+            // Numbers may have been drawn again: what is known of failed rows may no longer be true.
+            self.reload_after = Some(now);
+        }
         let way = arrivals.way;
         let mut touched = Vec::new();
         for record in arrivals.rows {

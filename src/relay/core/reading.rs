@@ -11,6 +11,8 @@
 //! * *sweep*: everything below the bound, in slices of a few milliseconds, so that no pending row
 //!   depends on the bound being right. It only looks: what it finds is read again, in order.
 
+mod source;
+
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -20,6 +22,7 @@ use super::{Core, HELD_MAX, Time};
 use crate::event::Record;
 use crate::relay::bound::{Bound, Judgement};
 use crate::store::{Holders, ReadBatch, ReadKind, ReadRequest};
+use source::SourceChange;
 
 /// Wait between two sweeps, at least.
 const SWEEP_PAUSE: Duration = Duration::from_secs(5);
@@ -93,9 +96,11 @@ pub struct Reading {
     sweep: Sweep,
     /// Lowest `seq` ever read, to slice the sweep.
     lowest: Option<i64>,
-    /// The server that answered the last main read, by its start.
-    server: Option<i64>,
-    change: ServerChange,
+    /// Where the last main read came from.
+    source: Option<i64>,
+    change: SourceChange,
+    /// A sweep found rows where nothing should be.
+    found_below: bool,
     /// Mean weight in bytes of the rows last read, at least 1.
     row_weight: usize,
     /// Alternates between catching up and everything else.
@@ -105,16 +110,6 @@ pub struct Reading {
 
 /// What rows are taken to weigh before any was read, in bytes. Guessing too much costs one small read.
 const FIRST_WEIGHT: usize = 16 << 10;
-
-/// Whether another server answers than before, and how far the relay is with following it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum ServerChange {
-    None,
-    /// Rows of the server before are still on their way.
-    Emptying,
-    /// The failing rows are being loaded.
-    Reloading,
-}
 
 #[derive(Debug)]
 struct Sweep {
@@ -151,8 +146,9 @@ impl Reading {
                 last_duration: Duration::ZERO,
             },
             lowest: None,
-            server: None,
-            change: ServerChange::None,
+            source: None,
+            change: SourceChange::None,
+            found_below: false,
             row_weight: FIRST_WEIGHT,
             caught_up_last: false,
             discarded: 0,
@@ -201,6 +197,17 @@ impl Reading {
     /// Starts over from the beginning of the table.
     pub fn restart(&mut self) {
         self.bound.restart();
+    }
+
+    /// Forgets which numbers were seen: they may be drawn again.
+    fn forget(&mut self) {
+        self.bound = Bound::new(self.bound.far_behind());
+        self.lowest = None;
+    }
+
+    /// Whether a sweep found rows where nothing should be, since this was asked last.
+    pub fn take_found_below(&mut self) -> bool {
+        std::mem::take(&mut self.found_below)
     }
 
     /// A retry falls due then.
@@ -313,8 +320,10 @@ impl Reading {
             ReadKind::Sweep { up_to, .. } => {
                 self.sweep.finish_slice(now, took, up_to);
                 if !batch.rows.is_empty() {
-                    // Below the bound, where nothing should be: read everything again, in order.
-                    self.bound.restart();
+                    // Below the bound, where nothing should be. The sequence may have been restarted, so that what is
+                    // known of its numbers is worth nothing: read everything again, in order.
+                    self.forget();
+                    self.found_below = true;
                     pace.wake(now, WakeReason::Change);
                 }
                 Arrivals::default()
@@ -333,11 +342,10 @@ impl Reading {
         if self.has_order {
             let nobody = Holders::default();
             let holders = batch.holders.as_ref().unwrap_or(&nobody);
-            let server = self.server.replace(holders.server_start);
-            if server.is_some_and(|server| server != holders.server_start) {
-                self.bound = Bound::new(self.bound.far_behind());
-                self.lowest = None;
-                self.change = ServerChange::Emptying;
+            let source = self.source.replace(holders.source);
+            if source.is_some_and(|source| source != holders.source) {
+                self.forget();
+                self.change = SourceChange::Emptying;
                 pace.read_done(now, 1, true);
                 return Arrivals::default();
             }
@@ -394,28 +402,6 @@ impl Sweep {
 }
 
 impl Core {
-    /// Another server may have lost the last commits of the one before, and then draws their numbers again. What is
-    /// in memory could hide its rows, so it is emptied before anything is read: waiting rows at once, others
-    /// when their fate is known. Then the failing rows are loaded, as after a takeover.
-    pub(super) fn follow_server(&mut self, now: Time) {
-        match self.reading.change {
-            ServerChange::None => {}
-            ServerChange::Emptying => {
-                self.window.drop_waiting(|_| true);
-                let recorded = self.to_record.is_empty() && self.recording.is_empty();
-                if self.window.is_empty() && recorded && self.reload.is_none() {
-                    self.reload_after = Some(now);
-                    self.reading.change = ServerChange::Reloading;
-                }
-            }
-            ServerChange::Reloading if self.reload.is_none() && self.reload_after.is_none() => {
-                self.reading.change = ServerChange::None;
-                self.pace.wake(now, WakeReason::Change);
-            }
-            ServerChange::Reloading => {}
-        }
-    }
-
     /// Nothing that is known to be pending lies at or below this `seq`; `None`: it may lie anywhere. Delayed and
     /// failed rows aside.
     pub fn pending_above(&self) -> Option<i64> {
@@ -460,7 +446,7 @@ impl Core {
             || self.paused
             || self.room() == 0
             || self.ownership.partitions().is_none()
-            || self.reading.change != ServerChange::None
+            || self.reading.change != SourceChange::None
         {
             return None;
         }
@@ -523,7 +509,7 @@ impl Core {
             // What does not fit would be fetched for nothing.
             limit: limit.min(byte_limit / self.reading.row_weight + 1),
             byte_limit,
-            server: self.reading.server,
+            source: self.reading.source,
         })
     }
 

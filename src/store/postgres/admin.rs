@@ -246,7 +246,7 @@ impl PostgresStore {
         }
         let text = format!(
             "select {}, {}, not ({}) as published, (select f.state from outrigger.failures f \
-               where f.outbox = {} and f.seq = {seq}) as failure \
+               where f.outbox = {} and f.seq = {seq} and f.event_id = {id}) as failure \
              from {} o where {seq} > $1 order by {seq} limit {limit}",
             sql.columns,
             format_args!("{}, null::int8 as retry", sql.counts),
@@ -254,6 +254,7 @@ impl PostgresStore {
             sql.outbox,
             sql.table,
             seq = sql.seq,
+            id = sql.id_text,
         );
         let params: Params<'_> = vec![(&after, Type::INT8)];
         let rows: Vec<Row> = run!(self, |client| client.query_typed(&text, &params))?;

@@ -42,7 +42,8 @@ pub(super) async fn record(
     let waits = column(failures, |f| {
         f.retry_after.map(|wait| wait.as_micros() as f64)
     });
-    // The number may belong to another event since a failover. (Without an order column it is made of the id.)
+    // The number may belong to another event by now. (Without an order column it is made of the id.) If it did before, that
+    // event is gone, and its record gives way.
     let same = if sql.has_order {
         format!(
             "and exists (select from {} o where {} = i.seq and {} = i.id)",
@@ -62,8 +63,10 @@ pub(super) async fn record(
          from unnest($2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13) \
            as i (seq, hash, keyed, id, type, key, state, attempts, crashes, reason, error, wait), layout \
          where ((i.hash % n) + n) % n in (select partition from owned) {same} \
-         on conflict (outbox, seq) do update set event_id = excluded.event_id, state = excluded.state, attempts = excluded.attempts, \
+         on conflict (outbox, seq) do update set hash = excluded.hash, keyed = excluded.keyed, event_id = excluded.event_id, \
+           event_type = excluded.event_type, key = excluded.key, state = excluded.state, attempts = excluded.attempts, \
            crashes = excluded.crashes, reason = excluded.reason, error = excluded.error, \
+           first_failed_at = case when f.event_id = excluded.event_id then f.first_failed_at else clock_timestamp() end, \
            last_failed_at = clock_timestamp(), next_attempt_at = excluded.next_attempt_at \
          returning f.seq",
         outbox = sql.outbox
@@ -101,8 +104,9 @@ fn storable(text: &str) -> String {
 
 /// Removes records of rows that are no longer pending, and loads those that hold keys up, oldest first.
 ///
-/// A record outlives its row when somebody deletes or marks the row by hand, or when a replica that lost its partitions
-/// settles late. Nothing else would ever end the wait for such a row. Dead ones hold nobody up and stay.
+/// A record outlives its row when somebody deletes or marks the row by hand, empties the table or makes it anew, or when
+/// a replica that lost its partitions settles late. Nothing else would ever end the wait for such a row. Dead ones
+/// hold nobody up and stay as long as their row is there.
 pub(super) async fn load(
     client: &Client,
     sql: &Sql,
@@ -122,8 +126,8 @@ pub(super) async fn load(
         params.push((&owned, Type::INT8_ARRAY));
     }
     let text = format!(
-        "with over as (delete from outrigger.failures f where f.outbox = {outbox} and f.state <> 'dead' {filter} \
-           and not exists (select from {table} o where {same} and {pending}) returning f.seq) \
+        "with over as (delete from outrigger.failures f where f.outbox = {outbox} {filter} \
+           and not exists (select from {table} o where {same} and (f.state = 'dead' or {pending})) returning f.seq) \
          select f.seq, f.hash, f.keyed, f.state, \
            greatest(0, (extract(epoch from (f.next_attempt_at - clock_timestamp())) * 1000000)::int8) as retry_in \
          from outrigger.failures f where f.outbox = {outbox} and f.state in ('retrying', 'blocked') {filter} \

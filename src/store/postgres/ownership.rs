@@ -18,9 +18,8 @@ use uuid::Uuid;
 use super::error::StoreError;
 use super::inspect::Table;
 use super::mapping::Field;
-use super::read::SERVER_START;
 use super::session::{Session, begin};
-use super::sql::{NOW_MS, Sql};
+use super::sql::{NOW_MS, SERVER_START, Sql};
 use crate::store::{Claimed, PartitionRow, ReplicaRow, Tick};
 
 /// The answer to a registration.

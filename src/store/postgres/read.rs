@@ -81,14 +81,15 @@ pub(super) fn statement<'a>(
         let list = bind(&request.skip_keys, Type::INT8_ARRAY);
         filters.push(format!("{} not in (select unnest({list}))", sql.hash));
     }
-    if let (Some(server), false) = (
-        &request.server,
+    if let (Some(source), false) = (
+        &request.source,
         matches!(request.kind, ReadKind::Main { .. }),
     ) {
         // As a subquery it is looked at once, and nothing else is if it differs.
         filters.push(format!(
-            "(select {SERVER_START}) = {}",
-            bind(server, Type::INT8)
+            "(select {}) = {}",
+            sql.source,
+            bind(source, Type::INT8)
         ));
     }
     let limit = bind(limit, Type::INT8);
@@ -148,9 +149,9 @@ pub(super) fn statement<'a>(
         // The snapshot must be that of the very statement that reads the rows, and must come back even when there
         // are none. As a row of its own it is sent once; as a column it would be repeated in each.
         format!(
-            "select {}, null::int8 as counts, null::int8 as retry, {SERVER_START} || ':' || pg_current_snapshot() as snapshot union all \
+            "select {}, null::int8 as counts, null::int8 as retry, ({}) || ':' || pg_current_snapshot() as snapshot union all \
              select rows.*, null::text from ({rows}) rows",
-            sql.nulls
+            sql.nulls, sql.source
         )
     } else {
         rows
@@ -161,10 +162,6 @@ pub(super) fn statement<'a>(
 /// Microseconds until a failed row may be tried again; negative if only an operator can release it.
 const RETRY_IN: &str = "case f.state when 'blocked' then -1::int8 when 'retrying' then \
      greatest(0, coalesce((extract(epoch from (f.next_attempt_at - clock_timestamp())) * 1000000)::int8, 0)) end";
-
-/// Tells servers apart, and a server from itself after a crash. Also behind a pooler, where connections do not.
-pub(super) const SERVER_START: &str =
-    "(extract(epoch from pg_postmaster_start_time()) * 1000000)::int8";
 
 /// Runs a read.
 pub(super) async fn read(
@@ -251,11 +248,11 @@ async fn rows(
     Ok((batch, snapshot))
 }
 
-/// The server's start, then `xmin:xmax:xip,xip,...`, 64-bit ids.
+/// The source, then `xmin:xmax:xip,xip,...`, 64-bit ids.
 fn parse_snapshot(text: &str) -> Result<Holders, StoreError> {
     let mut parts = text.splitn(4, ':');
     let parsed = (|| {
-        let server_start = parts.next()?.parse().ok()?;
+        let source = parts.next()?.parse().ok()?;
         let _oldest = parts.next()?;
         let next = parts.next()?.parse::<u64>().ok()?;
         let running = parts.next()?.split(',').filter(|xid| !xid.is_empty());
@@ -266,7 +263,7 @@ fn parse_snapshot(text: &str) -> Result<Holders, StoreError> {
             holders: Vec::new(),
             in_progress: running?,
             next_xid: next as u32,
-            server_start,
+            source,
         })
     })();
     parsed.ok_or_else(|| StoreError::fatal(format!("cannot read the snapshot `{text}`")))

@@ -33,8 +33,10 @@ pub(super) struct Sql {
     pub(super) not_failing: String,
     /// True for rows that are not given up.
     pub(super) not_dead: String,
-    /// Joins `outrigger.failures f` to its row `o`.
+    /// Joins `outrigger.failures f` to its row `o`: by number and id, since a number may be drawn again for another event.
     pub(super) failure_join: String,
+    /// Tells servers and tables apart, see [`Holders::source`](crate::store::Holders::source).
+    pub(super) source: String,
     /// The sequence that holds the promise to poll, as a constant.
     pub(super) awake: String,
     /// For how many microseconds more polling is promised; never negative.
@@ -104,7 +106,11 @@ impl Sql {
         // OR, the planner keeps the second one as a probe per row instead of a join, which would have to sort.
         // A suspect is read in its place: only its crash count matters.
         let any = format!("exists (select from outrigger.failures f where f.outbox = {outbox})");
-        let row = format!("from outrigger.failures f where f.outbox = {outbox} and f.seq = {seq}");
+        // A record says nothing about another event with the same number.
+        let id_text = format!("coalesce({id}::text, '')");
+        let row = format!(
+            "from outrigger.failures f where f.outbox = {outbox} and f.seq = {seq} and f.event_id = {id_text}"
+        );
         let not_failing =
             format!("(not {any} or not exists (select {row} and f.state <> 'suspect'))");
         let not_dead = format!("(not {any} or not exists (select {row} and f.state = 'dead'))");
@@ -116,9 +122,8 @@ impl Sql {
                 format!("{id} = f.event_id::uuid")
             }
             (None, Some(column)) if column.type_name == "text" => format!("{id} = f.event_id"),
-            _ => format!("{seq} = f.seq"),
+            _ => format!("{seq} = f.seq and {id_text} = f.event_id"),
         };
-        let id_text = format!("coalesce({id}::text, '')");
         let awake = format!("{}::regclass", literal(&t.awake));
         Self {
             awake_for: format!(
@@ -127,6 +132,7 @@ impl Sql {
             awake,
             holders: holders(t),
             settle_around: settle(t, &pending),
+            source: source(t),
             id_text,
             table: t.name.clone(),
             outbox,
@@ -272,6 +278,19 @@ fn holders(t: &Table) -> String {
          select case when pid is null then '-1/' || xid else virtualtransaction end, xid from t"
     )
 }
+
+/// When the server was started, and the file that holds the table: TRUNCATE, DROP and a swap of tables give it another one.
+/// A partitioned table has none of its own.
+fn source(t: &Table) -> String {
+    format!(
+        "{SERVER_START} # (coalesce(pg_relation_filenode(to_regclass({})), 0)::int8 << 32)",
+        literal(&t.name)
+    )
+}
+
+/// Tells servers apart, and a server from itself after a crash. Also behind a pooler, where connections do not.
+pub(super) const SERVER_START: &str =
+    "(extract(epoch from pg_postmaster_start_time()) * 1000000)::int8";
 
 /// Only rows still pending are marked, so settling twice changes nothing and keeps the first time.
 fn settle(t: &Table, pending: &str) -> (String, String) {

@@ -10,6 +10,11 @@ use outrigger::store::{Settle, Settled};
 use super::{Batch, Event, Fate, World};
 use crate::Mutation;
 
+/// Which event it is: its number may be drawn again.
+fn event(item: &Item) -> i64 {
+    item.record.id.parse().unwrap()
+}
+
 impl World {
     pub(super) fn publish(&mut self, replica: usize, life: u32, lane: usize, items: Vec<Item>) {
         let number = self.next_batch;
@@ -19,7 +24,7 @@ impl World {
             format!("replica {replica} publishes {seqs:?} on lane {lane}")
         });
         if items.iter().any(|item| {
-            item.dead_letter.is_none() && self.fates.get(&item.record.seq) == Some(&Fate::Poison)
+            item.dead_letter.is_none() && self.fates.get(&event(item)) == Some(&Fate::Poison)
         }) {
             // The relay dies while it encodes; nothing of the batch was sent.
             return self.crash(replica);
@@ -70,18 +75,18 @@ impl World {
             return Ok(());
         }
         let item = &batch.items[index];
-        let seq = item.record.seq;
+        let id = event(item);
         if item.dead_letter.is_some() {
             batch.verdicts[index] = Verdict::Confirmed;
             return Ok(());
         }
-        let fate = self.fates.get(&seq).copied();
+        let fate = self.fates.get(&id).copied();
         let refuse = |code| Verdict::Rejected(Reason::new(code, "refused"));
-        let count = self.refusals.entry(seq).or_default();
+        let count = self.refusals.entry(id).or_default();
         let verdict = match fate {
             None => {
                 return Err(format!(
-                    "phantom: row {seq} was published but never committed"
+                    "phantom: row {id} was published but never committed"
                 ));
             }
             Some(Fate::Accept | Fate::Poison) => Verdict::Confirmed,
@@ -93,7 +98,7 @@ impl World {
             }
         };
         if verdict == Verdict::Confirmed {
-            self.deliveries.push((seq, self.now));
+            self.deliveries.push((id, self.now));
         } else {
             *count += 1;
         }

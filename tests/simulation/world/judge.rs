@@ -18,8 +18,7 @@ impl World {
             && self.now > ms(14_000)
             && self.database.pending.iter().all(|seq| {
                 self.database
-                    .failures
-                    .get(seq)
+                    .failure(*seq)
                     .is_some_and(|row| row.failure.state == FailureState::Dead)
             })
     }
@@ -30,17 +29,14 @@ impl World {
             .pending
             .iter()
             .filter(|seq| {
-                let failure = self.database.failures.get(seq);
+                let failure = self.database.failure(**seq);
                 failure.is_none_or(|row| row.failure.state != FailureState::Dead)
             })
             .take(5)
             .map(|seq| {
-                let failure = self.database.failures.get(seq).map(|row| row.failure.state);
-                format!(
-                    "{:?} {failure:?} {:?}",
-                    self.database.rows[*seq as usize - 1],
-                    self.fates.get(seq)
-                )
+                let failure = self.database.failure(*seq).map(|row| row.failure.state);
+                let row = self.database.row(*seq);
+                format!("{row:?} {failure:?} {:?}", self.fates.get(&row.id))
             })
             .collect();
         format!(
@@ -55,20 +51,21 @@ impl World {
         let mut first: HashMap<i64, Time> = HashMap::new();
         let mut order: HashMap<u64, Vec<i64>> = HashMap::new();
         let mut duplicates = 0;
-        for (seq, at) in &self.deliveries {
-            let row = &self.database.rows[*seq as usize - 1];
+        for (id, at) in &self.deliveries {
+            let row = &self.database.rows[*id as usize - 1];
             match row.committed_at {
                 Some(committed) if committed <= *at => {}
-                _ => return Err(format!("phantom: row {seq} delivered at {at:?}: {row:?}")),
+                _ => return Err(format!("phantom: row {id} delivered at {at:?}: {row:?}")),
             }
-            if first.insert(*seq, *at).is_some() {
+            if first.insert(*id, *at).is_some() {
                 duplicates += 1;
-                first.insert(*seq, first[seq].min(*at));
+                first.insert(*id, first[id].min(*at));
                 continue;
             }
             // A delayed event takes its place when it is due, not when it was committed.
-            if let (Some(key), None) = (row.key, row.available_at) {
-                order.entry(key).or_default().push(*seq);
+            // One that was in memory when the table was emptied has none.
+            if let (Some(key), None, false) = (row.key, row.available_at, row.gone) {
+                order.entry(key).or_default().push(*id);
             }
         }
         let mut outcome = Outcome {
@@ -81,7 +78,10 @@ impl World {
                 continue;
             };
             outcome.committed += 1;
-            let failure = self.database.failures.get(&row.seq);
+            if row.gone {
+                continue;
+            }
+            let failure = self.database.failure_of(row.id);
             if let Some(left) = failure
                 && row.published
                 && left.failure.state != FailureState::Dead
@@ -89,7 +89,7 @@ impl World {
                 return Err(format!("a record outlived its row: {row:?} {left:?}"));
             }
             let dead = failure.is_some_and(|row| row.failure.state == FailureState::Dead);
-            let delivered = first.get(&row.seq);
+            let delivered = first.get(&row.id);
             outcome.delivered += usize::from(delivered.is_some());
             outcome.dead += usize::from(dead);
             match (delivered, row.published, dead) {
@@ -104,8 +104,8 @@ impl World {
                 (Some(_), false, false) => return Err(format!("unsettled: {row:?}")),
                 _ => {}
             }
-            let refusals = self.refusals.get(&row.seq).copied().unwrap_or(0);
-            let attempts = self.database.attempts.get(&row.seq).copied().unwrap_or(0);
+            let refusals = self.refusals.get(&row.id).copied().unwrap_or(0);
+            let attempts = self.database.attempts.get(&row.id).copied().unwrap_or(0);
             let poison = failure.is_some_and(|row| {
                 row.failure
                     .reason
@@ -125,7 +125,7 @@ impl World {
                     row.seq, self.crashes
                 ));
             }
-            if dead && self.fates[&row.seq] == Fate::Accept && !poison {
+            if dead && self.fates[&row.id] == Fate::Accept && !poison {
                 return Err(format!(
                     "row {} is dead though the broker would take it: {failure:?}",
                     row.seq
@@ -134,9 +134,9 @@ impl World {
             // In a quiet run nothing waits, least of all behind another key's failure.
             if let (Some(delivered), Fate::Accept, 0, false) = (
                 delivered,
-                self.fates[&row.seq],
+                self.fates[&row.id],
                 self.faults,
-                self.scenario.busy,
+                self.scenario.busy || self.scenario.emptied,
             ) && !self.shares_a_failing_key(row.key)
             {
                 let from = committed
@@ -148,8 +148,10 @@ impl World {
                 }
             }
         }
-        if self.scenario.ordering == Ordering::Strict
-            || (self.scenario.ordering == Ordering::Pipelined && !self.scenario.rejections)
+        let strict = self.scenario.ordering == Ordering::Strict;
+        if !self.restarted_by_hand
+            && (strict
+                || (self.scenario.ordering == Ordering::Pipelined && !self.scenario.rejections))
         {
             for (key, seqs) in &order {
                 if let Some(pair) = seqs.windows(2).find(|pair| pair[0] > pair[1]) {
@@ -180,7 +182,7 @@ impl World {
                 row.key == Some(key)
                     && self
                         .fates
-                        .get(&row.seq)
+                        .get(&row.id)
                         .is_some_and(|fate| *fate != Fate::Accept)
             })
         })

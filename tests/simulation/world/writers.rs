@@ -117,7 +117,7 @@ impl World {
     }
 
     pub(super) fn decide_fates(&mut self, txn: u64) {
-        for seq in self.database.txns[&txn].rows.clone() {
+        for id in self.database.txns[&txn].rows.clone() {
             let mut fate = Fate::Accept;
             if self.scenario.rejections {
                 fate = match self.random.below(40) {
@@ -131,7 +131,7 @@ impl World {
             if self.scenario.faults && self.random.below(400) == 0 {
                 fate = Fate::Poison;
             }
-            self.fates.insert(seq, fate);
+            self.fates.insert(id, fate);
         }
     }
 

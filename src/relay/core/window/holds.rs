@@ -222,8 +222,9 @@ impl Window {
             };
             let failing = listed.get(hash).is_some_and(|rows| rows.contains(&culprit));
             if scope(*hash) && !failing && !self.slots.contains_key(&culprit) {
-                // The row that held it up is no longer failing.
+                // The row that held it up is no longer failing. It may be gone, and its number drawn again.
                 key.hold = Some(Hold::Lagging);
+                key.last_known = i64::MIN;
             }
         }
         for (hash, rows) in listed {
@@ -246,13 +247,6 @@ impl Window {
                 key.missing(missing);
             }
         }
-    }
-
-    /// Whether a row blocks its key until an operator decides.
-    pub fn has_blocked(&self) -> bool {
-        self.keys
-            .values()
-            .any(|key| matches!(key.hold, Some(Hold::Blocked { .. })))
     }
 
     /// The earliest retry among failing keys.
