@@ -528,7 +528,10 @@ impl Database {
         };
         let mut claimed = Vec::new();
         for partition in partitions {
-            let (owner, since) = self.owners[*partition as usize];
+            // Their number may have changed since.
+            let Some(&(owner, since)) = self.owners.get(*partition as usize) else {
+                continue;
+            };
             let free = match owner {
                 None => true,
                 Some(owner) => match self.replicas.get(&owner) {

@@ -113,13 +113,27 @@ enum Event {
     Freeze(usize, Duration),
     BrokerDown(Duration),
     BrokerUp,
-    DatabaseDown(Duration),
+    DatabaseDown(Outage, Duration),
     DatabaseUp,
     Operator,
     /// The table is emptied and its numbers are drawn again. `true`: by TRUNCATE.
     Empty(bool),
+    Resume,
     /// An attempt to change the number of partitions.
     Repartition(usize),
+}
+
+/// What of the database is out of reach.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Outage {
+    /// Everything, and each statement fails at once.
+    Refuses,
+    /// Everything, and no statement is answered before somebody loses patience.
+    Silent,
+    /// The outbox table: dropped, renamed, locked.
+    Table,
+    /// The tables of ownership.
+    Leases,
 }
 
 #[derive(Debug)]
@@ -150,6 +164,8 @@ struct Replica {
     next_run: Option<Time>,
     /// When its last main read looked.
     main_read_at: Time,
+    /// When it last asked something of a database out of reach, or for due rows where there were none.
+    asked_in_vain: VecDeque<Time>,
     /// For the broken variant.
     highest_read: Option<i64>,
 }
@@ -216,7 +232,7 @@ pub struct World {
     queue: BinaryHeap<Reverse<Scheduled>>,
     next_event: u64,
     database: Database,
-    database_up: bool,
+    outage: Option<Outage>,
     broker_up: bool,
     broker_epoch: u32,
     replicas: Vec<Replica>,
@@ -291,7 +307,7 @@ impl World {
             queue: BinaryHeap::new(),
             next_event: 0,
             database,
-            database_up: true,
+            outage: None,
             broker_up: true,
             broker_epoch: 0,
             replicas: Vec::new(),
@@ -326,6 +342,7 @@ impl World {
                 frozen_until: Time::ZERO,
                 next_run: None,
                 main_read_at: Time::ZERO,
+                asked_in_vain: VecDeque::new(),
                 highest_read: None,
             });
             let at = ms(self.random.below(500));
@@ -344,7 +361,21 @@ impl World {
                     0 | 1 => Event::Crash(replica),
                     2 => Event::Freeze(replica, ms(self.random.between(100, 15_000))),
                     3 => Event::BrokerDown(ms(self.random.between(10, 5_000))),
-                    _ => Event::DatabaseDown(ms(self.random.between(10, 8_000))),
+                    _ => {
+                        let outage = match self.random.below(6) {
+                            0 => Outage::Silent,
+                            1 => Outage::Table,
+                            2 => Outage::Leases,
+                            _ => Outage::Refuses,
+                        };
+                        // Shorter than a lease, or much longer.
+                        let longest = if self.random.chance(70) {
+                            8_000
+                        } else {
+                            30_000
+                        };
+                        Event::DatabaseDown(outage, ms(self.random.between(10, longest)))
+                    }
                 };
                 self.at(at, event);
             }
@@ -458,16 +489,25 @@ impl World {
                 self.broker_up = true;
                 self.broker_news();
             }
-            Event::DatabaseDown(wait) => {
+            Event::DatabaseDown(outage, wait) => {
                 self.fault(wait);
-                self.log(|| format!("database down for {wait:?}"));
-                self.database_up = false;
+                self.log(|| format!("database out of reach for {wait:?}: {outage:?}"));
+                self.outage = Some(outage);
                 self.at(self.now + wait, Event::DatabaseUp);
             }
             Event::DatabaseUp => {
-                self.database_up = true;
-                // It looks like another server then.
-                self.database.server_start += 1;
+                if self.outage.take() == Some(Outage::Refuses) {
+                    // It looks like another server then.
+                    self.database.server_start += 1;
+                }
+            }
+            Event::Resume => self.database.paused = false,
+            Event::Operator if self.random.chance(25) => {
+                let wait = ms(self.random.between(1, 20_000));
+                self.fault(wait);
+                self.log(|| format!("operator pauses for {wait:?}"));
+                self.database.paused = true;
+                self.at(self.now + wait, Event::Resume);
             }
             Event::Operator if self.random.chance(50) => {
                 self.log(|| "operator touches the failure records".to_owned());
@@ -480,7 +520,7 @@ impl World {
                 self.at(self.now + ms(300), Event::Repartition(partitions));
             }
             Event::Empty(by_truncate) => {
-                if self.database_up && self.database.empty(by_truncate) {
+                if self.outage.is_none() && self.database.empty(by_truncate) {
                     self.restarted_by_hand |= !by_truncate;
                     self.log(|| format!("the table is emptied, by TRUNCATE: {by_truncate}"));
                 } else {

@@ -134,6 +134,17 @@ enum Lane {
     Resting(Time),
 }
 
+impl Lane {
+    /// From when on it takes a batch, as far as is known.
+    fn free_at(self) -> Option<Time> {
+        match self {
+            Lane::Idle => Some(Time::ZERO),
+            Lane::Busy => None,
+            Lane::Resting(until) => Some(until),
+        }
+    }
+}
+
 /// Failing rows are being read again.
 #[derive(Debug)]
 struct Reload {
@@ -290,36 +301,39 @@ impl Core {
     }
 
     /// When to call [`Core::next`] again without any input.
+    ///
+    /// Once `next(now)` has returned `None`, this lies after `now`: a driver that waits for it never spins. To keep it so,
+    /// each part says with one function when it can act (`None`: only an input can change that), and acts by
+    /// that same function.
     pub fn deadline(&self, now: Time) -> Time {
-        let mut deadline = now + Duration::from_secs(60);
-        if self.own_out.is_none() {
-            deadline = deadline.min(self.ownership.due());
+        let parts = [
+            self.settle_due(),
+            self.record_due(now),
+            self.own_due(),
+            self.reload_due(),
+            self.publish_due(now),
+            self.read_due(now),
+            self.leave_by(),
+        ];
+        let idle = now + Duration::from_secs(60);
+        parts.into_iter().flatten().fold(idle, Time::min)
+    }
+
+    /// When ownership has a step to take.
+    fn own_due(&self) -> Option<Time> {
+        if self.own_out.is_some() {
+            return None;
         }
-        if let Some(reading) = self.read_due(now) {
-            deadline = deadline.min(reading);
-        }
-        if !self.to_settle.is_empty() && self.settling.is_empty() {
-            deadline = deadline.min(self.settle_due());
-        }
-        if self.record_after > now {
-            deadline = deadline.min(self.record_after);
-        }
-        if let (Some(after), None) = (self.reload_after, &self.reload) {
-            deadline = deadline.min(after);
-        }
-        if let Some(by) = self.leave_by() {
-            deadline = deadline.min(by);
-        }
-        for lane in &self.lanes {
-            if let Lane::Resting(until) = lane {
-                deadline = deadline.min(*until);
-            }
-        }
-        deadline
+        self.ownership.due()
+    }
+
+    /// When failing rows are to be loaded again.
+    fn reload_due(&self) -> Option<Time> {
+        self.reload_after.filter(|_| self.reload.is_none())
     }
 
     fn next_reload(&mut self, now: Time) -> Option<Command> {
-        if self.reload.is_some() || self.reload_after.is_none_or(|after| after > now) {
+        if self.reload_due().is_none_or(|due| due > now) {
             return None;
         }
         let partitions: Vec<i32> = (0..self.ownership.count())
@@ -342,15 +356,20 @@ impl Core {
         self.sink_ready && !self.paused && self.ownership.proven(now)
     }
 
-    fn next_publish(&mut self, now: Time) -> Option<Command> {
-        if !self.may_publish(now) || self.window.ready() == 0 || self.window.wants_quiet() {
+    /// When a batch can go out.
+    fn publish_due(&self, now: Time) -> Option<Time> {
+        if !self.may_publish(now) || !self.window.can_send() {
             return None;
         }
-        let lane = self.lanes.iter().position(|lane| match lane {
-            Lane::Idle => true,
-            Lane::Busy => false,
-            Lane::Resting(until) => *until <= now,
-        })?;
+        self.lanes.iter().filter_map(|lane| lane.free_at()).min()
+    }
+
+    fn next_publish(&mut self, now: Time) -> Option<Command> {
+        if self.publish_due(now).is_none_or(|due| due > now) {
+            return None;
+        }
+        let free = |lane: &Lane| lane.free_at().is_some_and(|at| at <= now);
+        let lane = self.lanes.iter().position(free)?;
         let mut most = self.config.lane_batch;
         if self.config.ordering == Ordering::Pipelined {
             // One key cannot use several lanes, so it may use one lane for several batches.
@@ -498,7 +517,7 @@ impl Core {
             self.reading.retry_at(now + soonest);
         }
         // New partitions, or somebody changed rows below the bound: look from the beginning.
-        self.reading.restart();
+        self.reading.restart(now);
         self.pace.wake(now, WakeReason::Change);
     }
 
@@ -571,3 +590,7 @@ impl Core {
         self.reading.settle_epochs(&mut self.window);
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests;

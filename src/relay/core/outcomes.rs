@@ -25,7 +25,10 @@ pub(super) struct Finished {
 impl Core {
     /// Settling waits a moment for more rows: a commit per event would cost the database more than the
     /// events do. Nobody waits for it but a stop and a hand-over.
-    pub(super) fn settle_due(&self) -> Time {
+    pub(super) fn settle_due(&self) -> Option<Time> {
+        if self.to_settle.is_empty() || !self.settling.is_empty() {
+            return None;
+        }
         let hurry = self.is_stopping() || self.ownership.is_draining();
         let enough = self.to_settle.len() >= SETTLE_WORTH;
         let patience = if hurry || enough {
@@ -33,7 +36,7 @@ impl Core {
         } else {
             self.settle_from + SETTLE_WAIT
         };
-        patience.max(self.settle_after)
+        Some(patience.max(self.settle_after))
     }
 
     /// A row is finished: the database is to know.
@@ -52,7 +55,7 @@ impl Core {
     }
 
     pub(super) fn next_settle(&mut self, now: Time) -> Option<Command> {
-        if self.to_settle.is_empty() || !self.settling.is_empty() || now < self.settle_due() {
+        if self.settle_due().is_none_or(|due| due > now) {
             return None;
         }
         let most = self.to_settle.len().min(SETTLE_MAX);
@@ -65,6 +68,11 @@ impl Core {
             }
         }
         Some(Command::Settle(settle))
+    }
+
+    /// When failures may be recorded again, after that failed. Otherwise they are recorded as they come.
+    pub(super) fn record_due(&self, now: Time) -> Option<Time> {
+        (self.recording.is_empty() && self.record_after > now).then_some(self.record_after)
     }
 
     pub(super) fn next_record(&mut self, now: Time) -> Option<Command> {

@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use uuid::Uuid;
 
-use super::Time;
+use super::{STORE_RETRY, Time};
 use crate::store::{Claimed, Partitions, Tick, partition_of};
 
 /// Share of the lease time for which a tick proves ownership. From there to [`STORED`] is the margin between
@@ -87,6 +87,8 @@ pub struct Ownership {
     others: bool,
     next_tick: Time,
     ticked_at: Time,
+    /// A step failed: nothing is asked before.
+    rest_until: Time,
     claim: Vec<i32>,
     load: Vec<i32>,
     /// Nothing more is claimed.
@@ -116,6 +118,7 @@ impl Ownership {
             others: false,
             next_tick: Time::ZERO,
             ticked_at: Time::ZERO,
+            rest_until: Time::ZERO,
             claim: Vec::new(),
             load: Vec::new(),
             closed: false,
@@ -241,22 +244,13 @@ impl Ownership {
     /// The next step, if one is due. One step at a time; every step is answered by the
     /// method of the same name.
     pub fn next(&self, now: Time) -> Option<Step> {
-        if self.left {
+        if self.due().is_none_or(|due| due > now) {
             return None;
         }
         if self.replica.is_none() {
-            return if self.closed {
-                None
-            } else {
-                (now >= self.next_tick).then_some(Step::Register)
-            };
+            return Some(Step::Register);
         }
-        let drained: Vec<i32> = self
-            .owned
-            .iter()
-            .filter(|(_, owned)| owned.phase == Phase::Draining && owned.outstanding == 0)
-            .map(|(partition, _)| *partition)
-            .collect();
+        let drained = self.drained();
         if self.stopping && self.owned.len() == drained.len() {
             return Some(Step::Unregister);
         }
@@ -273,15 +267,34 @@ impl Ownership {
         if !self.load.is_empty() {
             return Some(Step::Load(self.load.clone()));
         }
-        if !self.claim.is_empty() && !self.closed {
-            return Some(Step::Claim(self.claim.clone()));
-        }
-        None
+        (!self.claim.is_empty()).then(|| Step::Claim(self.claim.clone()))
     }
 
-    /// When [`Ownership::next`] is due without further input.
-    pub fn due(&self) -> Time {
-        self.next_tick
+    /// Partitions that may be given back.
+    fn drained(&self) -> Vec<i32> {
+        self.owned
+            .iter()
+            .filter(|(_, owned)| owned.phase == Phase::Draining && owned.outstanding == 0)
+            .map(|(partition, _)| *partition)
+            .collect()
+    }
+
+    /// When [`Ownership::next`] has a step, without further input; `None`: never.
+    pub fn due(&self) -> Option<Time> {
+        if self.left || self.replica.is_none() && self.closed {
+            return None;
+        }
+        let drained = self.drained().len();
+        let pressing = drained > 0
+            || self.stopping && self.owned.is_empty()
+            || !self.load.is_empty()
+            || !self.claim.is_empty();
+        let due = if self.replica.is_some() && pressing {
+            Time::ZERO
+        } else {
+            self.next_tick
+        };
+        Some(due.max(self.rest_until))
     }
 
     /// Look soon: another replica may have given something back. Pointless for the owner of everything.
@@ -291,12 +304,20 @@ impl Ownership {
         }
     }
 
-    /// A step failed: try again a little later.
+    /// A step failed: try again a little later, whichever it is.
     pub fn failed(&mut self, now: Time) {
-        self.next_tick = now + self.tick_interval();
+        if self.next_tick <= now {
+            self.next_tick = now + self.tick_interval();
+        }
+        self.rest(now);
         if self.closed && self.replica.is_none() {
             self.left = true;
         }
+    }
+
+    /// Nothing is asked for a while.
+    fn rest(&mut self, now: Time) {
+        self.rest_until = now + STORE_RETRY.min(self.tick_interval());
     }
 
     /// Answer to [`Step::Register`].
@@ -328,6 +349,8 @@ impl Ownership {
             self.replica = None;
             self.proof_until = Time::ZERO;
             self.next_tick = now;
+            // Should the next registration vanish as well, it must not go on like this without a pause.
+            self.rest(now);
             return lost;
         }
         if tick.partitions.len() != self.count as usize && !tick.partitions.is_empty() {

@@ -12,6 +12,7 @@
 //!   depends on the bound being right. It only looks: what it finds is read again, in order.
 
 mod source;
+mod sweep;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -23,15 +24,8 @@ use crate::event::Record;
 use crate::relay::bound::{Bound, Judgement};
 use crate::store::{Holders, ReadBatch, ReadKind, ReadRequest};
 use source::SourceChange;
+use sweep::Sweep;
 
-/// Wait between two sweeps, at least.
-const SWEEP_PAUSE: Duration = Duration::from_secs(5);
-/// A sweep may take one part in this many of the time.
-const SWEEP_SHARE: u32 = 20;
-/// A slice of a sweep should take about this long.
-const SWEEP_SLICE: Duration = Duration::from_millis(10);
-/// Most slices of one sweep.
-const SWEEP_SLICES_MAX: u128 = 1_000;
 /// Keys in one catch-up read.
 const CATCH_UP_KEYS: usize = 64;
 
@@ -78,6 +72,29 @@ struct Out {
     ticket: u64,
 }
 
+/// What is read, in the order of precedence.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Next {
+    /// A main read, the last one before a stop.
+    Last,
+    Retries,
+    Due,
+    CatchUp,
+    Main,
+    Sweep,
+}
+
+impl Next {
+    const ALL: [Next; 6] = [
+        Self::Last,
+        Self::Retries,
+        Self::Due,
+        Self::CatchUp,
+        Self::Main,
+        Self::Sweep,
+    ];
+}
+
 /// See the module documentation.
 #[derive(Debug)]
 pub struct Reading {
@@ -91,6 +108,8 @@ pub struct Reading {
     next_ticket: u64,
     after_failure: Time,
     retry_at: Option<Time>,
+    /// How soon to ask again for a retry that was due and did not come.
+    retry_wait: Duration,
     due_at: Option<Time>,
     refused: Vec<i64>,
     sweep: Sweep,
@@ -108,20 +127,12 @@ pub struct Reading {
     discarded: u64,
 }
 
+/// Wait before due retries are asked for again, at least; at most, after they did not come.
+const RETRY_WAIT: Duration = Duration::from_millis(10);
+const RETRY_WAIT_MAX: Duration = Duration::from_millis(640);
+
 /// What rows are taken to weigh before any was read, in bytes. Guessing too much costs one small read.
 const FIRST_WEIGHT: usize = 16 << 10;
-
-#[derive(Debug)]
-struct Sweep {
-    next_at: Time,
-    /// Exclusive lower bound of the next slice while a sweep is under way.
-    position: Option<i64>,
-    /// Where the sweep under way ends, and the width of its slices.
-    end: i64,
-    width: i64,
-    spent: Duration,
-    last_duration: Duration,
-}
 
 impl Reading {
     /// Nothing read yet.
@@ -135,16 +146,10 @@ impl Reading {
             next_ticket: 1,
             after_failure: Time::ZERO,
             retry_at: None,
+            retry_wait: RETRY_WAIT,
             due_at: None,
             refused: Vec::new(),
-            sweep: Sweep {
-                next_at: SWEEP_PAUSE,
-                position: None,
-                end: i64::MIN,
-                width: i64::MAX,
-                spent: Duration::ZERO,
-                last_duration: Duration::ZERO,
-            },
+            sweep: Sweep::new(),
             lowest: None,
             source: None,
             change: SourceChange::None,
@@ -195,13 +200,15 @@ impl Reading {
     }
 
     /// Starts over from the beginning of the table.
-    pub fn restart(&mut self) {
+    pub fn restart(&mut self, now: Time) {
         self.bound.restart();
+        self.sweep.put_off(now);
     }
 
     /// Forgets which numbers were seen: they may be drawn again.
-    fn forget(&mut self) {
+    fn forget(&mut self, now: Time) {
         self.bound = Bound::new(self.bound.far_behind());
+        self.sweep.put_off(now);
         self.lowest = None;
     }
 
@@ -299,10 +306,13 @@ impl Reading {
                 } else {
                     window.next_retry()
                 };
-                if let Some(at) = self.retry_at {
-                    // What was due and did not come is somebody else's or changed: ask again later.
-                    self.retry_at = Some(at.max(now + Duration::from_millis(10)));
-                }
+                // What was due and did not come is somebody else's, not recorded yet, or changed: ask again later, and less
+                // and less often.
+                self.retry_wait = match batch.rows.is_empty() {
+                    true => (self.retry_wait * 2).min(RETRY_WAIT_MAX),
+                    false => RETRY_WAIT,
+                };
+                self.retry_at = self.retry_at.map(|at| at.max(now + self.retry_wait));
                 Arrivals {
                     rows: batch.rows,
                     way: Way::Retry,
@@ -322,9 +332,12 @@ impl Reading {
                 if !batch.rows.is_empty() {
                     // Below the bound, where nothing should be. The sequence may have been restarted, so that what is
                     // known of its numbers is worth nothing: read everything again, in order.
-                    self.forget();
+                    self.forget(now);
                     self.found_below = true;
                     pace.wake(now, WakeReason::Change);
+                } else if self.bound.settled_below().is_none() {
+                    // Started over meanwhile: a sweep goes up to the bound, and there is none.
+                    self.sweep.put_off(now);
                 }
                 Arrivals::default()
             }
@@ -344,7 +357,7 @@ impl Reading {
             let holders = batch.holders.as_ref().unwrap_or(&nobody);
             let source = self.source.replace(holders.source);
             if source.is_some_and(|source| source != holders.source) {
-                self.forget();
+                self.forget(now);
                 self.change = SourceChange::Emptying;
                 pace.read_done(now, 1, true);
                 return Arrivals::default();
@@ -365,39 +378,6 @@ impl Reading {
             rows: batch.rows,
             ..Arrivals::default()
         }
-    }
-}
-
-impl Sweep {
-    fn finish_slice(&mut self, now: Time, took: Duration, reached: i64) {
-        self.spent += took;
-        if reached < self.end {
-            self.position = Some(reached);
-            return;
-        }
-        self.position = None;
-        self.last_duration = self.spent;
-        self.next_at = now + SWEEP_PAUSE.max(self.spent * SWEEP_SHARE);
-        self.spent = Duration::ZERO;
-    }
-
-    /// Begins or continues a sweep up to `bound`: the next slice.
-    fn slice(&mut self, lowest: i64, bound: i64) -> (i64, i64) {
-        let after = match self.position {
-            Some(position) => position,
-            None => {
-                self.end = bound;
-                let slices = (self.last_duration.as_nanos() / SWEEP_SLICE.as_nanos())
-                    .clamp(1, SWEEP_SLICES_MAX) as i64;
-                self.width = (bound.saturating_sub(lowest) / slices).max(1);
-                if slices == 1 {
-                    self.width = i64::MAX;
-                }
-                i64::MIN
-            }
-        };
-        let up_to = after.max(lowest).saturating_add(self.width).min(self.end);
-        (after, up_to)
     }
 }
 
@@ -439,38 +419,44 @@ impl Core {
         limit.saturating_sub(self.window.bytes())
     }
 
-    /// When the next read is due, if one can be.
-    pub(super) fn read_due(&self, _now: Time) -> Option<Time> {
+    /// When the next read can begin. Without proof of ownership none does, and a tick that renews it is an input.
+    pub(super) fn read_due(&self, now: Time) -> Option<Time> {
         if self.reading.out.is_some()
             || self.is_stopping() && !self.wants_last_read()
             || self.paused
             || self.room() == 0
             || self.ownership.partitions().is_none()
+            || !self.ownership.proven(now)
             || self.reading.change != SourceChange::None
         {
             return None;
         }
-        let mut due = self.pace.due();
-        for at in [self.reading.retry_at, self.reading.due_at]
-            .into_iter()
-            .flatten()
-        {
-            due = due.min(at);
+        let due = Next::ALL.into_iter().filter_map(|next| self.due(next));
+        due.min().map(|due| due.max(self.reading.after_failure))
+    }
+
+    /// When a read of this kind has something to do.
+    fn due(&self, next: Next) -> Option<Time> {
+        let reading = &self.reading;
+        let at_once = |wanted: bool| wanted.then_some(Time::ZERO);
+        match next {
+            Next::Last => at_once(self.wants_last_read()),
+            Next::Retries => reading.retry_at,
+            Next::Due => reading.due_at,
+            Next::CatchUp => at_once(reading.has_order && self.window.has_wanting()),
+            Next::Main => (self.window.held() < HELD_MAX).then(|| self.pace.due()),
+            Next::Sweep => {
+                let bounds = (reading.bound.settled_below(), reading.lowest);
+                let (true, (Some(_), Some(_))) = (reading.has_order, bounds) else {
+                    return None;
+                };
+                Some(reading.sweep.due())
+            }
         }
-        if self.reading.has_order {
-            due = due.min(match self.reading.sweep.position {
-                Some(_) => Time::ZERO,
-                None => self.reading.sweep.next_at,
-            });
-        }
-        if self.window.has_wanting() || self.wants_last_read() {
-            due = Time::ZERO;
-        }
-        Some(due.max(self.reading.after_failure))
     }
 
     pub(super) fn next_read(&mut self, now: Time) -> Option<ReadRequest> {
-        if self.read_due(now).is_none_or(|due| due > now) || !self.ownership.proven(now) {
+        if self.read_due(now).is_none_or(|due| due > now) {
             return None;
         }
         let partitions = self.ownership.partitions()?;
@@ -514,59 +500,59 @@ impl Core {
     }
 
     fn choose(&mut self, now: Time, room: usize) -> Option<(ReadKind, usize)> {
-        if self.wants_last_read() {
-            self.last_read_begins();
-            return Some((self.main(), room));
-        }
+        let is_due = |next: Next| self.due(next).is_some_and(|due| due <= now);
+        let next = Next::ALL.into_iter().find(|next| match next {
+            // By turns with everything else.
+            Next::CatchUp if self.reading.caught_up_last && is_due(Next::Main) => false,
+            next => is_due(*next),
+        })?;
         let reading = &mut self.reading;
-        if reading.retry_at.is_some_and(|at| at <= now) {
-            reading.retry_at = None;
-            return Some((ReadKind::Retries, room));
+        match next {
+            Next::Last => {
+                self.last_read_begins();
+                Some((self.main(), room))
+            }
+            Next::Retries => {
+                reading.retry_at = None;
+                Some((ReadKind::Retries, room))
+            }
+            Next::Due => {
+                reading.due_at = None;
+                Some((ReadKind::Due, room))
+            }
+            Next::CatchUp => Some(self.catch_up(room)),
+            Next::Main => Some((self.main(), room)),
+            Next::Sweep => {
+                let (bound, lowest) = (reading.bound.settled_below()?, reading.lowest?);
+                let (after, up_to) = reading.sweep.slice(lowest, bound);
+                Some((ReadKind::Sweep { after, up_to }, room))
+            }
         }
-        if reading.due_at.is_some_and(|at| at <= now) {
-            reading.due_at = None;
-            return Some((ReadKind::Due, room));
-        }
-        let main_due = self.pace.due() <= now && self.window.held() < HELD_MAX;
-        let catch_up_turn = !reading.caught_up_last || !main_due;
-        if catch_up_turn && reading.has_order && self.window.has_wanting() {
-            let wanting = self.window.wanting(CATCH_UP_KEYS);
-            let failed = wanting
-                .iter()
-                .any(|(hash, _, _)| self.window.has_failed(*hash));
-            let up_to = match reading.bound.coverage() {
-                Some(coverage) if !failed => coverage,
-                _ => i64::MAX,
-            };
-            let after = wanting
-                .iter()
-                .map(|(_, last, _)| *last)
-                .min()
-                .unwrap_or(up_to);
-            let room_of_keys: usize = wanting.iter().map(|(_, _, room)| *room).sum();
-            reading.known_to = wanting
-                .iter()
-                .map(|(hash, last, _)| (*hash, *last))
-                .collect();
-            let keys = wanting.into_iter().map(|(hash, _, _)| hash).collect();
-            let limit = room.min(room_of_keys).max(1);
-            return Some((ReadKind::CatchUp { after, up_to, keys }, limit));
-        }
-        if main_due {
-            return Some((self.main(), room));
-        }
+    }
+
+    fn catch_up(&mut self, room: usize) -> (ReadKind, usize) {
         let reading = &mut self.reading;
-        if reading.has_order && (reading.sweep.position.is_some() || reading.sweep.next_at <= now) {
-            let (Some(bound), Some(lowest)) = (reading.bound.settled_below(), reading.lowest)
-            else {
-                reading.sweep.position = None;
-                reading.sweep.next_at = now + SWEEP_PAUSE;
-                return None;
-            };
-            let (after, up_to) = reading.sweep.slice(lowest, bound);
-            return Some((ReadKind::Sweep { after, up_to }, room));
-        }
-        None
+        let wanting = self.window.wanting(CATCH_UP_KEYS);
+        let failed = wanting
+            .iter()
+            .any(|(hash, _, _)| self.window.has_failed(*hash));
+        let up_to = match reading.bound.coverage() {
+            Some(coverage) if !failed => coverage,
+            _ => i64::MAX,
+        };
+        let after = wanting
+            .iter()
+            .map(|(_, last, _)| *last)
+            .min()
+            .unwrap_or(up_to);
+        let room_of_keys: usize = wanting.iter().map(|(_, _, room)| *room).sum();
+        reading.known_to = wanting
+            .iter()
+            .map(|(hash, last, _)| (*hash, *last))
+            .collect();
+        let keys = wanting.into_iter().map(|(hash, _, _)| hash).collect();
+        let limit = room.min(room_of_keys).max(1);
+        (ReadKind::CatchUp { after, up_to, keys }, limit)
     }
 
     fn main(&mut self) -> ReadKind {

@@ -11,11 +11,15 @@ use crate::store::{Claimed, Failure, FailureState};
 /// Lines about failing events of one kind appear at most this often.
 const QUIET: Duration = Duration::from_secs(5);
 
+/// Lines about a lasting condition appear at most this often.
+const MINUTE: Duration = Duration::from_secs(60);
+
 /// Remembers what was said, so that it is said once.
 #[derive(Debug, Default)]
 pub(super) struct Report {
     health: Health,
     said: HashMap<(FailureState, Option<ReasonCode>), (Option<Instant>, usize)>,
+    waited_in_vain: Option<Instant>,
 }
 
 impl Report {
@@ -27,6 +31,16 @@ impl Report {
     /// Whether the table should be looked at again.
     pub(super) fn wants_reopening(&self) -> bool {
         self.health.lock().schema.is_some()
+    }
+
+    /// The core has nothing to do, and names a time to come back that has passed.
+    pub(super) fn waits_in_vain(&mut self) {
+        if self.waited_in_vain.is_none_or(|at| at.elapsed() >= MINUTE) {
+            self.waited_in_vain = Some(Instant::now());
+            tracing::error!(
+                "the relay waits for a moment that has passed; this is a defect, please report it with the lines before"
+            );
+        }
     }
 
     /// The table was looked at again.

@@ -1,15 +1,17 @@
 //! Relays: real cores whose commands reach the model of the database after a while, or never.
 
-use std::time::Duration;
-
 use outrigger::event::Record;
 use outrigger::relay::core::ownership::Step;
 use outrigger::relay::core::{Command, Core, Input, StoreFailed};
 use outrigger::store::{ReadBatch, ReadKind};
 
-use super::{Event, Op, World, ms};
+use super::{Event, Op, Outage, World, ms};
 use crate::Mutation;
 use crate::database::Time;
+
+/// How often a relay may ask in vain within a second. Of a database that does not answer: reads, settles and records each
+/// twice, the steps of ownership a little more often. For rows that are due: once a tick, and once for each such row.
+const ASKED_IN_VAIN_MAX: usize = 24;
 
 impl World {
     pub(super) fn start(&mut self, replica: usize) -> Result<(), String> {
@@ -26,6 +28,7 @@ impl World {
         state.frozen_until = self.now;
         state.highest_read = None;
         state.main_read_at = Time::ZERO;
+        state.asked_in_vain.clear();
         state.next_run = None;
         state.core = Core::new(self.config.clone(), seed);
         let life = state.life;
@@ -88,6 +91,7 @@ impl World {
             };
             self.carry_out(replica, life, command);
         }
+        self.waits(replica, now)?;
         let core = &self.replicas[replica].core;
         let in_memory = core.gauges(now).in_flight;
         self.max_in_memory = self.max_in_memory.max(in_memory);
@@ -107,17 +111,37 @@ impl World {
             return Ok(());
         }
         let state = &mut self.replicas[replica];
-        let at = state.started
-            + state
-                .core
-                .deadline(now)
-                .max(now + Duration::from_micros(50));
+        let at = state.started + state.core.deadline(now);
         if state
             .next_run
             .is_none_or(|next| next > at || next <= self.now)
         {
             state.next_run = Some(at);
             self.at(at, Event::Run { replica, life });
+        }
+        Ok(())
+    }
+
+    /// A relay that has nothing to do costs nothing: it waits for a moment yet to come, and asks little of a database that
+    /// does not answer, or has nothing for it.
+    fn waits(&mut self, replica: usize, now: Time) -> Result<(), String> {
+        let state = &mut self.replicas[replica];
+        let due = state.core.deadline(now);
+        if due <= now {
+            return Err(format!(
+                "replica {replica} has nothing to do at {now:?} and waits for {due:?}, which has passed"
+            ));
+        }
+        while let Some(first) = state.asked_in_vain.front()
+            && *first + ms(1_000) < self.now
+        {
+            state.asked_in_vain.pop_front();
+        }
+        let asked = state.asked_in_vain.len();
+        if asked > ASKED_IN_VAIN_MAX {
+            return Err(format!(
+                "replica {replica} asked the database in vain {asked} times within a second"
+            ));
         }
         Ok(())
     }
@@ -145,13 +169,43 @@ impl World {
             Command::Reload(partitions) => Op::Reload(partitions),
             Command::ExtendAwake(horizon) => Op::Awake(horizon),
         };
+        if !self.reaches(&op) {
+            let now = self.now;
+            self.replicas[replica].asked_in_vain.push_back(now);
+        }
         self.after(50, 3_000, Event::Execute { replica, life, op });
+    }
+
+    /// Whether this statement reaches what it needs.
+    fn reaches(&self, op: &Op) -> bool {
+        match self.outage {
+            None => true,
+            Some(Outage::Refuses | Outage::Silent) => false,
+            Some(Outage::Table) => !matches!(
+                op,
+                Op::Read(_)
+                    | Op::LookAtLocks(_)
+                    | Op::Settle(_)
+                    | Op::Record(_)
+                    | Op::Load(_)
+                    | Op::Reload(_)
+            ),
+            Some(Outage::Leases) => matches!(
+                op,
+                Op::Read(_)
+                    | Op::LookAtLocks(_)
+                    | Op::Settle(_)
+                    | Op::Load(_)
+                    | Op::Reload(_)
+                    | Op::Awake(_)
+            ),
+        }
     }
 
     /// Executes a statement. A relay that dies meanwhile does not take it back.
     pub(super) fn execute(&mut self, replica: usize, life: u32, op: Op) {
         let now = self.now;
-        let up = self.database_up && !self.random_glitch();
+        let up = self.reaches(&op) && !self.random_glitch();
         let id = self.replicas[replica].core.replica();
         let same_life = self.replicas[replica].life == life;
         let Some(id) = id
@@ -183,6 +237,9 @@ impl World {
                         request.kind, request.skip_keys
                     )
                 });
+                if rows.is_empty() && matches!(request.kind, ReadKind::Retries | ReadKind::Due) {
+                    self.replicas[replica].asked_in_vain.push_back(now);
+                }
                 let main = matches!(request.kind, ReadKind::Main { .. });
                 if main {
                     self.replicas[replica].main_read_at = now;
@@ -305,9 +362,14 @@ impl World {
 
     pub(super) fn answer(&mut self, replica: usize, life: u32, input: Input) {
         let input = Box::new(input);
+        // Nobody answers: the statement ends when the relay, or the system under it, loses patience.
+        let (min, max) = match self.outage {
+            Some(Outage::Silent) => (1_000_000, 30_000_000),
+            _ => (50, 3_000),
+        };
         self.after(
-            50,
-            3_000,
+            min,
+            max,
             Event::Deliver {
                 replica,
                 life,

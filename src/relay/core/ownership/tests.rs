@@ -53,12 +53,12 @@ fn takes_over_with_care(ownership: &mut Ownership, at: Time) -> bool {
 #[test]
 fn it_looks_the_moment_another_lease_is_over() {
     let mut ownership = beside_another(ms(1_000));
-    assert_eq!(ownership.due(), ms(1_000) + TICK_MAX);
+    assert_eq!(ownership.due(), Some(ms(1_000) + TICK_MAX));
     ownership.ticked(ms(1_800), ms(1_800), true, &tick(ms(300)));
-    assert_eq!(ownership.due(), ms(2_100) + LEASE_OVER);
+    assert_eq!(ownership.due(), Some(ms(2_100) + LEASE_OVER));
     // Dead already: nothing more to wait for.
     ownership.ticked(ms(2_101), ms(2_101), true, &tick(Duration::ZERO));
-    assert_eq!(ownership.due(), ms(2_101) + TICK_MAX);
+    assert_eq!(ownership.next_tick, ms(2_101) + TICK_MAX);
 }
 
 #[test]
@@ -124,4 +124,22 @@ fn the_margin_lies_between_the_proof_and_the_stored_lease() {
     assert!(ownership.proven(proven_until - ms(1)) && !ownership.proven(proven_until));
     let stored_until = ms(1_000) + TTL.mul_f64(STORED);
     assert!(proven_until + TTL / 5 <= stored_until && stored_until < ms(1_000) + TTL);
+}
+
+#[test]
+fn a_step_that_failed_is_not_asked_again_at_once() {
+    let mut ownership = Ownership::new(TTL, 256);
+    ownership.registered(ms(1_000), id(1), 1);
+    let mut free = tick(Duration::ZERO);
+    free.partitions[0].owner = None;
+    ownership.ticked(ms(1_000), ms(1_000), true, &free);
+    assert_eq!(ownership.next(ms(1_000)), Some(Step::Claim(vec![0])));
+    ownership.failed(ms(1_001));
+    assert_eq!(ownership.next(ms(1_002)), None);
+    assert_eq!(ownership.due(), Some(ms(1_001) + STORE_RETRY));
+    assert!(ownership.next(ms(1_001) + STORE_RETRY).is_some());
+    // A claim that keeps failing does not keep the lease from being renewed.
+    ownership.failed(ms(1_700));
+    let step = ownership.next(ms(1_700) + STORE_RETRY);
+    assert!(matches!(step, Some(Step::Tick { .. })), "{step:?}");
 }

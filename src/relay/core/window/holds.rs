@@ -249,12 +249,16 @@ impl Window {
         }
     }
 
-    /// The earliest retry among failing keys.
+    /// The earliest retry among failing keys whose failing row is still to be read.
     pub fn next_retry(&self) -> Option<Time> {
+        let is_back = |seq| {
+            let slot = self.slots.get(&seq);
+            matches!(slot, Some(Slot::Waiting(_) | Slot::InFlight))
+        };
         self.keys
             .values()
             .filter_map(|key| match key.hold {
-                Some(Hold::Failing { retry_at, .. }) => Some(retry_at),
+                Some(Hold::Failing { seq, retry_at }) if !is_back(seq) => Some(retry_at),
                 _ => None,
             })
             .min()

@@ -8,11 +8,22 @@ pub(super) const TRIAL_MAX: usize = 64;
 impl Window {
     /// While a suspect goes alone, nothing else goes, except what its key must send before it.
     pub(super) fn fits(&self, seq: i64) -> bool {
-        let Some(alone) = self.alone else {
-            return true;
+        self.only().is_none_or(|only| only == seq)
+    }
+
+    /// The one row that may go, if only one may.
+    fn only(&self) -> Option<i64> {
+        let waits_for_its_key = |alone| self.may_go(alone) && !self.ready.contains(&alone);
+        self.alone.filter(|alone| !waits_for_its_key(*alone))
+    }
+
+    /// Whether [`Window::take_batch`] would take anything.
+    pub fn can_send(&self) -> bool {
+        let ready = match self.only() {
+            None => !self.ready.is_empty(),
+            Some(only) => self.ready.contains(&only),
         };
-        let waits_for_its_key = self.may_go(alone) && !self.ready.contains(&alone);
-        alone == seq || waits_for_its_key
+        ready && !self.wants_quiet()
     }
 
     /// Whether a suspect is to go alone as soon as nothing is in flight. Until then nothing else may leave: where there
