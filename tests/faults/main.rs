@@ -25,6 +25,7 @@ mod broker;
 mod command;
 mod database;
 mod failover;
+mod idle;
 mod kills;
 mod network;
 mod outages;

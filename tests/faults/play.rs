@@ -22,6 +22,9 @@ pub(crate) const WINDOW: usize = 200;
 /// How long a replica that vanished keeps its partitions.
 pub(crate) const LEASE: Duration = Duration::from_secs(2);
 
+/// A relay that waits may use one part in this many of a core.
+const IDLE_SHARE: u32 = 10;
+
 /// After a fault, everything committed before its end must be published within this time.
 const RECOVERY_MAX: Duration = PATIENCE;
 
@@ -322,6 +325,22 @@ impl Play {
         tokio::time::sleep(Duration::from_millis(pause)).await;
     }
 
+    /// Lets a fault last for so long, in which every relay can do nothing but wait, and insists that it costs next to nothing.
+    pub(crate) async fn idle_through(&self, length: Duration) {
+        let relays = || self.replicas.iter().map(Replica::relay);
+        let before: Vec<Duration> = relays().map(Relay::processor_time).collect();
+        let began = Instant::now();
+        tokio::time::sleep(length).await;
+        for (relay, before) in relays().zip(before) {
+            let (used, took) = (relay.processor_time() - before, began.elapsed());
+            assert!(
+                used * IDLE_SHARE < took,
+                "{} used {used:?} of the processor in {took:?} in which it could only wait",
+                relay.name(),
+            );
+        }
+    }
+
     /// Waits until `more` further events are published.
     pub(crate) async fn published(&self, more: i64) {
         let published = "select count(*) from outbox where published_at is not null";
@@ -397,10 +416,17 @@ impl Play {
             )
             .await;
         let mut logs = String::new();
+        let mut defects = Vec::new();
         for replica in &mut self.replicas {
             if let Some(relay) = &replica.relay {
                 let name = &replica.name;
-                logs += &format!("--- log of relay {name} ---\n{}\n", relay.log());
+                let log = relay.log();
+                defects.extend(
+                    log.lines()
+                        .filter(|line| line.contains("waits for a moment that has passed"))
+                        .map(str::to_owned),
+                );
+                logs += &format!("--- log of relay {name} ---\n{log}\n");
                 replica.stop().await;
             }
         }
@@ -408,7 +434,8 @@ impl Play {
             Some(exchange) => exchange.arrivals().await,
             None => self.run.servers.broker.arrivals(&self.place).await,
         };
-        let counts = self.compare(&arrivals, bound).await;
+        let mut counts = self.compare(&arrivals, bound).await;
+        counts.problems.append(&mut defects);
         if !counts.problems().is_empty() {
             eprint!("{logs}");
         }

@@ -6,7 +6,7 @@ use std::pin::Pin;
 use crate::play::{Counts, Run};
 use crate::sink::Sink;
 use crate::{
-    broker, database, failover, kills, network, outages, processes, replicas, rows, trouble,
+    broker, database, failover, idle, kills, network, outages, processes, replicas, rows, trouble,
 };
 
 /// One fault, and how it is played.
@@ -74,6 +74,7 @@ pub(crate) fn all() -> Vec<&'static Scenario> {
         database::SCENARIOS,
         failover::SCENARIOS,
         replicas::SCENARIOS,
+        idle::SCENARIOS,
         rows::SCENARIOS,
         trouble::SCENARIOS,
     ];

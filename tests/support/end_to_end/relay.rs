@@ -185,6 +185,17 @@ impl Relay {
         assert!(status.is_none(), "exited with {status:?}");
     }
 
+    /// What it has used of the processor so far.
+    pub fn processor_time(&self) -> Duration {
+        let path = format!("/proc/{}/stat", self.child.id());
+        let stat = std::fs::read_to_string(path).expect("a running process");
+        // Behind the name in brackets: the state, and then user and system time as the 12th and 13th, in hundredths.
+        let fields = &stat[stat.rfind(')').expect("a name") + 2..];
+        let ticks = fields.split(' ').skip(11).take(2);
+        let ticks = ticks.map(|ticks| ticks.parse::<u64>().expect("ticks"));
+        Duration::from_millis(ticks.sum::<u64>() * 10)
+    }
+
     /// Resident memory in KiB.
     pub fn resident_kib(&self) -> u64 {
         let path = format!("/proc/{}/status", self.child.id());
