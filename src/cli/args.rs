@@ -8,6 +8,7 @@ use clap_complete::Shell;
 
 use super::dead::parse_duration;
 use super::replay::When;
+use crate::error::ReasonCode;
 use crate::store::FailureState;
 
 /// Publishes the rows of a transactional outbox table as CloudEvents, in order and confirmed.
@@ -120,17 +121,20 @@ pub struct Write {
 
 /// `metrics`
 #[derive(Debug, Args)]
-#[group(required = true, multiple = false)]
+#[command(group = clap::ArgGroup::new("what").required(true))]
 pub struct Metrics {
     /// Every metric with its labels and meaning, in Markdown.
-    #[arg(long)]
+    #[arg(long, group = "what")]
     pub reference: bool,
     /// A dashboard for Grafana.
-    #[arg(long)]
+    #[arg(long, group = "what")]
     pub dashboard: bool,
     /// Alerting rules for Prometheus.
-    #[arg(long)]
+    #[arg(long, group = "what")]
     pub alerts: bool,
+    /// With `--alerts`: where your copy of docs/runbook.md can be opened; each alert links to its section.
+    #[arg(long, value_name = "URL", requires = "alerts")]
+    pub runbook: Option<String>,
 }
 
 /// `migrate`
@@ -243,7 +247,7 @@ pub struct Emit {
 /// `pause`
 #[derive(Debug, Args)]
 pub struct Pause {
-    /// Why, for those who look at `status`.
+    /// The reason that `outrigger status` shows.
     #[arg(long, value_name = "TEXT")]
     pub reason: Option<String>,
     /// Dry run.
@@ -260,7 +264,7 @@ pub struct Pause {
         number. Set OUTRIGGER_RELAY_PARTITIONS to it as well; the stored number wins.")]
 pub struct Partitions {
     /// The new number; without it, the present one is shown. 1 is total order.
-    #[arg(value_name = "NUMBER", value_parser = clap::value_parser!(i32).range(1..=1024))]
+    #[arg(value_name = "NUMBER", value_parser = partitions)]
     pub number: Option<i32>,
     /// Dry run.
     #[command(flatten)]
@@ -293,9 +297,15 @@ pub enum Dead {
     /// Show one of them, with its last error.
     Show(DeadShow),
     /// Publish them again, with their attempts counted anew.
+    #[command(after_help = "Examples:\n  \
+        outrigger dead retry 0d3c7a58-6f0e-4f4e-9f0b-5b0f6a1f8e11\n  \
+        outrigger dead retry --all --reason unroutable --dry-run")]
     Retry(DeadAct),
-    /// Give them up for good and release their keys.
-    Discard(DeadAct),
+    /// Give them up for good and release their keys: they are marked as published (or deleted) without being sent.
+    #[command(after_help = "Examples:\n  \
+        outrigger dead discard 0d3c7a58-6f0e-4f4e-9f0b-5b0f6a1f8e11\n  \
+        outrigger dead discard --all --reason invalid_event --dry-run")]
+    Discard(DeadDiscard),
 }
 
 /// State of a failed event.
@@ -329,15 +339,15 @@ pub struct DeadFilter {
     #[arg(long)]
     pub key: Option<String>,
     /// Only this reason, for example `unroutable`.
-    #[arg(long)]
+    #[arg(long, value_parser = reason())]
     pub reason: Option<String>,
-    /// Only this state; may be repeated [default: all, for `discard --all` blocked and dead].
+    /// Only this state; may be repeated. Default: every state; `discard --all` takes blocked and dead ones only.
     #[arg(long = "state", value_name = "STATE", value_enum)]
     pub states: Vec<State>,
     /// Only events that last failed longer ago than this, for example `2h`.
     #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
     pub older_than: Option<Duration>,
-    /// Only events that last failed less long ago than this.
+    /// Only events that last failed within this period.
     #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
     pub newer_than: Option<Duration>,
 }
@@ -371,12 +381,9 @@ pub struct DeadShow {
 
 /// `dead retry`, `dead discard`
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:\n  \
-        outrigger dead retry 0d3c7a58-6f0e-4f4e-9f0b-5b0f6a1f8e11\n  \
-        outrigger dead retry --all --reason unroutable --dry-run")]
 pub struct DeadAct {
-    /// Event ids, or `seq` numbers.
-    #[arg(required_unless_present = "all", conflicts_with = "all")]
+    /// Event ids, or `seq` numbers. Either these or `--all` must be given.
+    #[arg(conflicts_with = "all")]
     pub events: Vec<String>,
     /// Every event that the filters leave.
     #[arg(long)]
@@ -389,18 +396,41 @@ pub struct DeadAct {
     pub write: Write,
 }
 
+/// `dead discard`
+#[derive(Debug, Args)]
+pub struct DeadDiscard {
+    /// Which, and whether to try it only.
+    #[command(flatten)]
+    pub act: DeadAct,
+    /// With `--all` on a terminal: do not ask.
+    #[arg(long)]
+    pub yes: bool,
+}
+
+fn partitions(text: &str) -> Result<i32, String> {
+    match text.parse() {
+        Ok(number @ 1..=1024) => Ok(number),
+        _ => Err("write a whole number from 1 to 1024".to_owned()),
+    }
+}
+
+/// One of the reasons that records can have: a mistyped one would match nothing, and look like good news.
+fn reason() -> clap::builder::PossibleValuesParser {
+    clap::builder::PossibleValuesParser::new(ReasonCode::ALL.map(ReasonCode::as_str))
+}
+
 /// `replay`
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Events keep their id and source, so consumers can tell them.\n\n\
+    after_help = "Events keep their id and source, so consumers can recognise duplicates.\n\n\
         Examples:\n  \
         outrigger replay --from 2026-11-20T10:00:00Z --to 2026-11-20T11:00:00Z --dry-run\n  \
         outrigger replay --from 2h --type 'order.*'\n  \
         outrigger replay 0d3c7a58-6f0e-4f4e-9f0b-5b0f6a1f8e11"
 )]
 pub struct Replay {
-    /// Events created at this time or later; `2h` means two hours ago.
-    #[arg(long, value_name = "TIME", required_unless_present = "events")]
+    /// Events created at this time or later; `2h` means two hours ago. Either this or EVENT must be given.
+    #[arg(long, value_name = "TIME")]
     pub from: Option<When>,
     /// Events created before this time [default: now].
     #[arg(long, value_name = "TIME")]

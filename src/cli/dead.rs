@@ -1,5 +1,6 @@
 //! `outrigger dead`: events that were given up, or that hold their key up.
 
+use std::io::{self, BufRead as _, IsTerminal as _, Write as _};
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -29,7 +30,10 @@ const ANY_STATE: [FailureState; 4] = [
 #[derive(Clone, Copy)]
 enum Act {
     Retry,
-    Discard,
+    /// `ask`: before everything that matches is discarded, if there is somebody to ask.
+    Discard {
+        ask: bool,
+    },
 }
 
 /// Carries out one of the commands.
@@ -38,7 +42,10 @@ pub(super) async fn run(command: &Dead, settings: &Settings) -> Result<(), Failu
         Dead::List(args) => list(args, settings).await,
         Dead::Show(args) => show(args, settings).await,
         Dead::Retry(args) => act(Act::Retry, args, settings).await,
-        Dead::Discard(args) => act(Act::Discard, args, settings).await,
+        Dead::Discard(args) => {
+            let ask = !args.yes;
+            act(Act::Discard { ask }, &args.act, settings).await
+        }
     }
 }
 
@@ -223,7 +230,7 @@ fn details(failure: &FailureRow, record: Option<&Record>, with_data: bool) -> St
     }
     let seq = failure.seq;
     out += &format!(
-        "\noutrigger dead retry {seq:<10} publish again, with its attempts counted anew\n\
+        "\noutrigger dead retry {seq:<10} try again, with its attempts counted anew\n\
          outrigger dead discard {seq:<8} give up for good\n"
     );
     out
@@ -243,36 +250,67 @@ fn state(state: FailureState) -> &'static str {
 }
 
 async fn act(act: Act, args: &DeadAct, settings: &Settings) -> Result<(), Failure> {
+    if args.events.is_empty() && !args.all {
+        let text = "say which events: by id or seq, or all that match the filters with --all";
+        return Err(Failure::usage(text));
+    }
     let store = store(settings).await?;
     let filter = FailureFilter {
         events: args.events.clone(),
         ..filter(&args.filter)
     };
     let filter = match act {
-        // What is tried again anyway has not been given up; whoever wants to discard it says so.
-        Act::Discard if filter.events.is_empty() && filter.states.is_empty() => FailureFilter {
-            states: vec![FailureState::Blocked, FailureState::Dead],
-            ..filter
-        },
+        // What is tried again anyway has not been given up; to discard it takes `--state`.
+        Act::Discard { .. } if filter.events.is_empty() && filter.states.is_empty() => {
+            FailureFilter {
+                states: vec![FailureState::Blocked, FailureState::Dead],
+                ..filter
+            }
+        }
         _ => filter,
     };
     if !args.events.is_empty() {
         refuse_unknown(&store, &filter, &args.events).await?;
     }
-    let (count, verb) = if args.write.dry_run {
+    if args.write.dry_run {
+        let count = events(i128::from(store.failure_count(&filter).await?));
+        return print_line(&match act {
+            Act::Retry => format!("would retry {count}"),
+            Act::Discard { .. } => format!("would discard {count}"),
+        });
+    }
+    if let Act::Discard { ask: true } = act
+        && args.all
+        && io::stdin().is_terminal()
+    {
         let count = store.failure_count(&filter).await?;
-        let verb = match act {
-            Act::Retry => "would retry",
-            Act::Discard => "would discard",
-        };
-        (i128::from(count), verb)
-    } else {
-        match act {
-            Act::Retry => (i128::from(store.retry(&filter).await?), "retried"),
-            Act::Discard => (i128::from(store.discard(&filter).await?), "discarded"),
+        if count > 0 && !confirmed(count)? {
+            return Err("nothing was discarded".into());
         }
-    };
-    print_line(&format!("{verb} {}", events(count)))
+    }
+    match act {
+        // Said before anything was sent: what becomes of them, `status` and `dead list` show.
+        Act::Retry => {
+            let count = i128::from(store.retry(&filter).await?);
+            print_line(&format!("{} will be tried again", events(count)))
+        }
+        Act::Discard { .. } => {
+            let count = i128::from(store.discard(&filter).await?);
+            print_line(&format!("discarded {}", events(count)))
+        }
+    }
+}
+
+/// Asks on the terminal. What is discarded does not come back.
+fn confirmed(count: i64) -> Result<bool, Failure> {
+    eprint!(
+        "discard {}, so that they are never published? [y/N] ",
+        events(i128::from(count))
+    );
+    io::stderr().flush()?;
+    let mut answer = String::new();
+    io::stdin().lock().read_line(&mut answer)?;
+    Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
 }
 
 /// Nothing is done unless every event that was named is there: a mistyped number in a script must not pass.

@@ -13,7 +13,7 @@ pub fn run(args: &Metrics) -> Result<(), Failure> {
     } else if args.dashboard {
         metrics::dashboard()
     } else {
-        metrics::rules()
+        metrics::rules(args.runbook.as_deref())
     };
     io::stdout().write_all(text.as_bytes())?;
     Ok(())

@@ -22,6 +22,10 @@ const SPARSE: Duration = Duration::from_secs(10);
 
 /// Makes the events pending again, or counts them.
 pub(super) async fn run(args: &Replay, settings: &Settings) -> Result<(), Failure> {
+    if args.from.is_none() && args.events.is_empty() {
+        let text = "say what to replay: a period with --from, or events by id or seq";
+        return Err(Failure::usage(text));
+    }
     let now = Timestamp::now();
     let filter = ReplayFilter {
         from: args.from.map(|when| when.at(now)),
@@ -46,6 +50,11 @@ pub(super) async fn run(args: &Replay, settings: &Settings) -> Result<(), Failur
         .hint("to be able to replay, keep events with OUTRIGGER_OUTBOX_AFTER_PUBLISH=mark"));
     }
     let matching = store.replay_count(&filter).await?;
+    if matching == 0 && !filter.ids.is_empty() {
+        // A mistyped id in a script must not pass.
+        return Err(Failure::from("none of the named events is published and still there")
+            .hint("ids and seq numbers are taken; `outrigger tail` shows events, and nothing was changed"));
+    }
     if matching == 0 {
         eprintln!(
             "no published event matches; published events are kept for {} (OUTRIGGER_OUTBOX_RETENTION)",
@@ -66,7 +75,10 @@ pub(super) async fn run(args: &Replay, settings: &Settings) -> Result<(), Failur
         .await;
     progress.end();
     match result {
-        Ok(total) => print_line(&format!("replayed {}", events(i128::from(total)))),
+        Ok(total) => print_line(&format!(
+            "{} will be published again",
+            events(i128::from(total))
+        )),
         Err(error) => Err(Failure::from(error).hint(format!(
             "{} are pending again; the rest is as it was",
             events(i128::from(progress.done))

@@ -136,22 +136,31 @@ async fn retries_what_is_named() {
     assert_eq!(tool.count(retried).await, 0);
     assert_eq!(
         tool.ok(&["dead", "retry", "1", &second]),
-        "retried 2 events\n"
+        "2 events will be tried again\n"
     );
     assert_eq!(tool.count(retried).await, 2);
     assert_eq!(
         tool.ok(&[
             "dead", "retry", "--all", "--type", "*.placed", "--state", "blocked"
         ]),
-        "retried 1 event\n"
+        "1 event will be tried again\n"
     );
     assert_eq!(
         tool.ok(&["dead", "retry", "--all", "--key", "none"]),
-        "retried 0 events\n"
+        "0 events will be tried again\n"
     );
     // Four have failed; a suspect has not.
-    assert_eq!(tool.ok(&["dead", "retry", "--all"]), "retried 4 events\n");
-    tool.fails(2, &["dead", "retry"]);
+    assert_eq!(
+        tool.ok(&["dead", "retry", "--all"]),
+        "4 events will be tried again\n"
+    );
+    let text = tool.fails(2, &["dead", "retry"]);
+    assert!(
+        text.contains("say which events") && text.contains("--all"),
+        "{text}"
+    );
+    let text = tool.fails(2, &["dead", "list", "--reason", "unrouteable"]);
+    assert!(text.contains("unroutable"), "{text}");
     tool.fails(2, &["dead", "retry", "1", "--all"]);
 }
 

@@ -222,7 +222,7 @@ async fn replays_what_is_chosen() {
         (&["--from", "10h", "--type", "order.*", "--key", "k1"], 1),
         (&["--from", "2000-01-01T00:00:00Z"], 5),
         (&["4", &second], 2),
-        (&["6"], 0),
+        (&["--from", "10h", "--key", "nobody"], 0),
     ] {
         let output = tool.run(&[&["replay", "--dry-run"], args].concat());
         let events = if expected == 1 { "event" } else { "events" };
@@ -237,12 +237,23 @@ async fn replays_what_is_chosen() {
             expected == 0
         );
     }
+    // Pending, and mistyped: what was named and is not found must not pass for done.
+    for named in ["6", "nonsense"] {
+        let text = tool.fails(1, &["replay", named]);
+        assert!(
+            text.contains("none of the named events is published"),
+            "{text}"
+        );
+    }
     assert_eq!(tool.count("outbox where published_at is null").await, 1);
-    assert_eq!(tool.ok(&["replay", "4", &second]), "replayed 2 events\n");
+    assert_eq!(
+        tool.ok(&["replay", "4", &second]),
+        "2 events will be published again\n"
+    );
     assert_eq!(tool.count("outbox where published_at is null").await, 3);
     assert_eq!(
         tool.ok(&["replay", "--from", "10h", "--new-ids"]),
-        "replayed 3 events\n"
+        "3 events will be published again\n"
     );
     assert_eq!(tool.count("outbox where published_at is null").await, 6);
     assert_eq!(tool.count("outbox").await, 9);
@@ -256,7 +267,7 @@ async fn a_long_replay_tells_its_progress_sparsely() {
     )
     .await;
     let output = tool.run(&["replay", "--from", "1h"]);
-    assert_eq!(output.stdout, b"replayed 3,500 events\n");
+    assert_eq!(output.stdout, b"3,500 events will be published again\n");
     let progress = String::from_utf8(output.stderr).unwrap();
     assert_eq!(progress, "replaying: 1,000 of 3,500\n");
 }

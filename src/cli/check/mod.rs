@@ -1,4 +1,4 @@
-//! `outrigger check`: what is wrong with settings, database and broker, and how to mend it.
+//! `outrigger check`: what is wrong with settings, database and broker, and what to do about it.
 
 mod database;
 #[cfg(feature = "eventbridge")]
@@ -51,7 +51,10 @@ pub async fn run(args: &Check, loaded: &Loaded) -> Result<(), Failure> {
         &["database", "outbox", "pg", "route", "retry_dead"],
     ) {
         report.area("database");
-        report.warning("not checked: its settings are wrong", "mend them first");
+        report.warning(
+            "skipped: invalid settings",
+            "correct the settings above first",
+        );
     } else {
         Box::pin(database::check(&mut report, settings)).await;
     }
@@ -65,7 +68,10 @@ pub async fn run(args: &Check, loaded: &Loaded) -> Result<(), Failure> {
     };
     if touched(&problems, sections) {
         report.area("broker");
-        report.warning("not checked: its settings are wrong", "mend them first");
+        report.warning(
+            "skipped: invalid settings",
+            "correct the settings above first",
+        );
     } else {
         let probe = args.probe.as_deref();
         match settings.sink {
@@ -84,6 +90,12 @@ pub async fn run(args: &Check, loaded: &Loaded) -> Result<(), Failure> {
             // One that was not built in is a problem of the settings.
             _ => {}
         }
+    }
+    if args.probe.is_none() && settings.sink != SinkKind::Stdout {
+        report.not_tried(
+            "publishing itself",
+            "outrigger check --probe=TYPE sends one event",
+        );
     }
     if report.finish()? {
         Ok(())

@@ -35,6 +35,8 @@ pub(super) struct Report {
     style: Option<Style>,
     area: &'static str,
     lines: Vec<Line>,
+    /// What was left out, and how to have it tried.
+    not_tried: Vec<(&'static str, &'static str)>,
     /// Standard output failed; told at the end.
     broken: Option<Failure>,
 }
@@ -45,6 +47,7 @@ impl Report {
             style,
             area: "",
             lines: Vec::new(),
+            not_tried: Vec::new(),
             broken: None,
         }
     }
@@ -69,6 +72,11 @@ impl Report {
     /// The relay cannot work like this.
     pub(super) fn failed(&mut self, text: impl Into<String>, remedy: &str) {
         self.add(Level::Failed, text.into(), lines(remedy));
+    }
+
+    /// What was left out, and how to have it tried: silence about it would pass for a finding.
+    pub(super) fn not_tried(&mut self, what: &'static str, how: &'static str) {
+        self.not_tried.push((what, how));
     }
 
     /// Whether anything failed in these parts.
@@ -132,6 +140,7 @@ impl Report {
                 .collect();
             let all = json!({
                 "ok": failed == 0,
+                "not_tried": self.not_tried.iter().map(|(what, how)| format!("{what}: {how}")).collect::<Vec<_>>(),
                 "summary": { "ok": ok, "warning": warnings, "failed": failed },
                 "checks": lines,
             });
@@ -139,7 +148,7 @@ impl Report {
             return Ok(failed == 0);
         };
         let verdict = match (warnings, failed) {
-            (0, 0) => style.good("everything is fine"),
+            (0, 0) => style.good("nothing wrong found"),
             (_, 0) => style.good("ready to run"),
             _ => style.bad("not ready"),
         };
@@ -147,6 +156,9 @@ impl Report {
             "\n{verdict}: {ok} ok, {warnings} warning{}, {failed} failed",
             if warnings == 1 { "" } else { "s" }
         ))?;
+        for (what, how) in &self.not_tried {
+            print_line(&format!("not tried: {what} ({how})"))?;
+        }
         Ok(failed == 0)
     }
 }

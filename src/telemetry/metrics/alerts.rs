@@ -51,7 +51,7 @@ pub fn alerts() -> Vec<Alert> {
     let published = rate(PUBLISHED.name, "");
     let refused = format!("{{reason!=\"{UNAVAILABLE}\"}}");
     let refused = rate(PUBLISH_FAILURES.name, &refused);
-    let blocked = format!("{}{{state=\"blocked\"}}", FAILED_EVENTS.name);
+    let failed = |state: &str| format!("{}{{state=\"{state}\"}}", FAILED_EVENTS.name);
     // Each replica counts the failures of the whole outbox.
     let waiting_for_a_retry = format!(
         "sum {OUTBOX} (max by (namespace, job, state) ({}{{state=~\"retrying|blocked\"}}))",
@@ -95,7 +95,7 @@ pub fn alerts() -> Vec<Alert> {
             "OutriggerKeyBlocked",
             "critical",
             "0m",
-            format!("{} > 0", max(&blocked)),
+            format!("{} > 0", max(&failed("blocked"))),
             "A key waits for an operator.",
         ),
         alert(
@@ -104,6 +104,14 @@ pub fn alerts() -> Vec<Alert> {
             "0m",
             format!("{} > 0", sum_of(&format!("increase({}[10m])", DEAD.name))),
             "Events were given up.",
+        ),
+        // The one before ends by itself ten minutes later; this one when somebody has acted.
+        alert(
+            "OutriggerDeadEventsWait",
+            "warning",
+            "15m",
+            format!("{} > 0", max(&failed("dead"))),
+            "Dead events wait to be retried or discarded.",
         ),
         alert(
             "OutriggerEventsRefused",
@@ -144,8 +152,12 @@ pub fn alerts() -> Vec<Alert> {
             "OutriggerAbsent",
             "critical",
             "5m",
-            format!("absent({})", INFO.name),
-            "No relay is scraped at all.",
+            format!(
+                "group {OUTBOX} (last_over_time({info}[6h])) unless group {OUTBOX} ({info}) or \
+                 (absent({info}) unless on () group (last_over_time({info}[6h])))",
+                info = INFO.name
+            ),
+            "The relay of an outbox is not scraped any more, or no relay is.",
         ),
         alert(
             "OutriggerSlow",
@@ -185,8 +197,12 @@ pub fn alerts() -> Vec<Alert> {
     ]
 }
 
-/// The rules as a file for Prometheus.
-pub fn rules() -> String {
+/// The rules as a file for Prometheus. `runbook`: the address of the runbook, for links that open from a pager.
+pub fn rules(runbook: Option<&str>) -> String {
+    let (annotation, page) = match runbook {
+        Some(url) => ("runbook_url", url.trim_end_matches('#')),
+        None => ("runbook", "docs/runbook.md"),
+    };
     let mut out = String::from(
         "# Alerts for Outrigger. Made by `outrigger metrics --alerts`; docs/runbook.md says what to do about each.\n\
          #\n\
@@ -199,7 +215,7 @@ pub fn rules() -> String {
             out,
             "      - alert: {}\n        expr: >-\n          {}\n        for: {}\n        labels:\n          \
              severity: {}\n        annotations:\n          summary: {}\n          \
-             runbook: docs/runbook.md#{}\n",
+             {annotation}: {page}#{}\n",
             alert.name,
             alert.condition,
             alert.lasts,
