@@ -27,7 +27,8 @@ use crate::relay::live::Live;
 use crate::settings::{self, AfterPublish, EventMode, Settings, SinkKind, Traces, Wake};
 use crate::sink::stdout::StdoutSink;
 use crate::sink::{self, Sink};
-use crate::store::postgres::{Capabilities, Database, Listener, PostgresStore, StoreErrorKind};
+use crate::store::postgres::{Capabilities, Database, PostgresStore, StoreErrorKind};
+use crate::telemetry::lasting::Lasting;
 use crate::telemetry::metrics::{Measured, Operation};
 use crate::telemetry::trace::Tracer;
 
@@ -93,7 +94,7 @@ async fn relay(settings: &Settings, mut stop: watch::Receiver<bool>) -> Result<(
     let listener = match (settings.relay.wake, listen_database) {
         (Wake::Poll, _) => None,
         (Wake::Listen, None) => Some(store.listen()),
-        (Wake::Listen, Some(direct)) => listen_directly(&direct, &mut stop).await?,
+        (Wake::Listen, Some(direct)) => Some(store.listen_by(&direct)),
     };
 
     let _watch = settings.admin.listen.map(|_| {
@@ -240,6 +241,7 @@ async fn open(
 ) -> Result<Option<PostgresStore>, Failure> {
     let mut pause = Duration::from_millis(200);
     let mut said = String::new();
+    let mut waits = Lasting::begins();
     loop {
         let result = tokio::select! {
             result = database.open() => result,
@@ -257,6 +259,8 @@ async fn open(
         if text != said {
             tracing::warn!(%error, "the outbox is not ready; waiting for it");
             said = text;
+        } else if let Some(lasted) = waits.due() {
+            tracing::warn!("still waiting for the outbox, {lasted}: {error}");
         }
         let jittered = pause.mul_f64(rand::rng().random_range(0.5..1.0));
         tokio::select! {
@@ -265,15 +269,6 @@ async fn open(
         }
         pause = (pause * 2).min(OPEN_PAUSE_MAX);
     }
-}
-
-async fn listen_directly(
-    database: &Database,
-    stop: &mut watch::Receiver<bool>,
-) -> Result<Option<Listener>, Failure> {
-    Ok(open(database, stop, None)
-        .await?
-        .map(|store| store.listen()))
 }
 
 /// What the table cannot offer is refused, not guessed.

@@ -20,8 +20,13 @@ use crate::store::postgres::{
 
 /// The database with its outbox. Opens no connection yet.
 pub fn database(settings: &Settings) -> Result<Database, Failure> {
-    let settings::Database { url, url_file, .. } = &settings.database;
-    let connect = connect(settings, url.as_ref(), url_file.as_ref());
+    let settings::Database {
+        url,
+        url_name,
+        url_file,
+        ..
+    } = &settings.database;
+    let connect = connect(settings, url.as_ref(), url_name, url_file.as_ref());
     Database::new(&connect, mapping(settings)?).map_err(Failure::usage)
 }
 
@@ -30,8 +35,17 @@ pub fn listen_database(settings: &Settings) -> Result<Option<Database>, Failure>
     let Some(url) = &settings.database.listen_url else {
         return Ok(None);
     };
-    let file = settings.database.listen_url_file.as_ref();
-    let connect = connect(settings, Some(url), file);
+    let settings::Database {
+        listen_url_name,
+        listen_url_file,
+        ..
+    } = &settings.database;
+    let connect = connect(
+        settings,
+        Some(url),
+        listen_url_name,
+        listen_url_file.as_ref(),
+    );
     let database = Database::new(&connect, mapping(settings)?).map_err(Failure::usage)?;
     Ok(Some(database))
 }
@@ -39,6 +53,7 @@ pub fn listen_database(settings: &Settings) -> Result<Option<Database>, Failure>
 fn connect(
     settings: &Settings,
     url: Option<&SecretString>,
+    url_name: &str,
     url_file: Option<&SecretFile>,
 ) -> ConnectSettings {
     // The settings name them by keyword, the store by variable.
@@ -51,6 +66,7 @@ fn connect(
         .collect();
     ConnectSettings {
         url: url.cloned(),
+        url_name: url_name.to_owned(),
         url_file: url_file.cloned(),
         variables,
         pool_size: settings.database.pool_size,

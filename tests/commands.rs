@@ -19,6 +19,8 @@ mod events;
 mod migrate;
 #[path = "support/nats.rs"]
 mod nats_node;
+#[path = "commands/outages.rs"]
+mod outages;
 #[path = "support/postgres.rs"]
 #[allow(dead_code)]
 mod postgres;

@@ -157,7 +157,7 @@ fn broker(state: &SinkState) -> Check {
         SinkState::Down(why) if why.is_empty() => {
             Check::new("broker", Outcome::Failed, "not connected yet")
         }
-        SinkState::Down(why) => Check::new("broker", Outcome::Failed, why),
+        SinkState::Down(why) | SinkState::Ended(why) => Check::new("broker", Outcome::Failed, why),
         SinkState::Blocked(why) => Check::new(
             "broker",
             Outcome::Failed,

@@ -21,19 +21,13 @@ pub(super) async fn reading(settings: &Settings) -> Result<(PostgresStore, Datab
     let database = assemble::database(settings)?;
     match database.open().await {
         Ok(store) => Ok((store, database)),
-        Err(error) if refuses_writes(&error) => {
+        Err(error) if error.is_read_only() => {
             let database = assemble::database(&any_server(settings))?;
             let opened = database.open().await;
             Ok((opened.map_err(|error| explain(error, &database))?, database))
         }
         Err(error) => Err(explain(error, &database)),
     }
-}
-
-/// Whether a server was reached, but is a standby or read-only.
-pub(super) fn refuses_writes(error: &StoreError) -> bool {
-    // Said by the client library, which has no code for it.
-    error.to_string().contains("does not allow writes")
 }
 
 /// The same settings without the demand for a server that takes writes, unless the URL makes it.
@@ -48,28 +42,29 @@ pub(super) fn any_server(settings: &Settings) -> Settings {
 
 /// Says where it happened and what to do.
 pub(super) fn explain(error: StoreError, database: &Database) -> Failure {
-    let hint = remedy(&error);
-    Failure::from(format!("{}: {error}", database.target())).hint(hint)
+    let hint = remedy(&error, database);
+    Failure::from(format!("{}: {}", database.target(), error.what())).hint(hint)
 }
 
-/// What to do about an error while connecting.
-pub(super) fn remedy(error: &StoreError) -> String {
-    let text = match (error.kind(), error.sqlstate()) {
-        (_, Some("3D000")) => "create the database, or correct its name in OUTRIGGER_DATABASE_URL",
-        (_, Some("28P01" | "28000")) => {
-            "check user and password in OUTRIGGER_DATABASE_URL, and pg_hba.conf on the server"
+/// What to do about an error while connecting: what the error itself knows, or else what its kind suggests.
+pub(super) fn remedy(error: &StoreError, database: &Database) -> String {
+    if let Some(remedy) = error.remedy() {
+        return remedy.to_owned();
+    }
+    let url = database.url_name();
+    match error.kind() {
+        StoreErrorKind::Permission => {
+            "`outrigger check` prints the missing GRANT statements".into()
         }
-        (StoreErrorKind::Permission, _) => "`outrigger check` prints the missing GRANT statements",
-        (StoreErrorKind::Unavailable, _) if refuses_writes(error) => {
-            "this server is a standby or read-only: point OUTRIGGER_DATABASE_URL to the primary"
+        StoreErrorKind::Unavailable => {
+            format!(
+                "check that the server runs and can be reached from here: host and port in {url}, firewall"
+            )
         }
-        (StoreErrorKind::Unavailable, _) => {
-            "check that the server runs and can be reached from here: host, port, TLS, firewall"
-        }
-        (StoreErrorKind::Schema, _) => "`outrigger check` shows what fits and what does not",
-        (StoreErrorKind::Fatal, _) => "check OUTRIGGER_DATABASE_URL",
-    };
-    text.to_owned()
+        StoreErrorKind::Schema => "`outrigger check` shows what fits and what does not".into(),
+        StoreErrorKind::Refused => "the server's log says more".into(),
+        StoreErrorKind::Fatal => format!("check {url}"),
+    }
 }
 
 /// Resolves when the user or the system asks to stop.

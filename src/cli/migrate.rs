@@ -2,7 +2,7 @@
 
 use super::Failure;
 use super::args::Migrate;
-use super::connect::{explain, remedy};
+use super::connect::explain;
 use super::output::{print, print_line};
 use crate::assemble;
 use crate::settings::Settings;
@@ -29,7 +29,13 @@ pub(super) async fn run(args: &Migrate, settings: &Settings) -> Result<(), Failu
                 Failure::from(format!("{}: {error}", database.target())).hint(hint)
             }
             // Says what to do itself.
-            StoreErrorKind::Schema => Failure::from(format!("{}: {error}", database.target())),
+            StoreErrorKind::Schema => {
+                let failure = Failure::from(format!("{}: {}", database.target(), error.what()));
+                match error.remedy() {
+                    Some(remedy) => failure.hint(remedy),
+                    None => failure,
+                }
+            }
             _ => explain(error, &database),
         })?;
     for version in &done.applied {
@@ -94,9 +100,7 @@ async fn plan(database: &Database, trigger: bool) -> Result<(), Failure> {
             print_line(&format!("would create table {table}"))?;
             print_line(&format!("would register {table} {}", with_trigger(trigger)))
         }
-        Err(error) => {
-            Err(Failure::from(format!("{}: {error}", database.target())).hint(remedy(&error)))
-        }
+        Err(error) => Err(explain(error, &database)),
     }
 }
 

@@ -3,6 +3,7 @@
 //! The core decides, this file does: every command becomes a task, every answer an input. Nothing else
 //! in the relay talks to the store or the sink.
 
+mod health;
 mod measure;
 mod publish;
 mod report;
@@ -100,6 +101,7 @@ pub async fn run(
 
     loop {
         let alarm = driver.turn();
+        driver.remind();
         driver.publish_live(&live);
         if driver.core.has_stopped() {
             live.send_modify(|live| live.phase = Phase::Stopped);
@@ -109,9 +111,7 @@ pub async fn run(
         tokio::select! {
             _ = stop.wait_for(|stop| *stop), if stop_by.is_none() => {
                 stop_by = Some(Instant::now() + deadline);
-                driver.stopping = true;
-                driver.live_at = None;
-                driver.handle(Input::Stop);
+                driver.stop();
             }
             () = until(stop_by) => {
                 let abandoned = driver.core.gauges(driver.now()).in_flight;
@@ -123,6 +123,10 @@ pub async fn run(
             Ok(()) = sink_state.changed() => {
                 let state = sink_state.borrow_and_update().clone();
                 driver.handle(Input::SinkReady(state == SinkState::Ready));
+                if matches!(state, SinkState::Ended(_)) && stop_by.is_none() {
+                    stop_by = Some(Instant::now() + deadline);
+                    driver.stop();
+                }
             }
             Some(()) = changed(&mut wakes) => {
                 driver.handle(Input::Wake(WakeReason::Notify));
@@ -225,6 +229,20 @@ impl Driver {
     fn handle(&mut self, input: Input) {
         let now = self.now();
         self.core.handle(now, input);
+    }
+
+    fn stop(&mut self) {
+        self.stopping = true;
+        self.live_at = None;
+        self.handle(Input::Stop);
+    }
+
+    /// Says what keeps events waiting, if it is time to.
+    fn remind(&mut self) {
+        let waiting = self.core.gauges(self.now()).in_flight;
+        let state = self.sink.state();
+        self.report
+            .remind(self.sink.kind(), &state.borrow(), waiting);
     }
 
     /// Carries out what the core asks for now. Returns until when it asks for nothing more by itself.

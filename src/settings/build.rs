@@ -160,8 +160,13 @@ pub(super) fn settings(values: &Values, inputs: &Inputs) -> Settings {
     Settings {
         database: Database {
             url: v.secret("database.url"),
+            url_name: match v.is_given("database.url") {
+                false if inputs.variable("PGHOST").is_some() => "the PG* variables".to_owned(),
+                _ => given_by(v, "database.url"),
+            },
             url_file: secret_file(v, inputs, "database.url"),
             listen_url: v.secret("database.listen_url"),
+            listen_url_name: given_by(v, "database.listen_url"),
             listen_url_file: secret_file(v, inputs, "database.listen_url"),
             pg: pg(inputs),
             pool_size: v.count("database.pool_size"),
@@ -206,6 +211,11 @@ pub(super) fn settings(values: &Values, inputs: &Inputs) -> Settings {
         log: log(v, inputs),
         traces: otel::traces(inputs),
     }
+}
+
+/// How the user named a setting, or would.
+fn given_by(values: &Values, key: &str) -> String {
+    name_in(key, values.origins.get(key).unwrap_or(&Origin::Default))
 }
 
 /// The file that a secret's value comes from, if it comes from one of its own.

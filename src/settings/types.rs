@@ -55,10 +55,14 @@ pub struct Settings {
 pub struct Database {
     /// A `postgres://` URL or a libpq keyword string. `None`: only [`pg`](Self::pg) is there.
     pub url: Option<SecretString>,
+    /// What the user gave `url` by: a variable, a flag, or a key of the file.
+    pub url_name: String,
     /// Where `url` was read from, to be read again.
     pub url_file: Option<SecretFile>,
     /// A direct connection for LISTEN, when `url` leads through a transaction pooler.
     pub listen_url: Option<SecretString>,
+    /// What the user gave `listen_url` by.
+    pub listen_url_name: String,
     /// Where `listen_url` was read from, to be read again.
     pub listen_url_file: Option<SecretFile>,
     /// What the `PG*` variables say, by libpq keyword (`host`, `dbname`, `sslmode`, ...). They

@@ -73,6 +73,8 @@ pub enum SinkState {
     Ready,
     /// Connected, but the broker asked publishers to wait (RabbitMQ: `connection.blocked`).
     Blocked(String),
+    /// There is nowhere to publish to any more, and never will be (standard output was closed): the relay stops.
+    Ended(String),
 }
 
 impl SinkState {

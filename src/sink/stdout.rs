@@ -8,7 +8,8 @@
 //!
 //! A JSON body is shown as it is, numbers included, under `body`; other text under `body_text`;
 //! anything else in base64 under `body_base64`. A message counts as confirmed once its line was
-//! flushed. A write error (a closed pipe, a full disk) makes the batch unavailable.
+//! flushed. A write error (a full disk) makes the batch unavailable. A closed pipe ends the relay, as it ends any
+//! program that prints: its reader (`head`) has seen enough, and will not come back.
 
 use std::io::{self, Write};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -72,6 +73,7 @@ impl Sink for StdoutSink {
             output: Arc::clone(&self.output),
             state: Arc::clone(&self.state),
             stuck: None,
+            said: None,
         })]
     }
 
@@ -91,6 +93,8 @@ struct StdoutLane {
     /// A write that did not finish in time, or whose batch was abandoned: it must end before the
     /// next one, or lines would mix.
     stuck: Option<JoinHandle<io::Result<()>>>,
+    /// Why it was said to be down, until it prints again.
+    said: Option<String>,
 }
 
 impl Lane for StdoutLane {
@@ -100,6 +104,11 @@ impl Lane for StdoutLane {
                 Ok(()) => {
                     self.report(SinkState::Ready);
                     Verdict::Confirmed
+                }
+                Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {
+                    let reason = "standard output was closed by its reader";
+                    self.report(SinkState::Ended(reason.to_owned()));
+                    Verdict::Unavailable
                 }
                 Err(error) => {
                     let reason = format!("cannot write to standard output: {error}");
@@ -136,29 +145,40 @@ impl StdoutLane {
         let Ok(written) = tokio::time::timeout(WRITE_TIMEOUT, writing).await else {
             return Err(io::Error::new(
                 io::ErrorKind::TimedOut,
-                format!("nobody reads it since {WRITE_TIMEOUT:?}"),
+                format!("its reader has read nothing for {WRITE_TIMEOUT:?}"),
             ));
         };
         self.stuck = None;
         written.unwrap_or_else(|error| Err(io::Error::other(error)))
     }
 
-    fn report(&self, state: SinkState) {
+    fn report(&mut self, state: SinkState) {
         let changed = self.state.send_if_modified(|current| {
             let changed = *current != state;
             current.clone_from(&state);
             changed
         });
-        if let (true, SinkState::Down(reason)) = (changed, state) {
-            tracing::warn!(reason, "the stdout sink is down");
-            // Nothing tells when writing works again except writing.
-            let state = Arc::downgrade(&self.state);
-            tokio::spawn(async move {
-                tokio::time::sleep(RETRY_AFTER).await;
-                if let Some(state) = state.upgrade() {
-                    state.send_replace(SinkState::Ready);
+        match (changed, state) {
+            (true, SinkState::Down(reason)) => {
+                if self.said.as_deref() != Some(&*reason) {
+                    tracing::warn!(reason, "the stdout sink is down");
+                    self.said = Some(reason);
                 }
-            });
+                // Nothing tells when writing works again except writing.
+                let state = Arc::downgrade(&self.state);
+                tokio::spawn(async move {
+                    tokio::time::sleep(RETRY_AFTER).await;
+                    if let Some(state) = state.upgrade() {
+                        state.send_replace(SinkState::Ready);
+                    }
+                });
+            }
+            (true, SinkState::Ended(reason)) => {
+                tracing::info!("{reason}: stopping; what was not printed stays in the outbox");
+            }
+            // It has printed something.
+            (_, SinkState::Ready) => self.said = None,
+            _ => {}
         }
     }
 }
@@ -292,7 +312,7 @@ pub(crate) mod tests {
         fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
             let mut inner = self.0.lock().unwrap();
             if inner.1 {
-                return Err(io::ErrorKind::BrokenPipe.into());
+                return Err(io::ErrorKind::StorageFull.into());
             }
             inner.0.extend_from_slice(bytes);
             Ok(bytes.len())

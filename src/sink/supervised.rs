@@ -79,6 +79,7 @@ impl Status {
                 tracing::debug!("disconnected from {system}");
             }
             SinkState::Down(reason) => tracing::warn!(reason, "not connected to {system}"),
+            SinkState::Ended(reason) => tracing::info!("{system} has ended: {reason}"),
             SinkState::Blocked(reason) => {
                 tracing::warn!(
                     reason,

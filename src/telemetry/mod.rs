@@ -1,5 +1,7 @@
-//! Logs: to standard error, as text for people or JSON for machines. Metrics: [`metrics`]. Traces: [`trace`].
+//! Logs: to standard error, as text for people or JSON for machines; [`lasting`]: what is said again. Metrics:
+//! [`metrics`]. Traces: [`trace`].
 
+pub mod lasting;
 pub mod metrics;
 #[cfg(feature = "otel")]
 pub mod trace;

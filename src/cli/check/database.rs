@@ -6,7 +6,7 @@ use tokio::time::timeout;
 
 use super::report::Report;
 use crate::assemble;
-use crate::cli::connect::{any_server, refuses_writes, remedy};
+use crate::cli::connect::{any_server, remedy};
 use crate::cli::output::duration;
 use crate::settings::{Ordering, Settings, Wake};
 use crate::store::postgres::migrate::MIGRATIONS;
@@ -53,7 +53,7 @@ async fn reach(report: &mut Report, settings: &Settings) -> Option<(Database, Se
     };
     let (database, result) = match database.server_facts().await {
         // Better told as a fact about the server than as an error of connecting.
-        Err(error) if refuses_writes(&error) => match assemble::database(&any_server(settings)) {
+        Err(error) if error.is_read_only() => match assemble::database(&any_server(settings)) {
             Ok(database) => {
                 let result = database.server_facts().await;
                 (database, result)
@@ -65,7 +65,8 @@ async fn reach(report: &mut Report, settings: &Settings) -> Option<(Database, Se
     match result {
         Ok(facts) => Some((database, facts)),
         Err(error) => {
-            report.failed(format!("{}: {error}", database.target()), &remedy(&error));
+            let text = format!("{}: {}", database.target(), error.what());
+            report.failed(text, &remedy(&error, &database));
             None
         }
     }
@@ -172,7 +173,7 @@ async fn outbox(
     let table = match table {
         Ok(table) => table,
         Err(error) => {
-            report.failed(error.to_string(), &remedy_for_table(&error));
+            report.failed(error.what(), &remedy_for_table(&error, database));
             return None;
         }
     };
@@ -207,10 +208,10 @@ async fn outbox(
 }
 
 /// The store's own errors about tables name the next step.
-fn remedy_for_table(error: &StoreError) -> String {
+fn remedy_for_table(error: &StoreError, database: &Database) -> String {
     match error.kind() {
-        StoreErrorKind::Schema => String::new(),
-        _ => remedy(error),
+        StoreErrorKind::Schema => error.remedy().unwrap_or_default().to_owned(),
+        _ => remedy(error, database),
     }
 }
 
@@ -376,7 +377,7 @@ async fn notification(settings: &Settings, database: &Database) -> Result<(), St
     let direct = assemble::listen_database(settings)
         .map_err(|failure| failure.error.map(|e| e.to_string()).unwrap_or_default())?;
     let listener = match &direct {
-        Some(direct) => direct.open().await.map_err(text)?.listen(),
+        Some(direct) => store.listen_by(direct),
         None => store.listen(),
     };
     let mut state = listener.state();

@@ -54,6 +54,17 @@ impl Measure {
 pub(super) fn published(measured: &Measured, began: Instant, results: &[(Item, Verdict)]) {
     let now = Instant::now();
     measured.published(results.len(), now - began);
+    if tracing::enabled!(tracing::Level::DEBUG) {
+        let count = |fate: &Verdict| {
+            results
+                .iter()
+                .filter(|(_, verdict)| verdict == fate)
+                .count()
+        };
+        let (confirmed, unknown) = (count(&Verdict::Confirmed), count(&Verdict::Unavailable));
+        let (events, took) = (results.len(), now - began);
+        tracing::debug!(events, confirmed, unknown, ?took, "batch published");
+    }
     for (item, verdict) in results {
         let reached_consumers = *verdict == Verdict::Confirmed && item.dead_letter.is_none();
         if reached_consumers

@@ -1,12 +1,14 @@
-//! What the log says: one line per change of state, never a payload.
+//! What the log says: one line per change of state, and one a minute while it lasts; never a payload.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use super::health::Health;
 use crate::error::ReasonCode;
-use crate::store::postgres::{Registered, StoreError, StoreErrorKind};
+use crate::sink::SinkState;
+use crate::store::postgres::Registered;
 use crate::store::{Claimed, Failure, FailureState};
+use crate::telemetry::lasting::{Lasting, in_words};
 
 /// Lines about failing events of one kind appear at most this often.
 const QUIET: Duration = Duration::from_secs(5);
@@ -14,10 +16,20 @@ const QUIET: Duration = Duration::from_secs(5);
 /// Lines about a lasting condition appear at most this often.
 const MINUTE: Duration = Duration::from_secs(60);
 
+/// A sink that was away for a shorter time is not worth a line.
+const WORTH_A_LINE: Duration = Duration::from_secs(2);
+
+/// A sink that has been ready for so long is back.
+const STEADY: Duration = Duration::from_secs(3);
+
 /// Remembers what was said, so that it is said once.
 #[derive(Debug, Default)]
 pub(super) struct Report {
     health: Health,
+    /// The sink takes nothing, since when.
+    sink_away: Option<Lasting>,
+    /// It is back, since when, and how long it was away. One that comes and goes counts as away.
+    sink_back: Option<(Instant, Duration)>,
     said: HashMap<(FailureState, Option<ReasonCode>), (Option<Instant>, usize)>,
     waited_in_vain: Option<Instant>,
 }
@@ -30,7 +42,7 @@ impl Report {
 
     /// Whether the table should be looked at again.
     pub(super) fn wants_reopening(&self) -> bool {
-        self.health.lock().schema.is_some()
+        self.health.schema().is_some()
     }
 
     /// The core has nothing to do, and names a time to come back that has passed.
@@ -45,8 +57,43 @@ impl Report {
 
     /// The table was looked at again.
     pub(super) fn reopened(&self) {
-        self.health.lock().schema = None;
+        self.health.reopened();
         tracing::info!("the outbox table was looked at again");
+    }
+
+    /// Says again what still keeps events waiting, `waiting` of them in memory, and when it is over. The sink says by
+    /// itself when it goes away. Called with each turn of the main loop.
+    pub(super) fn remind(&mut self, sink: &'static str, state: &SinkState, waiting: usize) {
+        self.health.remind(waiting);
+        let why = match state {
+            SinkState::Ready => {
+                let Some(away) = &self.sink_away else {
+                    return;
+                };
+                let (back, was_away) = *self
+                    .sink_back
+                    .get_or_insert_with(|| (Instant::now(), away.for_how_long()));
+                if was_away < WORTH_A_LINE || back.elapsed() >= STEADY {
+                    (self.sink_away, self.sink_back) = (None, None);
+                    if was_away >= WORTH_A_LINE {
+                        let away = in_words(was_away);
+                        tracing::info!(waiting, "{sink} is ready again, after {away}");
+                    }
+                }
+                return;
+            }
+            SinkState::Down(why) | SinkState::Blocked(why) | SinkState::Ended(why) => why,
+        };
+        self.sink_back = None;
+        let away = self.sink_away.get_or_insert_with(Lasting::begins);
+        if let Some(lasted) = away.due() {
+            let why = if why.is_empty() {
+                "not connected yet"
+            } else {
+                why
+            };
+            tracing::warn!(waiting, "still waiting for {sink}, {lasted}: {why}");
+        }
     }
 
     /// Failures about to be recorded: one line per kind, with an example.
@@ -138,60 +185,4 @@ pub(super) fn claimed(claimed: &[Claimed]) {
 
 pub(super) fn released(partitions: &[i32]) {
     tracing::info!(?partitions, "partitions released");
-}
-
-#[derive(Debug, Default)]
-struct State {
-    /// What does not work, and what was said about it.
-    down: HashMap<&'static str, String>,
-    /// The table does not look as it did when it was opened: how.
-    schema: Option<String>,
-}
-
-/// Whether the database answers.
-#[derive(Debug, Clone, Default)]
-pub(super) struct Health(Arc<Mutex<State>>);
-
-impl Health {
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// What does not work at the moment, and why.
-    pub(super) fn problem(&self) -> Option<String> {
-        let state = self.lock();
-        let first = state.down.iter().min_by_key(|(what, _)| **what);
-        first.map(|(what, error)| format!("{what}: {error}"))
-    }
-
-    /// How the table fails to fit.
-    pub(super) fn schema(&self) -> Option<String> {
-        self.lock().schema.clone()
-    }
-
-    /// Takes in how a statement of this kind went; says something when that changes.
-    pub(super) fn tell(&self, what: &'static str, error: Option<&StoreError>) {
-        let mut state = self.lock();
-        let Some(error) = error else {
-            if state.down.remove(what).is_some() && state.down.is_empty() {
-                tracing::info!("the database answers again");
-            }
-            return;
-        };
-        let text = error.to_string();
-        if error.kind() == StoreErrorKind::Schema {
-            state.schema = Some(text.clone());
-        }
-        let known = state.down.values().any(|said| *said == text);
-        state.down.insert(what, text);
-        if known {
-            return;
-        }
-        match error.kind() {
-            StoreErrorKind::Unavailable => {
-                tracing::warn!(%error, "the database does not answer; events wait");
-            }
-            _ => tracing::error!(%error, "the database refuses a statement; events wait"),
-        }
-    }
 }

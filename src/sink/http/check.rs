@@ -48,7 +48,9 @@ impl Probe {
     pub fn trouble(&self) -> Option<String> {
         match self.shared.status.get() {
             SinkState::Ready => None,
-            SinkState::Down(reason) | SinkState::Blocked(reason) => Some(reason),
+            SinkState::Down(reason) | SinkState::Blocked(reason) | SinkState::Ended(reason) => {
+                Some(reason)
+            }
         }
     }
 }

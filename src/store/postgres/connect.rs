@@ -4,12 +4,13 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use deadpool_postgres::{
-    Connect, Manager, ManagerConfig, Pool, RecyclingMethod, Runtime, Timeouts,
+    Connect, Hook, HookError, Manager, ManagerConfig, Pool, RecyclingMethod, Runtime, Timeouts,
 };
 use secrecy::{ExposeSecret, SecretString};
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_postgres::config::{ChannelBinding, Host, SslMode, SslNegotiation};
 use tokio_postgres::error::SqlState;
@@ -18,7 +19,7 @@ use tokio_postgres::{Client, Config, Connection, Error, Socket};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::dsn::{Params, bad};
-use super::error::StoreError;
+use super::error::{StoreError, URL};
 use super::options::{CONNECT_TIMEOUT, base_config};
 use super::tls::{self, Use};
 use crate::secret_file::SecretFile;
@@ -28,6 +29,8 @@ use crate::secret_file::SecretFile;
 pub struct ConnectSettings {
     /// URL or `key=value` list, as libpq takes it.
     pub url: Option<SecretString>,
+    /// What the user gave the URL by, for messages.
+    pub url_name: String,
     /// Where the URL is read again for each connection; takes the place of `url`.
     pub url_file: Option<SecretFile>,
     /// `PG*` variables, by name; they fill what the URL leaves out.
@@ -42,6 +45,7 @@ impl Default for ConnectSettings {
     fn default() -> Self {
         Self {
             url: None,
+            url_name: URL.to_owned(),
             url_file: None,
             variables: BTreeMap::new(),
             pool_size: 2,
@@ -64,6 +68,17 @@ pub(super) struct Connector {
     direct: Arc<AtomicBool>,
     /// Why the last connection is not encrypted although TLS was tried first. Shared by all clones.
     fallback: Arc<Mutex<Option<String>>>,
+    /// Where sessions led so far. Shared by all clones.
+    server: Arc<Server>,
+}
+
+/// The server that sessions lead to, as far as it was heard of.
+#[derive(Debug, Default)]
+struct Server {
+    /// When it was started, as its last tick said.
+    start: Mutex<Option<i64>>,
+    /// Sessions that began before lead to a server that takes no writes any more, or is another one.
+    retired: watch::Sender<Option<Instant>>,
 }
 
 /// How to connect, files included.
@@ -171,12 +186,13 @@ impl MakeTlsConnect<Socket> for Refusal {
 impl Connector {
     /// Reads the settings. Touches files (URL, certificates, password file), but not the network.
     pub(super) fn new(settings: &ConnectSettings) -> Result<Self, StoreError> {
-        let way = Way::read(settings)?;
+        let way = Way::read(settings).map_err(|error| error.naming(&settings.url_name))?;
         Ok(Self {
             settings: Arc::new(settings.clone()),
             way: Arc::new(Mutex::new(way)),
             direct: Arc::default(),
             fallback: Arc::default(),
+            server: Arc::default(),
         })
     }
 
@@ -219,6 +235,38 @@ impl Connector {
     /// Says whether it is known.
     pub(super) fn set_direct(&self, direct: bool) {
         self.direct.store(direct, Ordering::Relaxed);
+    }
+
+    /// An error as the user of these settings should read it.
+    pub(super) fn explain(&self, error: impl Into<StoreError>) -> StoreError {
+        error.into().naming(&self.settings.url_name)
+    }
+
+    pub(super) fn url_name(&self) -> &str {
+        &self.settings.url_name
+    }
+
+    /// Drops every session that is open now, each when it is used next. After a switchover a server may keep its
+    /// sessions and only refuse to write; a new session is offered to each address again, with names looked up anew.
+    pub(super) fn retire_sessions(&self) {
+        self.server.retired.send_replace(Some(Instant::now()));
+    }
+
+    /// Changes when sessions are retired.
+    pub(super) fn retired(&self) -> watch::Receiver<Option<Instant>> {
+        self.server.retired.subscribe()
+    }
+
+    /// Takes in when the server of a session was started. Where that changes, the sessions before it lead elsewhere.
+    pub(super) fn met(&self, start: i64) {
+        let mut known = self
+            .server
+            .start
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if known.replace(start).is_some_and(|known| known != start) {
+            self.retire_sessions();
+        }
     }
 
     /// Host, port and database, for people. Never the password.
@@ -294,8 +342,14 @@ impl Connector {
                 recycling_method: RecyclingMethod::Fast,
             },
         );
+        let retired = self.retired();
+        let current = Hook::sync_fn(move |_, session| match *retired.borrow() {
+            Some(at) if session.created <= at => Err(HookError::message("retired")),
+            _ => Ok(()),
+        });
         Pool::builder(manager)
             .max_size(size.max(1))
+            .pre_recycle(current)
             .runtime(Runtime::Tokio1)
             .timeouts(Timeouts {
                 wait: Some(wait),

@@ -17,6 +17,9 @@ pub enum StoreErrorKind {
     Schema,
     /// The role may not do this, or may not log in: an operator must act; try again slowly.
     Permission,
+    /// The server cannot or will not do this whoever asks (a publication that misses a replica identity, a full disk,
+    /// damaged files): an operator must act; try again slowly.
+    Refused,
     /// Trying again cannot help.
     Fatal,
 }
@@ -28,6 +31,7 @@ impl StoreErrorKind {
             Self::Unavailable => "unavailable",
             Self::Schema => "schema",
             Self::Permission => "permission",
+            Self::Refused => "refused",
             Self::Fatal => "fatal",
         }
     }
@@ -38,6 +42,8 @@ impl StoreErrorKind {
 pub struct StoreError {
     kind: StoreErrorKind,
     message: String,
+    /// What to do about it, where that is known.
+    remedy: Option<String>,
     sqlstate: Option<String>,
 }
 
@@ -47,8 +53,16 @@ impl StoreError {
         Self {
             kind,
             message: message.into(),
+            remedy: None,
             sqlstate: None,
         }
+    }
+
+    /// Adds what to do about it.
+    #[must_use]
+    pub fn with_remedy(mut self, remedy: impl Into<String>) -> Self {
+        self.remedy = Some(remedy.into());
+        self
     }
 
     pub(super) fn unavailable(message: impl Into<String>) -> Self {
@@ -73,12 +87,47 @@ impl StoreError {
         self.sqlstate.as_deref()
     }
 
+    /// A server that was reached and takes no writes: a standby, or switched to read-only.
+    pub(super) fn read_only() -> Self {
+        Self {
+            sqlstate: Some(SqlState::READ_ONLY_SQL_TRANSACTION.code().to_owned()),
+            ..Self::unavailable(TAKES_NO_WRITES).with_remedy(POINT_TO_PRIMARY)
+        }
+    }
+
+    /// Whether a server was reached that takes no writes.
+    pub fn is_read_only(&self) -> bool {
+        self.sqlstate.as_deref() == Some(SqlState::READ_ONLY_SQL_TRANSACTION.code())
+    }
+
     /// Adds the next step to a permission error.
     pub(super) fn with_grants(mut self, hint: &str) -> Self {
         if self.sqlstate.as_deref() == Some(SqlState::INSUFFICIENT_PRIVILEGE.code()) {
-            self.message = format!("{}; the relay's role needs: {hint}", self.message);
+            self.remedy = Some(format!("the relay's role needs: {hint}"));
         }
         self
+    }
+
+    /// Calls the setting by the name that the user gave it by.
+    pub(super) fn naming(mut self, url: &str) -> Self {
+        // Its own file's variable begins with it, and is named already.
+        let named = |text: String| match url.starts_with(URL) {
+            true => text,
+            false => text.replace(URL, url),
+        };
+        self.message = named(self.message);
+        self.remedy = self.remedy.map(named);
+        self
+    }
+
+    /// What happened, without what to do about it.
+    pub fn what(&self) -> &str {
+        &self.message
+    }
+
+    /// What to do about it, where that is known.
+    pub fn remedy(&self) -> Option<&str> {
+        self.remedy.as_deref()
     }
 
     /// Says what was being done.
@@ -88,9 +137,18 @@ impl StoreError {
     }
 }
 
+/// The setting that says how to reach the database, where the user did not choose another name for it.
+pub(super) const URL: &str = "OUTRIGGER_DATABASE_URL";
+const TAKES_NO_WRITES: &str = "the server takes no writes: it is a standby, or read-only";
+const POINT_TO_PRIMARY: &str = "Outrigger tries again until it does; OUTRIGGER_DATABASE_URL must lead to the primary, or name every server";
+
 impl fmt::Display for StoreError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.message)
+        f.write_str(&self.message)?;
+        match &self.remedy {
+            Some(remedy) => write!(f, "; {remedy}"),
+            None => Ok(()),
+        }
     }
 }
 
@@ -109,17 +167,25 @@ impl From<tokio_postgres::Error> for StoreError {
             if let Some(hint) = db.hint().filter(|_| !code.starts_with("22")) {
                 message = format!("{message}; {hint}");
             }
-            if let Some(remedy) = code.starts_with("28").then(|| remedy(&message)).flatten() {
-                message = format!("{message}; {remedy}");
-            }
+            let remedy = match code.starts_with("28") {
+                true => remedy(&message),
+                false => remedy_for(code),
+            };
             return Self {
                 kind: kind_of(db.code()),
                 message,
+                remedy: remedy.map(str::to_owned),
                 sqlstate: Some(code.to_owned()),
             };
         }
         if let Some(own) = error.source().and_then(|cause| cause.downcast_ref()) {
             return Self::clone(own);
+        }
+        // Said by the client library, which has no code for it.
+        let refuses =
+            |cause: &dyn std::error::Error| cause.to_string() == "database does not allow writes";
+        if error.source().is_some_and(refuses) {
+            return Self::read_only();
         }
         let mut message = error.to_string();
         let mut cause = error.source();
@@ -140,16 +206,52 @@ impl From<tokio_postgres::Error> for StoreError {
         } else {
             StoreErrorKind::Unavailable
         };
-        if let Some(explained) = tls::explain(&Names::database(), &message) {
-            message = format!("cannot make a TLS connection: {explained}");
-            if message.contains("is for another name") {
-                message.push_str(", or accept any name by `sslmode=verify-ca`");
+        if let Some(mut explained) = tls::explain(&Names::database(), &message) {
+            if explained.contains("is for another name") {
+                explained.push_str(", or accept any name by `sslmode=verify-ca`");
             }
-        } else if let Some(remedy) = remedy(&message) {
-            message = format!("{message}; {remedy}");
+            let (what, remedy) = explained
+                .split_once("; ")
+                .map_or((&*explained, None), |(what, remedy)| (what, Some(remedy)));
+            let told = Self::new(kind, format!("cannot make a TLS connection: {what}"));
+            return match remedy {
+                Some(remedy) => told.with_remedy(remedy),
+                None => told,
+            };
         }
-        Self::new(kind, message)
+        let remedy = remedy(&message).map(str::to_owned);
+        Self {
+            remedy,
+            ..Self::new(kind, message)
+        }
     }
+}
+
+/// What to do about an error of the server, by its SQLSTATE.
+fn remedy_for(code: &str) -> Option<&'static str> {
+    Some(match code {
+        "25006" => POINT_TO_PRIMARY,
+        // Also a database that takes no connections.
+        "55000" => {
+            "if a publication covers the table: alter table ... replica identity full (or give the table a primary \
+             key), or take the table out of the publication"
+        }
+        "55P02" => "remove that parameter from `options` in OUTRIGGER_DATABASE_URL or PGOPTIONS",
+        "53100" => "make room on the disk of the database server",
+        "53300" => {
+            "too many clients are connected: raise max_connections (or the role's or database's own limit), or lower \
+             OUTRIGGER_DATABASE_POOL_SIZE"
+        }
+        "3D000" => "create the database, or correct its name in OUTRIGGER_DATABASE_URL",
+        "57014" => {
+            "if the role or the database has a statement_timeout or lock_timeout, raise it for the relay's role: \
+             alter role ... set statement_timeout = 0"
+        }
+        "57P05" | "25P03" => {
+            "the server ends sessions that are idle; the relay connects again by itself"
+        }
+        _ => return None,
+    })
 }
 
 /// What to do about a login or a TLS handshake that failed. Known by their words alone, which the servers and the TLS
@@ -178,7 +280,7 @@ fn remedy(message: &str) -> Option<&'static str> {
         ),
         (
             "authentication failed",
-            "check user and password in OUTRIGGER_DATABASE_URL",
+            "check user and password in OUTRIGGER_DATABASE_URL, and pg_hba.conf on the server",
         ),
     ];
     let fitting = REMEDIES.iter().find(|(part, _)| message.contains(part));
@@ -201,7 +303,7 @@ impl From<deadpool_postgres::PoolError> for StoreError {
 }
 
 fn kind_of(state: &SqlState) -> StoreErrorKind {
-    use StoreErrorKind::{Fatal, Permission, Schema, Unavailable};
+    use StoreErrorKind::{Fatal, Permission, Refused, Schema, Unavailable};
     let code = state.code();
     match code {
         // Missing or changed tables, columns, functions; wrong types; no such database or schema.
@@ -210,6 +312,8 @@ fn kind_of(state: &SqlState) -> StoreErrorKind {
         "42501" => Permission,
         // Read-only: we are on a standby, or were failed over to one.
         "25006" => Unavailable,
+        // Somebody has to change the table or a setting, make room, or restore files.
+        "55000" | "55P02" | "53100" | "58030" | "58P01" | "58P02" | "XX001" | "XX002" => Refused,
         _ if code.starts_with("28") => Permission,
         // Connection lost, serialisation failure, no resources, cancelled, restarting, I/O or internal error.
         _ if ["08", "25", "40", "53", "55", "57", "58", "XX"]
@@ -228,7 +332,7 @@ mod tests {
 
     #[test]
     fn states_lead_to_the_right_decision() {
-        use StoreErrorKind::{Fatal, Permission, Schema, Unavailable};
+        use StoreErrorKind::{Fatal, Permission, Refused, Schema, Unavailable};
         for (code, kind) in [
             ("57P01", Unavailable),
             ("53300", Unavailable),
@@ -238,11 +342,25 @@ mod tests {
             ("42703", Schema),
             ("42501", Permission),
             ("28P01", Permission),
+            ("55000", Refused),
+            ("55P03", Unavailable),
+            ("53100", Refused),
+            ("XX000", Unavailable),
+            ("XX001", Refused),
             ("42601", Fatal),
             ("23514", Fatal),
         ] {
             assert_eq!(kind_of(&SqlState::from_code(code)), kind, "{code}");
         }
+    }
+
+    #[test]
+    fn the_setting_goes_by_the_name_it_was_given_by() {
+        let error = StoreError::read_only().naming("DATABASE_URL").to_string();
+        assert!(error.contains("; DATABASE_URL must lead"), "{error}");
+        assert!(!error.contains(URL), "{error}");
+        let error = StoreError::read_only().naming(URL).to_string();
+        assert!(error.contains(URL), "{error}");
     }
 
     #[test]

@@ -6,15 +6,15 @@
 //! may have been missed, and its arrival proves that this works.
 
 use std::future::poll_fn;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use deadpool_postgres::Pool;
 use rand::Rng as _;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 use tokio_postgres::types::Type;
 use tokio_postgres::{AsyncMessage, Client};
-use tokio_util::task::AbortOnDropHandle;
 
 use super::connect::Connector;
 use super::error::{StoreError, StoreErrorKind};
@@ -32,6 +32,18 @@ pub enum ListenState {
     Refused(String),
 }
 
+/// How a listener gets at the database.
+pub(super) struct Way {
+    /// Opens its own connection.
+    pub(super) connector: Connector,
+    /// What it listens for.
+    pub(super) channel: String,
+    /// The relay's connections, one of which is borrowed for a moment.
+    pub(super) pool: Pool,
+    /// Changes when the relay's sessions turn out to lead to the wrong server.
+    pub(super) retired: watch::Receiver<Option<Instant>>,
+}
+
 /// A running listener. Stops when dropped.
 #[derive(Debug)]
 pub struct Listener {
@@ -42,10 +54,10 @@ pub struct Listener {
 
 impl Listener {
     /// Starts listening in the background.
-    pub(super) fn spawn(connector: Connector, channel: String) -> Self {
+    pub(super) fn spawn(way: Way) -> Self {
         let (wake, wakes) = watch::channel(0);
         let (report, state) = watch::channel(ListenState::Down(String::new()));
-        let task = tokio::spawn(run(connector, channel, wake, report));
+        let task = tokio::spawn(run(way, wake, report));
         Self { wakes, state, task }
     }
 
@@ -70,32 +82,48 @@ const BACKOFF_FIRST: Duration = Duration::from_millis(200);
 const BACKOFF_LAST: Duration = Duration::from_secs(15);
 const REFUSED_PAUSE: Duration = Duration::from_secs(600);
 
-async fn run(
-    connector: Connector,
-    channel: String,
-    wake: watch::Sender<u64>,
-    report: watch::Sender<ListenState>,
-) {
+/// A listener that is down for longer than this is worth a line: a restart of the server is over by then.
+const SAID_AFTER: Duration = Duration::from_secs(30);
+
+async fn run(mut way: Way, wake: watch::Sender<u64>, report: watch::Sender<ListenState>) {
     let mut backoff = BACKOFF_FIRST;
+    let mut down: Option<Instant> = None;
+    let mut said = String::new();
     loop {
-        connector.set_direct(false);
-        let error = match session(&connector, &channel, &wake, &report).await {
-            End::Refused(error) => {
-                tracing::warn!(%error, "LISTEN is refused; polling alone finds new events");
-                report.send_replace(ListenState::Refused(error.to_string()));
-                pause(REFUSED_PAUSE).await;
-                continue;
-            }
+        way.connector.set_direct(false);
+        let ended = session(&mut way, &wake, &report).await;
+        let (error, refused) = match ended {
+            End::Refused(error) => (error, true),
             End::Lost(error) => {
-                backoff = BACKOFF_FIRST;
-                error
+                (backoff, down) = (BACKOFF_FIRST, None);
+                said.clear();
+                (error, false)
             }
-            End::Failed(error) => error,
+            End::Failed(error) => (error, false),
         };
-        tracing::debug!(%error, "the listening connection is down");
-        report.send_replace(ListenState::Down(error.to_string()));
-        pause(backoff).await;
-        backoff = (backoff * 2).min(BACKOFF_LAST);
+        let error = way.connector.explain(error);
+        let text = error.to_string();
+        let since = *down.get_or_insert_with(Instant::now);
+        // Polling finds every event, so once is enough for one reason.
+        if text != said && (refused || since.elapsed() >= SAID_AFTER) {
+            let what = if refused {
+                "LISTEN is refused"
+            } else {
+                "LISTEN does not work"
+            };
+            tracing::warn!(%error, "{what}; polling alone finds new events");
+            said.clone_from(&text);
+        } else {
+            tracing::debug!(%error, "the listening connection is down");
+        }
+        if refused {
+            report.send_replace(ListenState::Refused(text));
+            pause(REFUSED_PAUSE).await;
+        } else {
+            report.send_replace(ListenState::Down(text));
+            pause(backoff).await;
+            backoff = (backoff * 2).min(BACKOFF_LAST);
+        }
     }
 }
 
@@ -115,11 +143,13 @@ enum End {
 }
 
 async fn session(
-    connector: &Connector,
-    channel: &str,
+    way: &mut Way,
     wake: &watch::Sender<u64>,
     report: &watch::Sender<ListenState>,
 ) -> End {
+    way.retired.mark_unchanged();
+    let mut retired = way.retired.clone();
+    let connector = &way.connector;
     let deadline = connector.deadline();
     let (client, mut connection) = match timeout(deadline, connector.open()).await {
         Ok(Ok(opened)) => opened,
@@ -136,7 +166,7 @@ async fn session(
     // The request is answered only while the connection is polled, so both run side by side.
     let mut request = Box::pin(timeout(
         deadline,
-        listen(connector, &client, channel, &proof),
+        listen(&way.pool, &client, &way.channel, &proof),
     ));
     let mut late = Box::pin(sleep(Duration::MAX));
     loop {
@@ -155,10 +185,12 @@ async fn session(
                 Err(_) => return End::Failed(StoreError::unavailable("LISTEN timed out")),
             },
             () = &mut late, if !listening => {
-                return End::Failed(StoreError::unavailable(
-                    "a notification to ourselves did not arrive: if a pooler sits in between, connect directly or in \
-                     session mode, or set OUTRIGGER_RELAY_WAKE=poll",
-                ));
+                let what = "a notification to ourselves did not arrive";
+                return End::Failed(StoreError::unavailable(what).with_remedy(AROUND_POOLERS));
+            }
+            // A session with a server that was left behind hears nothing any more.
+            Ok(()) = retired.changed() => {
+                return End::Lost(StoreError::unavailable("the relay's server changed"));
             }
             message = poll_fn(|cx| connection.poll_message(cx)) => match message {
                 Some(Ok(AsyncMessage::Notification(note))) => {
@@ -178,24 +210,24 @@ async fn session(
     }
 }
 
-/// Listens, and sends itself a notification from a second, short-lived connection. Its arrival proves that
-/// notifications arrive, and that a session is ours alone: a transaction pooler drops what comes for an idle client.
+const AROUND_POOLERS: &str = "if a pooler sits in between, set OUTRIGGER_DATABASE_LISTEN_URL to a direct connection, or \
+                              OUTRIGGER_RELAY_WAKE=poll";
+
+/// Listens, and sends itself a notification from one of the relay's connections. Its arrival proves that notifications
+/// arrive, and that a session is ours alone: a transaction pooler drops what comes for an idle client.
 async fn listen(
-    connector: &Connector,
+    pool: &Pool,
     client: &Client,
     channel: &str,
     proof: &str,
 ) -> Result<(), StoreError> {
     // What one connection got past, such as a password, was right a moment ago: not a reason to give up for long.
-    let opened = connector.open().await.map_err(StoreError::from);
-    let (mut other, connection) =
-        opened.map_err(|error| StoreError::unavailable(error.to_string()))?;
-    let driver = AbortOnDropHandle::new(tokio::spawn(connection));
-    if probe::shares_sessions(client, &mut other).await? {
-        return Err(StoreError::schema(
-            "a transaction pooler sits in between, which accepts LISTEN but delivers nothing: connect directly or in \
-             session mode, or set OUTRIGGER_RELAY_WAKE=poll",
-        ));
+    let borrowed = pool.get().await.map_err(StoreError::from);
+    let other = borrowed.map_err(|error| StoreError::unavailable(error.to_string()))?;
+    if probe::shares_sessions(client, &other).await? {
+        let what =
+            "a transaction pooler sits in between, which accepts LISTEN but delivers nothing";
+        return Err(StoreError::schema(what).with_remedy(AROUND_POOLERS));
     }
     client
         .batch_execute(&format!("listen {}", quote(channel)))
@@ -206,6 +238,5 @@ async fn listen(
             &[(&channel, Type::TEXT), (&proof, Type::TEXT)],
         )
         .await?;
-    drop(driver);
     Ok(())
 }

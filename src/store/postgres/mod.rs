@@ -43,6 +43,7 @@ use uuid::Uuid;
 pub use connect::ConnectSettings;
 pub use error::{StoreError, StoreErrorKind};
 pub use inspect::Capabilities;
+use listen::Way;
 pub use listen::{ListenState, Listener};
 pub use mapping::{AfterPublish, Mapping, OutboxSettings, Preset};
 pub use migrate::{Migrated, grants, print};
@@ -81,6 +82,11 @@ impl Database {
     /// Host, port and database, for people. Never the password.
     pub fn target(&self) -> String {
         self.connector.target()
+    }
+
+    /// What the user gave the database's URL by, for messages.
+    pub fn url_name(&self) -> &str {
+        self.connector.url_name()
     }
 
     /// The mapping as configured.
@@ -130,7 +136,12 @@ impl Database {
 
     async fn lease(&self) -> Result<Lease<'_>, StoreError> {
         Ok(Lease {
-            object: Some(self.pool.get().await?),
+            object: Some(
+                self.pool
+                    .get()
+                    .await
+                    .map_err(|error| self.connector.explain(error))?,
+            ),
             connector: &self.connector,
         })
     }
@@ -176,12 +187,17 @@ impl Lease<'_> {
     ) -> Result<T, StoreError> {
         match result {
             Ok(result) => {
+                let result = result.map_err(|error| self.connector.explain(error));
                 if let Some(object) = self.object.take()
-                    && result.is_err()
+                    && let Err(error) = &result
                 {
                     object.statement_cache.clear();
+                    if error.is_read_only() {
+                        drop(Object::take(object));
+                        self.connector.retire_sessions();
+                    }
                 }
-                result.map_err(Into::into)
+                result
             }
             Err(_) => Err(StoreError::unavailable(
                 "the database did not answer in time",
@@ -329,15 +345,19 @@ impl PostgresStore {
     }
 
     /// Reads who is there and who owns what; with `beat`, renews the lease before.
+    ///
+    /// Fails where the server takes no writes any more, which a relay with nothing to write would not notice.
     pub async fn tick(&self, replica: Uuid, beat: bool) -> Result<Tick, StoreError> {
         let inner = &*self.inner;
-        run!(self, session, |session| ownership::tick(
+        let tick = run!(self, session, |session| ownership::tick(
             &session,
             &inner.table,
             &inner.sql,
             replica,
             beat
-        ))
+        ))?;
+        inner.database.connector.met(tick.server_start);
+        Ok(tick)
     }
 
     /// Takes those of the partitions that are free or whose owner is dead.
@@ -402,10 +422,17 @@ impl PostgresStore {
 
     /// Starts listening for wake-ups.
     pub fn listen(&self) -> Listener {
+        self.listen_by(&self.inner.database)
+    }
+
+    /// The same by another way to the same database, which need not be there yet.
+    pub fn listen_by(&self, way: &Database) -> Listener {
         let inner = &*self.inner;
-        Listener::spawn(
-            inner.database.connector.clone(),
-            inner.table.channel.clone(),
-        )
+        Listener::spawn(Way {
+            connector: way.connector.clone(),
+            channel: inner.table.channel.clone(),
+            pool: inner.database.pool.clone(),
+            retired: inner.database.connector.retired(),
+        })
     }
 }

@@ -138,6 +138,10 @@ pub(super) async fn tick(
             sql.table
         ))
     })?;
+    // Asked each time: a lone relay without events writes nothing, and a server that is fenced keeps its sessions.
+    if row.try_get("read_only")? {
+        return Err(StoreError::read_only());
+    }
     let numbers: Vec<i32> = row.try_get("partitions")?;
     let owners: Vec<Option<Uuid>> = row.try_get("owners")?;
     let ids: Vec<Uuid> = row.try_get("replicas")?;
@@ -206,7 +210,8 @@ fn state(table: &Table, sql: &Sql) -> String {
            coalesce((select visible_since + lease_ttl < clock_timestamp() from me), false) as may_take_over, \
            b.paused_at is not null as paused, b.failures_version, \
            coalesce(b.repartition_until > clock_timestamp(), false) as standing_down, \
-           {awake_for} as awake_for, {due} as next_due_in, {SERVER_START} as server_start \
+           {awake_for} as awake_for, {due} as next_due_in, {SERVER_START} as server_start, \
+           current_setting('transaction_read_only')::bool as read_only \
          from outrigger.outboxes b where b.outbox = {outbox}",
         awake_for = sql.awake_for,
     )

@@ -74,9 +74,9 @@ impl Database {
         let mut lease = self.lease().await?;
         let client = lease.client();
         let result = timeout(self.timeout, async {
-            let (mut other, connection) = self.connector.open().await?;
+            let (other, connection) = self.connector.open().await?;
             let driver = tokio::spawn(connection);
-            let facts = server(client, &mut other).await;
+            let facts = server(client, &other).await;
             drop(other);
             driver.abort();
             facts
@@ -94,7 +94,7 @@ impl Database {
     }
 }
 
-async fn server(client: &Client, other: &mut Client) -> Result<ServerFacts, StoreError> {
+async fn server(client: &Client, other: &Client) -> Result<ServerFacts, StoreError> {
     let row = client
         .query_typed_one(
             "select current_setting('server_version_num')::int4, current_setting('server_version'), pg_is_in_recovery(), \
@@ -128,20 +128,34 @@ async fn server(client: &Client, other: &mut Client) -> Result<ServerFacts, Stor
     })
 }
 
+/// Rounds of questions that tell a pooler: one that hands out idle sessions by chance shows itself in most of them.
+const ROUNDS: usize = 3;
+
 /// Whether two connections, both open all the time, were served by one session, or one connection by two: both
 /// impossible without a transaction pooler in between.
-pub(super) async fn shares_sessions(one: &Client, other: &mut Client) -> Result<bool, StoreError> {
-    const SESSION: &str = "select pg_backend_pid()";
-    let before: i32 = one.query_typed_one(SESSION, &[]).await?.try_get(0)?;
-    // An open transaction keeps whatever session it was given, so the first connection must get another.
-    let transaction = other.transaction().await?;
-    let theirs: i32 = transaction
-        .query_typed_one(SESSION, &[])
-        .await?
-        .try_get(0)?;
-    let after: i32 = one.query_typed_one(SESSION, &[]).await?.try_get(0)?;
-    transaction.rollback().await?;
-    Ok(before == theirs || before != after)
+///
+/// They are asked in turns, each question a transaction of its own. So neither ever holds a session while it waits for
+/// another, which in a small or busy pool would take the service's last one. A pooler with many idle sessions may go
+/// unnoticed.
+pub(super) async fn shares_sessions(one: &Client, other: &Client) -> Result<bool, StoreError> {
+    let mut seen: [Option<i32>; 2] = [None, None];
+    for round in 0..ROUNDS {
+        // One, other, other, one: a pooler that goes round its sessions never shows each the same.
+        let turn = if round % 2 == 0 { [0, 1] } else { [1, 0] };
+        for who in turn {
+            let client = [one, other][who];
+            let row = client
+                .query_typed_one("select pg_backend_pid()", &[])
+                .await?;
+            let pid: i32 = row.try_get(0)?;
+            if seen[who].replace(pid).is_some_and(|before| before != pid)
+                || seen[1 - who] == Some(pid)
+            {
+                return Ok(true);
+            }
+        }
+    }
+    Ok(false)
 }
 
 async fn table(client: &Client, database: &Database) -> Result<TableFacts, StoreError> {
