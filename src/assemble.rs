@@ -59,6 +59,7 @@ fn connect(
     // The settings name them by keyword, the store by variable.
     let variables: BTreeMap<String, String> = PG_VARIABLES
         .iter()
+        .chain(&[("HOME", "home")])
         .filter_map(|(variable, keyword)| {
             let value = settings.database.pg.get(*keyword)?;
             Some(((*variable).to_owned(), value.clone()))

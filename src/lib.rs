@@ -56,3 +56,4 @@ pub mod sink;
 pub mod store;
 pub mod telemetry;
 mod tls;
+mod user_info;

@@ -43,6 +43,82 @@ fn everything_shown(inputs: Inputs) -> String {
     shown
 }
 
+/// What the parts say about their URLs when they are built, and how they call the place they connect to.
+fn parts_say(url: &str) -> String {
+    use outrigger::sink::{http::HttpSettings, nats::NatsSettings, rabbitmq::RabbitMqSettings};
+    use outrigger::store::postgres::{ConnectSettings, Database, Mapping, OutboxSettings};
+    let connect = ConnectSettings {
+        url: Some(url.into()),
+        ..ConnectSettings::default()
+    };
+    let mapping = Mapping::new(&OutboxSettings::default()).unwrap();
+    let mut said = match Database::new(&connect, mapping) {
+        Ok(database) => format!("{} {database:?} {connect:?}", database.target()),
+        Err(error) => format!("{error} {error:?}"),
+    };
+    let rabbitmq = RabbitMqSettings {
+        urls: vec![url.into()],
+        ..RabbitMqSettings::default()
+    };
+    let nats = NatsSettings {
+        urls: vec![url.into()],
+        ..NatsSettings::default()
+    };
+    let http = HttpSettings {
+        url: url.into(),
+        ..HttpSettings::default()
+    };
+    said += &format!("{rabbitmq:?} {nats:?} {http:?}");
+    said += &[rabbitmq.validate(), nats.validate(), http.validate()]
+        .concat()
+        .join(" ");
+    said
+}
+
+/// Where a whole URL has its password, with a host behind it.
+const URLS: &[&str] = &[
+    "postgres://u:PASSWORD@h:5432/d",
+    "postgresql://u:PASSWORD@h1:1,h2:2/d?sslmode=disable",
+    "postgresql+psycopg2://u:PASSWORD@h/d?pool=5",
+    "jdbc:postgresql://h/d?user=u&password=PASSWORD&ssl=false",
+    "postgres://h/d?user=u&password=PASSWORD",
+    "Host=h;Username=u;Password=PASSWORD;Database=d",
+    "host=h user=u password='PASSWORD'",
+    "amqp://u:PASSWORD@h:5672/v",
+    "amqps://u:PASSWORD@h",
+    "nats://u:PASSWORD@h:4222",
+    "nats://PASSWORD@h",
+    "https://u:PASSWORD@h/hook",
+];
+
+proptest! {
+    /// No piece of three characters of a password shows anywhere, whatever generators put into it: raw, a URL may be
+    /// taken for another one; encoded, it is right.
+    #[test]
+    fn no_piece_of_a_password_shows(
+        shape in proptest::sample::select(URLS),
+        password in "[QZXJKV@/?#:]{3,14}",
+        encoded in proptest::bool::ANY,
+        way in 0..WAYS,
+    ) {
+        let written: String = match encoded {
+            true => password.bytes().map(|byte| format!("%{byte:02X}")).collect(),
+            false => password.clone(),
+        };
+        let url = shape.replace("PASSWORD", &written);
+        let dir = tempfile::tempdir().unwrap();
+        let shown = everything_shown(inputs(&url, way, dir.path())) + &parts_say(&url);
+        let signs: Vec<char> = password.chars().collect();
+        for piece in signs.windows(3) {
+            // A piece of punctuation alone tells nothing, and stands everywhere.
+            if piece.iter().filter(|c| c.is_ascii_alphanumeric()).count() >= 2 {
+                let piece: String = piece.iter().collect();
+                prop_assert!(!shown.contains(&piece), "{piece} of {url}, way {way}:\n{shown}");
+            }
+        }
+    }
+}
+
 /// Sets every secret to this text, in one of the ways a secret can be set.
 fn inputs(text: &str, way: usize, dir: &std::path::Path) -> Inputs {
     let mut inputs = Inputs::default();
@@ -54,15 +130,26 @@ fn inputs(text: &str, way: usize, dir: &std::path::Path) -> Inputs {
         "OUTRIGGER_DATABASE_URL",
         "OUTRIGGER_DATABASE_LISTEN_URL",
         "OUTRIGGER_RABBITMQ_URL",
+        "OUTRIGGER_NATS_URL",
+        "OUTRIGGER_HTTP_URL",
     ];
     match way {
         0 => secrets.iter().for_each(|name| set(name, text)),
         // The only way that gives valid settings: each secret where it belongs.
         7 if text.starts_with("amqp") => set("OUTRIGGER_RABBITMQ_URL", text),
         7 => secrets[..2].iter().for_each(|name| set(name, text)),
-        1 => ["DATABASE_URL", "AMQP_URL"]
-            .iter()
-            .for_each(|name| set(name, text)),
+        // Hosts are no secret, unless somebody takes them for a URL.
+        1 => [
+            "DATABASE_URL",
+            "AMQP_URL",
+            "NATS_URL",
+            "OUTRIGGER_KAFKA_BROKERS",
+            "OUTRIGGER_EVENTBRIDGE_ENDPOINT",
+            "OTEL_EXPORTER_OTLP_ENDPOINT",
+        ]
+        .iter()
+        .take(if text.contains("://") { 6 } else { 3 })
+        .for_each(|name| set(name, text)),
         2 => {
             let path = dir.join("secret");
             fs::write(&path, text).unwrap();
@@ -119,7 +206,9 @@ fn a_password_is_used_although_it_does_not_show() {
     let dir = tempfile::tempdir().unwrap();
     let text = format!("postgres://u:{SECRET}@h/d");
     let mut inputs = inputs(&text, 0, dir.path());
-    inputs.variables.remove("OUTRIGGER_RABBITMQ_URL");
+    for broker in ["RABBITMQ", "NATS", "HTTP"] {
+        inputs.variables.remove(&format!("OUTRIGGER_{broker}_URL"));
+    }
     let settings = settings::load(inputs).settings(Need::Database).unwrap();
     assert_eq!(settings.database.url.unwrap().expose_secret(), text);
     assert_eq!(settings.database.pg["password"], SECRET);

@@ -100,7 +100,7 @@ async fn plan(database: &Database, trigger: bool) -> Result<(), Failure> {
             print_line(&format!("would create table {table}"))?;
             print_line(&format!("would register {table} {}", with_trigger(trigger)))
         }
-        Err(error) => Err(explain(error, &database)),
+        Err(error) => Err(explain(error, database)),
     }
 }
 

@@ -10,6 +10,7 @@ use tracing::level_filters::LevelFilter;
 use super::load::{Inputs, Sources};
 use super::otel;
 use super::report::{Origin, Problem};
+use super::secret::shown;
 use super::table::{PG_VARIABLES, SETTINGS, setting};
 use super::value::Value;
 use super::{
@@ -53,7 +54,7 @@ impl Values {
                     }
                     problems.push(Problem {
                         name: name_in(setting.key, &text.origin),
-                        value: (!setting.secret).then(|| text.text.clone()),
+                        value: (!setting.secret).then(|| shown(&text.text)),
                         origin: text.origin.clone(),
                         rule: violation.rule,
                         hint: violation.hint,
@@ -161,7 +162,14 @@ pub(super) fn settings(values: &Values, inputs: &Inputs) -> Settings {
         database: Database {
             url: v.secret("database.url"),
             url_name: match v.is_given("database.url") {
-                false if inputs.variable("PGHOST").is_some() => "the PG* variables".to_owned(),
+                false
+                    if inputs
+                        .variable("PGHOST")
+                        .or(inputs.variable("PGSERVICE"))
+                        .is_some() =>
+                {
+                    "the PG* variables".to_owned()
+                }
                 _ => given_by(v, "database.url"),
             },
             url_file: secret_file(v, inputs, "database.url"),
@@ -273,6 +281,7 @@ fn rabbitmq(v: &Values, inputs: &Inputs) -> RabbitMq {
             .into_iter()
             .map(SecretString::from)
             .collect(),
+        url_name: given_by(v, "rabbitmq.url"),
         url_file: secret_file(v, inputs, "rabbitmq.url"),
         declare: v.bool("rabbitmq.declare"),
         exchange_type: v.choice(
@@ -339,6 +348,7 @@ fn nats(v: &Values, inputs: &Inputs) -> Nats {
     let urls = v.list("nats.url");
     Nats {
         urls: urls.into_iter().map(SecretString::from).collect(),
+        url_name: given_by(v, "nats.url"),
         url_file: secret_file(v, inputs, "nats.url"),
         credentials_file: v.path("nats.credentials_file"),
         nkey_seed: v.secret("nats.nkey_seed"),
@@ -453,11 +463,12 @@ fn log(v: &Values, inputs: &Inputs) -> Log {
 }
 
 fn pg(inputs: &Inputs) -> BTreeMap<String, String> {
+    // Where libpq looks for files that nobody named.
+    let home = inputs.variable("HOME").map(|home| ("home", home));
     PG_VARIABLES
         .iter()
-        .filter_map(|(variable, keyword)| {
-            let text = inputs.variable(variable)?;
-            Some(((*keyword).to_owned(), text.to_owned()))
-        })
+        .filter_map(|(variable, keyword)| Some((*keyword, inputs.variable(variable)?)))
+        .chain(home)
+        .map(|(keyword, text)| (keyword.to_owned(), text.to_owned()))
         .collect()
 }

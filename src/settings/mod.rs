@@ -170,7 +170,7 @@ impl Loaded {
         let found = self.sources.texts.get(setting.key);
         let value = match found {
             Some(found) if setting.secret => Some(redact(&found.text)),
-            Some(found) => Some(found.text.clone()),
+            Some(found) => Some(secret::shown(&found.text)),
             None => None,
         };
         Shown {

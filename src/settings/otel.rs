@@ -9,6 +9,7 @@ use std::time::Duration;
 use url::Url;
 
 use super::load::Inputs;
+use crate::user_info;
 
 /// Variables that are honoured, for those who look at what is in effect.
 pub(super) const OTEL_VARIABLES: &[&str] = &[
@@ -165,6 +166,7 @@ fn read(inputs: &Inputs) -> Result<Option<Export>, String> {
 /// Where spans are posted. Never echoes the value, which may hold a token.
 fn url(name: &str, text: &str) -> Result<Url, String> {
     let wrong = |rule: &str| format!("{name}: {rule}");
+    user_info::check(text).map_err(|rule| wrong(&format!("{rule}: {}", user_info::REMEDY)))?;
     let mut url = Url::parse(text).map_err(|error| wrong(&format!("not a URL ({error})")))?;
     if !["http", "https"].contains(&url.scheme()) {
         return Err(wrong(

@@ -259,7 +259,7 @@ impl Rules<'_> {
     }
 
     fn database(&mut self, database: &Database) {
-        if !database.pg.contains_key("host") {
+        if !database.pg.contains_key("host") && !database.pg.contains_key("service") {
             self.required(
                 "database.url",
                 "for example `postgres://user:password@host:5432/database`; `DATABASE_URL` and `PGHOST` are honoured too",

@@ -3,6 +3,7 @@
 //! When in doubt, these functions hide more than they must.
 
 use crate::secret_file::split_urls;
+use crate::user_info;
 
 /// What stands for a hidden part.
 pub(super) const HIDDEN: &str = "***";
@@ -14,12 +15,32 @@ pub fn redact(text: &str) -> String {
     shown.join(",")
 }
 
+/// The text of a setting that holds no secret, unless a URL with a login or parameters was put into it.
+pub(super) fn shown(text: &str) -> String {
+    let bare = text.split_once("://").is_none_or(|(_, rest)| {
+        let host = rest.split('/').next().unwrap_or_default();
+        !rest.contains(['@', '?']) && is_host_and_port(host)
+    });
+    match bare {
+        true => text.to_owned(),
+        false => HIDDEN.to_owned(),
+    }
+}
+
 fn redact_url(url: &str) -> String {
     const SCHEMES: [&str; 6] = ["postgres", "postgresql", "amqp", "amqps", "nats", "tls"];
     let Some((scheme, rest)) = url.split_once("://") else {
         return HIDDEN.into();
     };
-    if matches!(scheme, "http" | "https") {
+    let web = matches!(scheme, "http" | "https");
+    if !web && !SCHEMES.contains(&scheme) {
+        return HIDDEN.into();
+    }
+    // Where a password may end elsewhere than a parser has it, nothing is certain; such URLs are refused.
+    if user_info::check(url).is_err() {
+        return format!("{scheme}://{HIDDEN}");
+    }
+    if web {
         // The path of a webhook is often a secret itself.
         let place = rest.rsplit_once('@').map_or(rest, |(_, place)| place);
         let host = place.split(['/', '?', '#']).next().unwrap_or_default();
@@ -29,19 +50,10 @@ fn redact_url(url: &str) -> String {
             false => format!("{scheme}://{HIDDEN}"),
         };
     }
-    if !SCHEMES.contains(&scheme) {
-        return HIDDEN.into();
-    }
-    // An unescaped `/`, `?`, `#` or `@` in a password moves the end of the authority, so the
-    // password is taken to reach up to the very last `@`.
-    let (user_info, place) = match rest.rsplit_once('@') {
+    let (user_info, place) = match rest.split_once('@') {
         Some((user_info, place)) => (Some(user_info), place),
         None => (None, rest),
     };
-    let user = user_info.map(|text| text.split_once(':').unwrap_or((text, "")).0);
-    if user.is_some_and(|user| user.contains(['/', '?', '#', '='])) {
-        return format!("{scheme}://{HIDDEN}");
-    }
     let (authority_and_path, query) = match place.split_once('?') {
         Some((before, query)) => (before, Some(query)),
         None => (place, None),
@@ -130,7 +142,8 @@ mod tests {
                 "postgres://h/d?password=p&user=u",
                 "postgres://h/d?password=***&user=u",
             ),
-            ("postgres://u:p/q?r#s@t@h/d", "postgres://u:***@h/d"),
+            ("postgres://u:p/q?r#s@t@h/d", "postgres://***"),
+            ("amqp://guest:p@ss/w@h", "amqp://***"),
             ("amqp://u:p@h", "amqp://u:***@h"),
             ("amqp://[::1]:5672", "amqp://[::1]:5672"),
             ("amqp://h:5672/v", "amqp://h:5672/***"),
@@ -152,6 +165,7 @@ mod tests {
             ("https://u:p@h/hooks/s3cret?k=v", "https://h/***"),
             ("https://h/s3cret", "https://h/***"),
             ("http://u:p/q", "http://***"),
+            ("https://h/hook?to=me@h", "https://***"),
             ("host=h password=p", "***"),
             ("p", "***"),
             ("p://a:b@c", "***"),

@@ -177,7 +177,9 @@ const GENERAL: &[Setting] = &[
         aliases: &["DATABASE_URL"],
         secret: true,
         description: "Connection URL or libpq keyword string. `sslmode`, `sslrootcert`, `sslcert` and `sslkey` \
-                      mean what they mean to libpq.",
+                      mean what they mean to libpq. `service=`, `~/.pg_service.conf` and `~/.pgpass` are read as libpq \
+                      does. The URLs of other libraries (SQLAlchemy, Prisma, Rails, JDBC, Npgsql and more) are \
+                      understood, without what concerns their own pools.",
         example: "postgres://orders:secret@db.internal/orders?sslmode=verify-full",
         ..BASE
     },
@@ -553,6 +555,9 @@ pub const PG_VARIABLES: &[(&str, &str)] = &[
     ("PGUSER", "user"),
     ("PGPASSWORD", "password"),
     ("PGPASSFILE", "passfile"),
+    ("PGSERVICE", "service"),
+    ("PGSERVICEFILE", "servicefile"),
+    ("PGSYSCONFDIR", "sysconfdir"),
     ("PGOPTIONS", "options"),
     ("PGAPPNAME", "application_name"),
     ("PGSSLMODE", "sslmode"),
@@ -569,7 +574,6 @@ pub const PG_VARIABLES: &[(&str, &str)] = &[
 /// and setting one earns a warning.
 pub(super) const PG_IGNORED: &[&str] = &[
     "PGHOSTADDR",
-    "PGSERVICE",
     "PGREQUIRESSL",
     "PGSSLCRL",
     "PGSSLCRLDIR",

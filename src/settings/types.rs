@@ -245,6 +245,8 @@ impl SinkKind {
 pub struct RabbitMq {
     /// One URL per node, tried in turn. Empty only where no broker is needed.
     pub urls: Vec<SecretString>,
+    /// What the user gave `urls` by: a variable, a flag, or a key of the file.
+    pub url_name: String,
     /// Where `urls` were read from, to be read again.
     pub url_file: Option<SecretFile>,
     /// Declare a missing exchange instead of only checking that it exists.
@@ -270,6 +272,8 @@ pub struct RabbitMq {
 pub struct Nats {
     /// One URL per server, tried in turn. Empty only where no server is needed.
     pub urls: Vec<SecretString>,
+    /// What the user gave `urls` by.
+    pub url_name: String,
     /// Where `urls` were read from, to be read again.
     pub url_file: Option<SecretFile>,
     /// Credentials file with JWT and seed.

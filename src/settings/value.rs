@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::suggest;
 use crate::secret_file::split_urls;
+use crate::user_info;
 
 /// The type of a setting, with its limits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -321,8 +322,17 @@ fn parse_uri_reference(text: &str) -> Result<String, Violation> {
 
 /// Only tells what cannot be a connection string; the store knows the rest.
 fn parse_postgres_url(text: &str) -> Result<String, Violation> {
-    let url = text.starts_with("postgres://") || text.starts_with("postgresql://");
-    let keywords = !text.contains("://") && text.contains('=');
+    let scheme = text.split_once(':').map_or("", |(scheme, _)| scheme);
+    let scheme = scheme.split('+').next().unwrap_or_default();
+    // Written for libpq, or for another library; the store tells which.
+    let url = match scheme {
+        "postgres" | "postgresql" | "postgis" | "psql" | "pgsql" | "pgx" => true,
+        "jdbc" | "r2dbc" | "vertx-reactive" => text.contains("postgresql:"),
+        _ => false,
+    };
+    let keywords = text
+        .split_once('=')
+        .is_some_and(|(name, _)| !name.contains("://"));
     if url || keywords {
         Ok(text.to_owned())
     } else {
@@ -388,12 +398,6 @@ fn check_amqp_url(text: &str) -> Result<(), Violation> {
         ));
     }
     let url = with_host(text)?;
-    if url.path() == "/" {
-        return Err(Violation::with_hint(
-            "ends in `/`, which names a virtual host without a name",
-            "leave the `/` out for the default virtual host",
-        ));
-    }
     // Parameters of the Erlang client. The Rust client ignores them, so that a connection would be
     // less safe than the URL says.
     let tls = ["cacertfile", "certfile", "keyfile", "verify"];
@@ -438,11 +442,9 @@ fn check_http_url(text: &str) -> Result<(), Violation> {
 
 /// A URL that names one host.
 fn with_host(text: &str) -> Result<url::Url, Violation> {
+    user_info::check(text).map_err(|rule| Violation::with_hint(rule, user_info::REMEDY))?;
     let url = url::Url::parse(text).map_err(|error| {
-        Violation::with_hint(
-            format!("is not a valid URL: {error}"),
-            "percent-encode special characters in user name and password",
-        )
+        Violation::with_hint(format!("is not a valid URL: {error}"), user_info::REMEDY)
     })?;
     let host = url.host_str().unwrap_or_default();
     if host.is_empty() {
@@ -468,8 +470,11 @@ fn parse_brokers(text: &str) -> Result<Vec<String>, Violation> {
         .map(str::to_owned)
         .collect();
     for broker in &brokers {
-        let rule = if broker.contains("://") {
-            format!("`{broker}` is a URL; expected `host:port`, without a scheme")
+        let rule = if broker.contains('@') {
+            // Never quoted: it may hold a password.
+            "names a user; expected `host:port`, and the user in `kafka.username` and `kafka.password`".to_owned()
+        } else if broker.contains("://") {
+            "names a URL; expected `host:port`, without a scheme".to_owned()
         } else if !is_host_and_port(broker) {
             format!("`{broker}` is not `host:port`")
         } else {

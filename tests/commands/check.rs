@@ -202,7 +202,7 @@ async fn brokers_that_cannot_be_used_are_named() {
     for url in [&wrong, &closed] {
         let tool = with_broker(&tool, url, "amq.topic").await;
         let json = check(&tool, 3, &[]);
-        only(&json, "failed", "", "check OUTRIGGER_RABBITMQ_URL");
+        only(&json, "failed", "", "OUTRIGGER_RABBITMQ_URL");
         assert!(!json.to_string().contains("hunter2"), "{json:#}");
         let both = with_broker(&tool, &format!("{url},{good}"), "amq.topic").await;
         let json = check(&both, 0, &[]);
@@ -403,4 +403,66 @@ async fn broken_settings_do_not_hide_the_rest() {
     }
     says(&json, "ok", "LISTEN works");
     says(&json, "warning", "skipped: invalid settings");
+}
+
+#[tokio::test]
+async fn publications_without_a_replica_identity_are_found_before_they_stop_the_relay() {
+    let tool = alone(&Tool::new().await).await;
+    // A native table has a key, and is fine in any publication.
+    tool.sql("create publication everything for all tables")
+        .await;
+    check(&tool, 0, &[]);
+    tool.sql("alter table outbox drop constraint outbox_pkey cascade")
+        .await;
+    tool.sql("create index on outbox (seq)").await;
+    only(
+        &check(&tool, 3, &[]),
+        "failed",
+        "publication everything covers public.outbox, which has no replica identity",
+        "replica identity full",
+    );
+    tool.sql("alter table outbox replica identity full").await;
+    check(&tool, 0, &[]);
+    tool.sql("alter table outbox replica identity default; drop publication everything")
+        .await;
+    tool.sql("create publication inserts for table outbox with (publish = 'insert')")
+        .await;
+    check(&tool, 0, &[]);
+}
+
+#[tokio::test]
+async fn of_several_hosts_the_one_that_answered_is_named() {
+    let tool = alone(&Tool::new().await).await;
+    let port = server().await.port();
+    let url = format!(
+        "postgres://postgres@127.0.0.1:1,127.0.0.1:{port}/{}?sslmode=disable",
+        tool.name
+    );
+    let tool = tool.with(&[("OUTRIGGER_DATABASE_URL", &url)]).await;
+    let part = format!("(127.0.0.1:{port} took the connection)");
+    says(&check(&tool, 0, &[]), "ok", &part);
+}
+
+#[tokio::test]
+async fn the_remedy_is_said_once_and_names_what_the_user_set() {
+    let tool = alone(&Tool::new().await).await;
+    let port = server().await.port();
+    let url = format!("postgres://postgres@127.0.0.1:{port}/nowhere?sslmode=disable");
+    let tool = tool
+        .with(&[("OUTRIGGER_DATABASE_URL", ""), ("DATABASE_URL", &url)])
+        .await;
+    only(
+        &check(&tool, 3, &[]),
+        "failed",
+        "database \"nowhere\" does not exist (SQLSTATE 3D000)",
+        "correct its name in DATABASE_URL",
+    );
+    let output = tool.run(&["status"]);
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(
+        said.matches("correct its name in DATABASE_URL").count(),
+        1,
+        "{said}"
+    );
+    assert!(!said.contains("OUTRIGGER_DATABASE_URL"), "{said}");
 }

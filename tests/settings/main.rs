@@ -234,7 +234,7 @@ fn pg_variables_are_passed_on_by_keyword() {
         ("PGPASSWORD", "hunter2"),
         ("PGSSLMODE", "verify-full"),
         ("PGAPPNAME", ""),
-        ("PGSERVICE", "orders"),
+        ("PGREQUIRESSL", "1"),
     ]);
     let loaded = case.load();
     let pg = loaded.settings(Need::Database).unwrap().database.pg;
@@ -245,7 +245,10 @@ fn pg_variables_are_passed_on_by_keyword() {
         ("sslmode", "verify-full"),
     ];
     assert_eq!(pairs, expected);
-    assert_eq!(loaded.warnings(), ["`PGSERVICE` is set but not honoured"]);
+    assert_eq!(
+        loaded.warnings(),
+        ["`PGREQUIRESSL` is set but not honoured"]
+    );
 }
 
 #[test]

@@ -163,3 +163,90 @@ async fn a_statement_that_hangs_times_out_and_its_connection_is_thrown_away() {
     let open = "select count(*) from pg_stat_activity where datname = current_database() and state like 'idle in%'";
     assert_eq!(f.count(open).await, 0);
 }
+
+/// A pooler with one session left, or none for a while, is where asking about it could hurt: whoever holds the one and
+/// waits for another keeps the service from writing.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pooler_of_one_session_is_recognised_while_a_service_writes_through_it() {
+    let f = Fixture::new().await;
+    let pooler = PgBouncer::start(server().await, 1).await;
+    let url = pooler.url(&f.name);
+    let (service, connection) = tokio_postgres::connect(&url, tokio_postgres::NoTls)
+        .await
+        .unwrap();
+    tokio::spawn(connection);
+    let writing = tokio::spawn(async move {
+        let mut slowest = Duration::ZERO;
+        loop {
+            let began = std::time::Instant::now();
+            let insert = "insert into outbox (type, data) values ('t', '1')";
+            service.batch_execute(insert).await.unwrap();
+            slowest = slowest.max(began.elapsed());
+            // Half of what one look used to take from the service.
+            assert!(slowest < Duration::from_secs(5), "{slowest:?}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    });
+    let database = database(&url, &OutboxSettings::default());
+    assert!(database.server_facts().await.unwrap().pooled);
+    let store = database.open().await.unwrap();
+    let mut state = store.listen().state();
+    let refused = state
+        .wait_for(|state| matches!(state, ListenState::Refused(why) if why.contains("pooler")));
+    let refused = tokio::time::timeout(Duration::from_secs(20), refused).await;
+    assert!(
+        refused.is_ok(),
+        "the listener says that a pooler is in between"
+    );
+    assert!(!writing.is_finished(), "{:?}", writing.await);
+    writing.abort();
+    // None of its questions was a transaction that stayed open.
+    let open = "select count(*) from pg_stat_activity where datname = current_database() and state like 'idle in%'";
+    assert_eq!(f.count(open).await, 0);
+}
+
+#[tokio::test]
+async fn a_server_that_takes_no_writes_retires_its_sessions() {
+    let own = Postgres::start().await;
+    let f = Fixture::on(&own).await;
+    let me = f
+        .store
+        .register("a", Duration::from_secs(10), 4)
+        .await
+        .unwrap()
+        .replica;
+    f.store.tick(me, true).await.unwrap();
+    let sessions = "select count(*) from pg_stat_activity where application_name = 'outrigger'";
+    assert_eq!(f.count(sessions).await, 1);
+    f.sql("set default_transaction_read_only = off").await;
+    f.sql("alter system set default_transaction_read_only = on")
+        .await;
+    f.sql("select pg_reload_conf()").await;
+    // One that only reads notices as well.
+    let refused = async {
+        loop {
+            if let Err(error) = f.store.tick(me, false).await {
+                return error;
+            }
+        }
+    };
+    let error = tokio::time::timeout(Duration::from_secs(20), refused)
+        .await
+        .unwrap();
+    assert!(error.is_read_only(), "{error}");
+    // The session is gone, and no other is to be had.
+    let error = f.store.read(&from_start()).await.unwrap_err();
+    assert!(error.is_read_only(), "{error}");
+    tokio::time::timeout(Duration::from_secs(20), async {
+        while f.count(sessions).await > 0 {}
+    })
+    .await
+    .expect("no session is left");
+    f.sql("alter system reset default_transaction_read_only")
+        .await;
+    f.sql("select pg_reload_conf()").await;
+    let again = async { while f.store.tick(me, true).await.is_err() {} };
+    tokio::time::timeout(Duration::from_secs(20), again)
+        .await
+        .expect("it goes on by itself");
+}

@@ -74,7 +74,12 @@ async fn reach(report: &mut Report, settings: &Settings) -> Option<(Database, Se
 
 fn server(report: &mut Report, settings: &Settings, database: &Database, facts: &ServerFacts) {
     let target = database.target();
-    let reached = format!("{target} as role {}", facts.role);
+    // Of several hosts, the one that took the connection.
+    let place = match (&facts.address, target.contains(',')) {
+        (Some(address), true) => format!(" ({address} took the connection)"),
+        _ => String::new(),
+    };
+    let reached = format!("{target}{place} as role {}", facts.role);
     let fallback = database.tls_fallback();
     match &facts.tls {
         Some(tls) => report.ok(format!("{reached}, {tls}")),
@@ -201,6 +206,18 @@ async fn outbox(
         report.ok("registered");
     } else if !hidden {
         report.failed("the table is not registered", "run `outrigger migrate`");
+    }
+    for publication in &table.unidentified {
+        let outbox = &table.capabilities.outbox;
+        report.failed(
+            format!(
+                "publication {publication} covers {outbox}, which has no replica identity: the server refuses to mark \
+                 and to delete its rows"
+            ),
+            &format!(
+                "alter table {outbox} replica identity full; or give it a primary key, or take it out of the publication"
+            ),
+        );
     }
     ordering(report, settings, &table);
     indexes(report, settings, &table);

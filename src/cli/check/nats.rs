@@ -21,7 +21,11 @@ pub(super) async fn check(report: &mut Report, event_type: Option<&str>, setting
         async |position| Probe::connect(&nats, position).await,
         |report, probe| introduce(report, &probe.server()),
         Probe::close,
-        "check OUTRIGGER_NATS_URL: host, port, user, password, token, TLS",
+        (
+            "OUTRIGGER_NATS_URL",
+            &settings.nats.url_name,
+            "host, port, user, password, token, TLS",
+        ),
     );
     let Some(connection) = connection.await else {
         return;

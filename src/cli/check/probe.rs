@@ -73,14 +73,15 @@ pub(super) fn introduce(
     }
 }
 
-/// Tries every place; returns the first connection.
+/// Tries every place; returns the first connection. The last argument: the setting of the places, what the user gave it
+/// by, and what of it may be wrong. An error that names a setting says itself what to do.
 pub(super) async fn reach<P>(
     report: &mut Report,
     places: usize,
     connect: impl AsyncFn(usize) -> Result<P, String>,
     introduce: impl Fn(&mut Report, &P),
     close: impl AsyncFn(P),
-    remedy: &str,
+    (setting, given, parts): (&str, &str, &str),
 ) -> Option<P> {
     let mut first = None;
     let mut unreachable = Vec::new();
@@ -97,10 +98,21 @@ pub(super) async fn reach<P>(
         }
     }
     for error in unreachable {
+        let error = match given.starts_with(setting) {
+            true => error,
+            false => error.replace(setting, given),
+        };
+        let told = error.rsplit_once("; ");
+        let told =
+            told.filter(|(_, advice)| advice.contains("OUTRIGGER_") || advice.contains(given));
+        let (error, remedy) = match told {
+            Some((error, advice)) => (error.to_owned(), advice.to_owned()),
+            None => (error, format!("check {given}: {parts}")),
+        };
         if first.is_some() {
-            report.warning(format!("one of several servers: {error}"), remedy);
+            report.warning(format!("one of several servers: {error}"), &remedy);
         } else {
-            report.failed(error, remedy);
+            report.failed(error, &remedy);
         }
     }
     first

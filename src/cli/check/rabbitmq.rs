@@ -20,7 +20,11 @@ pub(super) async fn check(report: &mut Report, event_type: Option<&str>, setting
         async |position| Probe::connect(&rabbitmq, position).await,
         |report, probe| introduce(report, probe.broker()),
         Probe::close,
-        "check OUTRIGGER_RABBITMQ_URL: host, port, user, password, vhost, TLS",
+        (
+            "OUTRIGGER_RABBITMQ_URL",
+            &settings.rabbitmq.url_name,
+            "host, port, user, password, vhost, TLS",
+        ),
     );
     let Some(connection) = connection.await else {
         return;

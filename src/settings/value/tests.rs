@@ -113,10 +113,19 @@ fn postgres_connection_strings() {
         "postgres://h/d",
         "postgresql:///d?host=/run",
         "host=h dbname=d",
+        "host=h password=a://b",
+        "jdbc:postgresql://h/d?user=u",
+        "postgresql+psycopg://h/d",
+        "Host=h;Database=d",
     ] {
         assert!(parse_postgres_url(text).is_ok(), "{text}");
     }
-    for text in ["mysql://h/d", "h", "jdbc:postgresql://h/d?user=u"] {
+    for text in [
+        "mysql://h/d",
+        "h",
+        "jdbc:mysql://h/d?user=u",
+        "mysql://h/d?a=b",
+    ] {
         assert!(parse_postgres_url(text).is_err(), "{text}");
     }
 }
@@ -129,7 +138,8 @@ fn amqp_urls() {
         ("http://h", "expected an `amqp://` or `amqps://` URL"),
         ("amqp://", "names no host"),
         ("amqp://h,i", "names several hosts"),
-        ("amqp://h/", "ends in `/`"),
+        ("amqp://u:p@s@h", "has more than one `@`"),
+        ("amqp://u:p/s@h", "has an `@` after a `/`"),
         ("amqp://h:port", "is not a valid URL"),
         ("amqp://h?verify=verify_none", "has the parameter `verify`"),
         ("amqp://h,amqp://h:port", "URL number 2: is not a valid URL"),

@@ -48,7 +48,12 @@ impl EventBridgeSettings {
         if let Some(endpoint) = &self.endpoint {
             let host = Url::parse(endpoint).ok();
             let host = host.filter(|url| matches!(url.scheme(), "http" | "https"));
-            if host.is_none_or(|url| !url.has_host()) {
+            if endpoint.contains('@') {
+                problems.push(
+                    "OUTRIGGER_EVENTBRIDGE_ENDPOINT holds a user: AWS's own variables say how to log in"
+                        .to_owned(),
+                );
+            } else if host.is_none_or(|url| !url.has_host()) {
                 problems.push(
                     "OUTRIGGER_EVENTBRIDGE_ENDPOINT must be a URL such as `https://vpce-1.events.eu-west-1.vpce.amazonaws.com`"
                         .to_owned(),

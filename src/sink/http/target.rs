@@ -9,6 +9,7 @@ use secrecy::{ExposeSecret as _, SecretString};
 use url::Url;
 
 use crate::sink::urls::percent_decoded;
+use crate::user_info;
 
 /// Where requests go. Shown without path and credentials, which may be secret.
 #[derive(Clone)]
@@ -37,6 +38,8 @@ impl Target {
         authorization: Option<&SecretString>,
     ) -> Result<Self, String> {
         let wrong = |rule: &str| format!("OUTRIGGER_HTTP_URL: {rule}");
+        user_info::check(url.expose_secret())
+            .map_err(|rule| wrong(&format!("{rule}: {}", user_info::REMEDY)))?;
         let url = Url::parse(url.expose_secret())
             .map_err(|error| wrong(&format!("not a URL ({error})")))?;
         let tls = match url.scheme() {

@@ -10,6 +10,7 @@ use url::Url;
 use crate::secret_file::{SecretFile, split_urls};
 use crate::sink::urls::{parse_each, percent_decoded};
 use crate::tls::{Files, half_a_pair};
+use crate::user_info;
 
 /// More lanes than this only cost memory.
 const MAX_LANES: usize = 256;
@@ -88,21 +89,21 @@ impl fmt::Display for Server {
 impl Server {
     /// Never echoes the URL in its error, which may hold a password.
     fn parse(url: &SecretString) -> Result<Self, String> {
-        let url =
-            Url::parse(url.expose_secret()).map_err(|error| format!("not a URL ({error})"))?;
+        let remedy = user_info::REMEDY;
+        user_info::check(url.expose_secret()).map_err(|rule| format!("{rule}: {remedy}"))?;
+        let url = Url::parse(url.expose_secret())
+            .map_err(|error| format!("not a URL ({error}); {remedy}"))?;
         let tls = match url.scheme() {
             "nats" => false,
             "tls" => true,
-            other => {
-                return Err(format!(
-                    "unknown scheme `{other}`; use `nats://` or, encrypted, `tls://`"
-                ));
-            }
+            _ => return Err("unknown scheme; use `nats://` or, encrypted, `tls://`".to_owned()),
         };
         let host = url.host_str().filter(|host| !host.is_empty());
         let host = host.ok_or("no host; write `nats://host:4222`")?.to_owned();
         if !matches!(url.path(), "" | "/") || url.query().is_some() || url.fragment().is_some() {
-            return Err("nothing may follow host and port; other options are settings".to_owned());
+            return Err(format!(
+                "nothing may follow host and port; other options are settings; {remedy}"
+            ));
         }
         let decoded = |text: &str| {
             String::from_utf8(percent_decoded(text))

@@ -1,7 +1,7 @@
 //! AMQP URLs: parsed strictly, because several clients read the same URL differently.
 //!
-//! * `amqp://host` means the default vhost `/`, but by the AMQP URI rules `amqp://host/` means the
-//!   vhost whose name is *empty*, which practically nobody has. It is refused with an explanation.
+//! * `amqp://host` means the default vhost `/`. By the AMQP URI rules `amqp://host/` means the vhost whose name is
+//!   *empty*, which practically nobody has and many clients take for the default; so it is that here.
 //! * The TLS parameters of other clients (`cacertfile`, `verify`, ...) are refused with the setting
 //!   to use instead: silently ignoring `verify=verify_none` or a CA file would be worse.
 //! * No message ever contains the URL, since it may hold a password.
@@ -12,6 +12,8 @@ use std::time::Duration;
 use lapin::uri::{AMQPScheme, AMQPUri, SASLMechanism};
 use secrecy::{ExposeSecret, SecretString};
 use url::{Host, Url};
+
+use crate::user_info;
 
 /// Largest frame unless the URL says otherwise, in bytes. The client library sets aside 64 frames of
 /// buffers per connection: 2 MiB with this, 8 MiB with RabbitMQ's 128 KiB. An event's headers must fit
@@ -56,14 +58,13 @@ impl fmt::Display for Endpoint {
 
 impl Endpoint {
     pub(super) fn parse(secret: &SecretString) -> Result<Self, String> {
+        let remedy = user_info::REMEDY;
+        user_info::check(secret.expose_secret()).map_err(|rule| format!("{rule}: {remedy}"))?;
         let url = Url::parse(secret.expose_secret()).map_err(|error| {
-            format!("not a URL ({error}); write `amqp://user:password@host:5672/vhost`, with special characters of user and password percent-encoded")
+            format!("not a URL ({error}); write `amqp://user:password@host:5672/vhost`; {remedy}")
         })?;
         if !matches!(url.scheme(), "amqp" | "amqps") {
-            return Err(format!(
-                "unknown scheme `{}`; use `amqp://` or `amqps://`",
-                url.scheme()
-            ));
+            return Err("unknown scheme; use `amqp://` or `amqps://`".to_owned());
         }
         let host = host_of(&url)?;
         check_path(url.path())?;
@@ -79,6 +80,9 @@ impl Endpoint {
                     .to_owned()
             })?;
         uri.authority.host = host;
+        if url.path() == "/" {
+            uri.vhost = "/".to_owned();
+        }
         if uri.vhost.len() > SHORT_STRING_MAX {
             return Err(format!(
                 "the vhost has {} bytes, more than the 255 AMQP allows",
@@ -149,12 +153,7 @@ fn host_of(url: &Url) -> Result<String, String> {
 fn check_path(path: &str) -> Result<(), String> {
     match path {
         // `//` is how some clients write the default vhost; it means the same by the rules.
-        "" | "//" => Ok(()),
-        "/" => Err(
-            "ends in `/`, which means the vhost with the empty name; drop the slash or write \
-             `/%2f` for the default vhost `/`"
-                .to_owned(),
-        ),
+        "" | "/" | "//" => Ok(()),
         _ if path[1..].contains('/') => Err(
             "has a `/` inside the vhost; if the vhost's name contains it, write it as `%2f`"
                 .to_owned(),
@@ -203,10 +202,12 @@ fn check_query(url: &Url) -> Result<(), String> {
                 ));
             }
             _ => {
-                return Err(format!(
-                    "unknown parameter `{name}`; known are heartbeat, connection_timeout, \
-                     frame_max, channel_max and auth_mechanism"
-                ));
+                // Not quoted: it may be a piece of a password.
+                return Err(
+                    "unknown parameter after `?`; known are heartbeat, connection_timeout, frame_max, channel_max \
+                     and auth_mechanism"
+                        .to_owned(),
+                );
             }
         }
         seen.push(name);
@@ -250,15 +251,15 @@ mod tests {
             ("amqp://host", "/"),
             ("amqp://host/%2f", "/"),
             ("amqp://host/%2F", "/"),
+            ("amqp://host/", "/"),
             ("amqp://host//", "/"),
+            ("amqp://host/?heartbeat=5", "/"),
             ("amqp://host/shop", "shop"),
             ("amqp://host/a%2fb", "a/b"),
             ("amqp://host/sh%C3%B6p", "shöp"),
         ] {
             assert_eq!(parse(url).unwrap().vhost(), vhost, "{url}");
         }
-        refused("amqp://u:s3cret@host/", "`/%2f`");
-        refused("amqp://u:s3cret@host/?heartbeat=5", "`/%2f`");
         refused("amqp://u:s3cret@host/a/b", "`%2f`");
         refused(&format!("amqp://host/{}", "v".repeat(256)), "256 bytes");
     }
@@ -291,7 +292,9 @@ mod tests {
         assert!(!format!("{endpoint:?}").contains("s3cret"));
         refused("amqp://u:s3cret@host:99999", "not a URL");
         refused("u:s3cret@host", "");
-        refused("http://u:s3cret@host", "unknown scheme `http`");
+        refused("http://u:s3cret@host", "unknown scheme");
+        refused("amqp://u:s3cret@x@host", "more than one `@`");
+        refused("amqp://u:s3cret/x@host", "after a `/`");
         refused("amqp://u:s3cret%FF@host", "percent-encoded");
     }
 
@@ -311,7 +314,7 @@ mod tests {
         refused("amqps://host?certfile=/c", "OUTRIGGER_RABBITMQ_CERT_FILE");
         refused("amqps://host?keyfile=/k", "OUTRIGGER_RABBITMQ_KEY_FILE");
         refused("amqps://host?verify=verify_none", "always verifies");
-        refused("amqp://host?hartbeat=5", "unknown parameter `hartbeat`");
+        refused("amqp://host?hartbeat=5", "unknown parameter");
         refused("amqp://host?heartbeat=5&heartbeat=6", "twice");
         refused("amqp://host?heartbeat=soon", "not a number");
         refused("amqp://host?frame_max=100", "at least 4096");

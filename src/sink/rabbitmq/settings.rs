@@ -247,7 +247,7 @@ mod tests {
     #[test]
     fn every_problem_is_reported_at_once() {
         let settings = RabbitMqSettings {
-            urls: vec!["amqp://a".into(), "http://b".into(), "amqp://c/".into()],
+            urls: vec!["amqp://a".into(), "http://b".into(), "amqp://c/d/e".into()],
             channels: 0,
             confirm_timeout: Duration::ZERO,
             max_message_size: usize::MAX,

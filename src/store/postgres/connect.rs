@@ -18,7 +18,7 @@ use tokio_postgres::tls::MakeTlsConnect;
 use tokio_postgres::{Client, Config, Connection, Error, Socket};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
-use super::dsn::{Params, bad};
+use super::dsn::{Params, all, bad};
 use super::error::{StoreError, URL};
 use super::options::{CONNECT_TIMEOUT, base_config};
 use super::tls::{self, Use};
@@ -87,6 +87,10 @@ struct Way {
     config: Config,
     tls: MakeRustlsConnect,
     usage: Use,
+    /// Where the URL says that tables are.
+    schema: Option<String>,
+    /// Why a password file that is there was not used.
+    note: Option<String>,
 }
 
 impl fmt::Debug for Connector {
@@ -105,8 +109,19 @@ impl Way {
         let url = again.as_ref().or(settings.url.as_ref());
         let mut params = Params::parse(url.map_or("", |url| url.expose_secret()))?;
         params.fill_from(&settings.variables)?;
-        let (mut usage, verify) = tls::policy(&params)?;
-        let mut config = base_config(&params)?;
+        let (policy, config) = (
+            tls::policy(&params),
+            base_config(&params, &settings.variables),
+        );
+        let ((mut usage, verify), (mut config, note)) = match (policy, config) {
+            (Ok(policy), Ok(config)) => (policy, config),
+            (policy, config) => {
+                let problems = [policy.err(), config.err()].into_iter().flatten();
+                return Err(all(problems.collect())
+                    .err()
+                    .unwrap_or_else(|| bad("cannot be used")));
+            }
+        };
         if config
             .get_hosts()
             .iter()
@@ -139,7 +154,13 @@ impl Way {
             ));
         }
         let tls = MakeRustlsConnect::new(tls::config(&params, verify, direct)?);
-        Ok(Self { config, tls, usage })
+        Ok(Self {
+            config,
+            tls,
+            usage,
+            schema: params.schema,
+            note,
+        })
     }
 
     /// Opens one connection, falling back between TLS and plain as `allow` and `prefer` demand. Says why it fell back
@@ -239,7 +260,17 @@ impl Connector {
 
     /// An error as the user of these settings should read it.
     pub(super) fn explain(&self, error: impl Into<StoreError>) -> StoreError {
-        error.into().naming(&self.settings.url_name)
+        let error = error.into().naming(&self.settings.url_name);
+        let no_password = error.what().contains("password");
+        match self.way().note.filter(|_| no_password) {
+            Some(note) => error.with_remedy(note),
+            None => error,
+        }
+    }
+
+    /// The schema that the URL names for tables.
+    pub(super) fn schema(&self) -> Option<String> {
+        self.way().schema
     }
 
     pub(super) fn url_name(&self) -> &str {
@@ -459,6 +490,7 @@ mod tests {
     #[test]
     fn the_password_file_is_searched_like_libpq_does() {
         let mut file = tempfile::NamedTempFile::new().unwrap();
+        // As it is made: nobody else may read it.
         writeln!(
             file,
             "# comment\nother:*:*:*:no\nh:5432:d:u:p\\:a\\\\ss:word\n*:*:*:*:last"

@@ -1,17 +1,25 @@
-//! Connection strings as libpq knows them: URLs and `key=value` lists, plus the `PG*` variables.
+//! Connection strings as libpq knows them: URLs and `key=value` lists, plus the `PG*` variables; and as the libraries of
+//! other languages write them, which [`super::dialects`] translates.
 //!
 //! tokio-postgres refuses several parameters that managed services put into their URLs
 //! (`sslmode=verify-full`, `sslrootcert`, ...), and a URL parser for the web cannot read several hosts. So
 //! this file reads the string into plain parameters; [`super::connect`] gives them their meaning.
-//! No error ever quotes a value, since a mistyped password ends up anywhere.
+//! No error ever quotes a value, since a mistyped password ends up anywhere; nor a name that means nothing to us, which
+//! may be a piece of one.
 
 use std::collections::BTreeMap;
 
-use super::error::{StoreError, StoreErrorKind};
+use super::dialects::{self, Dialect, Translation};
+use super::error::StoreError;
+use crate::user_info;
 
 /// Parameters by libpq's names.
 #[derive(Clone, Default, PartialEq, Eq)]
-pub(super) struct Params(BTreeMap<String, String>);
+pub(super) struct Params {
+    values: BTreeMap<String, String>,
+    /// Where the outbox table is looked for if its name does not say: `search_path` by any of its names.
+    pub(super) schema: Option<String>,
+}
 
 /// Every parameter we understand, with the variable that stands for it.
 const KNOWN: &[(&str, Option<&str>)] = &[
@@ -22,6 +30,8 @@ const KNOWN: &[(&str, Option<&str>)] = &[
     ("user", Some("PGUSER")),
     ("password", Some("PGPASSWORD")),
     ("passfile", Some("PGPASSFILE")),
+    ("service", Some("PGSERVICE")),
+    ("servicefile", Some("PGSERVICEFILE")),
     ("sslmode", Some("PGSSLMODE")),
     ("sslrootcert", Some("PGSSLROOTCERT")),
     ("sslcert", Some("PGSSLCERT")),
@@ -48,8 +58,6 @@ const KNOWN: &[(&str, Option<&str>)] = &[
 
 /// What libpq knows and we cannot honour: refused rather than ignored.
 const UNSUPPORTED: &[&str] = &[
-    "service",
-    "servicefile",
     "sslcrl",
     "sslcrldir",
     "sslpassword",
@@ -68,56 +76,98 @@ const UNSUPPORTED: &[&str] = &[
     "scram_server_key",
 ];
 
+/// Names and values as written.
+pub(super) type Written = Vec<(String, String)>;
+
 impl Params {
-    /// Reads a URL or a `key=value` list.
+    /// Reads a URL or a `key=value` list. Every problem is in the error.
     pub(super) fn parse(text: &str) -> Result<Self, StoreError> {
         let text = text.trim();
-        let params = match text.split_once("://") {
-            Some(("postgres" | "postgresql", rest)) => parse_url(rest)?,
-            Some((scheme, _)) if !scheme.contains('=') => {
+        let (dialect, (before, written)) = match dialects::recognise(text) {
+            Some((dialect, rest)) => (dialect, parse_url(rest, dialect)?),
+            None if dialects::is_ado(text) => (Dialect::Ado, (0, dialects::parse_ado(text)?)),
+            None if has_scheme(text) => {
                 return Err(bad(
                     "starts with an unknown scheme: use postgres://user:password@host:port/database",
                 ));
             }
-            _ => parse_pairs(text)?,
+            None => (Dialect::Libpq, (0, parse_pairs(text)?)),
         };
-        for name in params.keys() {
-            if UNSUPPORTED.contains(&name.as_str()) {
-                return Err(bad(format!(
-                    "sets `{name}`, which outrigger does not support: remove it"
-                )));
-            }
-            if !KNOWN.iter().any(|(known, _)| known == name) {
-                return Err(bad(format!(
-                    "has an unknown parameter `{}`: remove it",
-                    printable(name)
-                )));
-            }
-        }
-        Ok(Self(params))
+        Self::from_written(dialect, before, written)
     }
 
-    /// Fills what is still unset from `PG*` variables. Empty variables count as unset.
+    /// Gives every parameter its libpq name. The first `before` are not parameters to the user.
+    fn from_written(dialect: Dialect, before: usize, written: Written) -> Result<Self, StoreError> {
+        let mut translation = Translation::new(dialect);
+        let mut problems = Vec::new();
+        let mut values = BTreeMap::new();
+        for (place, (name, value)) in written.into_iter().enumerate() {
+            let (name, value) = match translation.take(name, value) {
+                Ok(Some(parameter)) => parameter,
+                Ok(None) => continue,
+                Err(problem) => {
+                    problems.push(problem);
+                    continue;
+                }
+            };
+            if UNSUPPORTED.contains(&name.as_str()) {
+                problems.push(bad(format!(
+                    "sets `{name}`, which outrigger does not support: remove it"
+                )));
+            } else if is_known(&name) {
+                values.insert(name, value);
+            } else {
+                problems.push(unknown((place + 1).saturating_sub(before), &name));
+            }
+        }
+        all(problems)?;
+        translation.finish(&mut values);
+        Ok(Self {
+            values,
+            schema: translation.schema,
+        })
+    }
+
+    /// Everything in one line.
+    #[cfg(test)]
+    pub(super) fn for_tests(&self) -> String {
+        let mut words: Vec<String> = self
+            .values
+            .iter()
+            .map(|(name, value)| format!("{name}={value}"))
+            .collect();
+        words.extend(self.schema.iter().map(|schema| format!("schema={schema}")));
+        words.join(" ")
+    }
+
+    /// Fills what is still unset: from the service that is asked for, then from `PG*` variables. Empty variables count as
+    /// unset. Reads the file of services.
     pub(super) fn fill_from(
         &mut self,
         variables: &BTreeMap<String, String>,
     ) -> Result<(), StoreError> {
-        for name in ["PGSERVICE", "PGSSLCRL", "PGREQUIREAUTH", "PGREQUIREPEER"] {
-            if variables.get(name).is_some_and(|value| !value.is_empty()) {
-                return Err(StoreError::new(
-                    StoreErrorKind::Fatal,
-                    format!("{name} is not supported: unset it and use OUTRIGGER_DATABASE_URL"),
-                ));
+        let variable = |name: &str| variables.get(name).filter(|value| !value.is_empty());
+        for name in ["PGSSLCRL", "PGREQUIREAUTH", "PGREQUIREPEER"] {
+            if variable(name).is_some() {
+                return Err(StoreError::fatal(format!(
+                    "{name} is not supported: unset it and use OUTRIGGER_DATABASE_URL"
+                )));
             }
         }
-        for (name, variable) in KNOWN {
-            let value = variable
-                .and_then(|v| variables.get(v))
-                .filter(|v| !v.is_empty());
-            if let Some(value) = value {
-                self.0
-                    .entry((*name).to_owned())
-                    .or_insert_with(|| value.clone());
+        let given = |name: &str, by: &str| self.get(name).or(variable(by).map(String::as_str));
+        if let Some(service) = given("service", "PGSERVICE") {
+            let file = given("servicefile", "PGSERVICEFILE");
+            let found = super::service::find(service, file, variables)?;
+            let found = Self::from_written(Dialect::Libpq, 0, found)?;
+            for (name, value) in found.values {
+                self.values.entry(name).or_insert(value);
+            }
+            self.schema = self.schema.take().or(found.schema);
+        }
+        for (name, by) in KNOWN {
+            if let Some(value) = by.and_then(variable) {
+                let entry = self.values.entry((*name).to_owned());
+                entry.or_insert_with(|| value.clone());
             }
         }
         Ok(())
@@ -125,12 +175,22 @@ impl Params {
 
     /// A parameter that is set and not empty.
     pub(super) fn get(&self, name: &str) -> Option<&str> {
-        debug_assert!(KNOWN.iter().any(|(known, _)| *known == name), "{name}");
-        self.0
+        debug_assert!(is_known(name), "{name}");
+        self.values
             .get(name)
             .map(String::as_str)
             .filter(|value| !value.is_empty())
     }
+}
+
+fn is_known(name: &str) -> bool {
+    KNOWN.iter().any(|(known, _)| *known == name)
+}
+
+/// Whether this is a URL of some kind. A password in a list of pairs may hold `://` as well.
+fn has_scheme(text: &str) -> bool {
+    text.split_once("://")
+        .is_some_and(|(scheme, _)| !scheme.contains(['=', ' ']))
 }
 
 /// An error about the connection string. Never quotes it.
@@ -138,59 +198,145 @@ pub(super) fn bad(what: impl AsRef<str>) -> StoreError {
     StoreError::fatal(format!("the database URL {}", what.as_ref()))
 }
 
-/// A parameter name is quoted only if it looks like one: a stray piece of a password does not.
-fn printable(name: &str) -> &str {
-    let plain = name.len() <= 40 && name.bytes().all(|b| b.is_ascii_lowercase() || b == b'_');
-    if plain { name } else { "..." }
+/// All of these errors in one, if there are any.
+pub(super) fn all(errors: Vec<StoreError>) -> Result<(), StoreError> {
+    let texts: Vec<String> = errors.iter().map(ToString::to_string).collect();
+    match errors.into_iter().next() {
+        None => Ok(()),
+        Some(only) if texts.len() == 1 => Err(only),
+        Some(_) => {
+            const SUBJECT: &str = "the database URL ";
+            let rest = texts
+                .iter()
+                .map(|text| text.strip_prefix(SUBJECT).unwrap_or(text))
+                .enumerate()
+                .map(|(place, text)| format!("({}) {text}", place + 1));
+            let list = rest.collect::<Vec<_>>().join("; ");
+            Err(bad(format!("has {} problems: {list}", texts.len())))
+        }
+    }
 }
 
-fn parse_url(rest: &str) -> Result<BTreeMap<String, String>, StoreError> {
-    let mut params = BTreeMap::new();
-    let (rest, query) = rest.split_once('?').map_or((rest, ""), |(a, b)| (a, b));
-    let (authority, path) = rest.split_once('/').map_or((rest, ""), |(a, b)| (a, b));
-    // A password may hold a bare `@`; hosts never do.
-    let (login, hosts) = authority
-        .rsplit_once('@')
-        .map_or((None, authority), |(login, hosts)| (Some(login), hosts));
+/// A parameter that nobody knows. Its name may be a piece of a password, so it goes by its place.
+fn unknown(place: usize, name: &str) -> StoreError {
+    let lower = name.to_lowercase();
+    let likeness = |known: &str| strsim::normalized_damerau_levenshtein(&lower, known);
+    let known = KNOWN.iter().map(|(known, _)| *known);
+    let nearest = known.max_by(|a, b| likeness(a).total_cmp(&likeness(b)));
+    match nearest.filter(|known| likeness(known) >= 0.66) {
+        Some(known) => bad(format!(
+            "has an unknown parameter (number {place}): did you mean `{known}`?"
+        )),
+        None => bad(format!(
+            "has an unknown parameter (number {place}): remove it, or percent-encode the special characters of a value"
+        )),
+    }
+}
+
+/// What follows `postgres://`.
+fn parse_url(rest: &str, dialect: Dialect) -> Result<(usize, Written), StoreError> {
+    let (login, place) = split_login(rest, dialect)?;
+    let (place, query) = place.split_once('?').unwrap_or((place, ""));
+    let (hosts, path) = place.split_once('/').unwrap_or((place, ""));
+    let mut written = Written::new();
+    let mut set = |name: &str, raw: &str| {
+        let value = decode(raw, name, dialect)?;
+        written.push((name.to_owned(), value));
+        Ok::<(), StoreError>(())
+    };
     if let Some(login) = login {
         let (user, password) = login
             .split_once(':')
-            .map_or((login, None), |(u, p)| (u, Some(p)));
-        set(&mut params, "user", user)?;
+            .map_or((login, None), |(user, password)| (user, Some(password)));
+        set("user", user)?;
         if let Some(password) = password {
-            set(&mut params, "password", password)?;
+            set("password", password)?;
         }
     }
-    if !hosts.is_empty() {
-        let mut names = Vec::new();
-        let mut ports = Vec::new();
-        for host in hosts.split(',') {
-            let (name, port) = split_port(host)?;
-            names.push(decode(name, "host")?);
-            ports.push(port.to_owned());
-        }
-        params.insert("host".into(), names.join(","));
-        if ports.iter().any(|port| !port.is_empty()) {
-            params.insert("port".into(), ports.join(","));
-        }
+    let java_at_home = dialect == Dialect::Jdbc && !place.contains('/');
+    if java_at_home {
+        // `jdbc:postgresql:database`
+        set("dbname", hosts)?;
+        set("host", "localhost")?;
     }
     if !path.is_empty() {
-        set(&mut params, "dbname", path)?;
+        set("dbname", path)?;
     }
+    if !hosts.is_empty() && !java_at_home {
+        let mut places = Vec::new();
+        for host in hosts.split(',') {
+            let (name, port) = split_port(host)?;
+            places.push((decode(name, "host", dialect)?, port.to_owned()));
+        }
+        written.extend(hosts_and_ports(places));
+    }
+    let before = written.len();
+    let mut places = Vec::new();
     for pair in query.split('&').filter(|pair| !pair.is_empty()) {
         let (name, value) = pair
             .split_once('=')
             .ok_or_else(|| bad("has a parameter without a value after `?`"))?;
-        let name = decode(name, "parameter name")?;
-        // libpq's alias for JDBC-style URLs.
-        if name == "ssl" && value == "true" {
-            params.insert("sslmode".into(), "require".into());
-            continue;
+        let name = decode(name, "parameter name", dialect)?;
+        let value = decode(value, "parameters", dialect)?;
+        // As SQLAlchemy lists several hosts.
+        match name.as_str() {
+            "host" if query.matches("host=").count() > 1 && !value.starts_with('/') => {
+                let (name, port) = split_port(&value)?;
+                places.push((name.to_owned(), port.to_owned()));
+            }
+            _ => written.push((name, value)),
         }
-        let value = decode(value, printable(&name))?;
-        params.insert(name, value);
     }
-    Ok(params)
+    written.extend(hosts_and_ports(places));
+    Ok((before, written))
+}
+
+fn hosts_and_ports(places: Vec<(String, String)>) -> Written {
+    let (hosts, ports): (Vec<_>, Vec<_>) = places.into_iter().unzip();
+    let mut written = Written::new();
+    if !hosts.is_empty() {
+        written.push(("host".to_owned(), hosts.join(",")));
+    }
+    if ports.iter().any(|port| !port.is_empty()) {
+        written.push(("port".to_owned(), ports.join(",")));
+    }
+    written
+}
+
+/// User and password, and the rest. As libpq has it, the first `@` before the first `/` ends them, so a bare `?` or `#`
+/// belongs to the password. An `@` anywhere else could mean that they go on, and what is taken for a host is shown to
+/// people: so that is refused.
+fn split_login(rest: &str, dialect: Dialect) -> Result<(Option<&str>, &str), StoreError> {
+    let authority = rest.split('/').next().unwrap_or_default();
+    let Some((login, _)) = authority.split_once('@') else {
+        // Only what a JDBC driver reads has its user among the parameters by custom, and no `@` before them.
+        let stray = match dialect {
+            Dialect::Jdbc => rest.split('?').next().unwrap_or_default().contains('@'),
+            _ => rest.contains('@'),
+        };
+        return match stray {
+            true => Err(bad(format!(
+                "has an `@` after a `/` or `?`: {}",
+                user_info::REMEDY
+            ))),
+            false => Ok((None, rest)),
+        };
+    };
+    let place = &rest[login.len() + 1..];
+    if place.contains('@') {
+        return Err(bad(format!("has more than one `@`: {}", user_info::REMEDY)));
+    }
+    if let Some((before, after)) = login.split_once('?') {
+        // `host?name=v@lue`, or `user:pa?ss@host`?
+        let port = before.split_once(':').map_or("", |(_, port)| port);
+        if after.contains('=') && port.bytes().all(|byte| byte.is_ascii_digit()) {
+            return Err(bad(format!(
+                "has an `@` after a `?`: {}",
+                user_info::REMEDY
+            )));
+        }
+    }
+    Ok((Some(login), place))
 }
 
 /// `host`, `host:port`, `[::1]` or `[::1]:port`.
@@ -208,13 +354,8 @@ fn split_port(host: &str) -> Result<(&str, &str), StoreError> {
     Ok(host.split_once(':').unwrap_or((host, "")))
 }
 
-fn set(params: &mut BTreeMap<String, String>, name: &str, raw: &str) -> Result<(), StoreError> {
-    params.insert(name.to_owned(), decode(raw, name)?);
-    Ok(())
-}
-
-/// Percent-decoding. `+` stays a plus, as in libpq.
-fn decode(raw: &str, what: &str) -> Result<String, StoreError> {
+/// Percent-decoding. `+` stays a plus, as in libpq, except where Java reads it.
+fn decode(raw: &str, what: &str, dialect: Dialect) -> Result<String, StoreError> {
     let broken = || {
         bad(format!(
             "has a broken %-escape in its {what}: write `%` itself as `%25`"
@@ -224,7 +365,8 @@ fn decode(raw: &str, what: &str) -> Result<String, StoreError> {
     let mut rest = raw.bytes();
     while let Some(byte) = rest.next() {
         if byte != b'%' {
-            bytes.push(byte);
+            let blank = byte == b'+' && dialect == Dialect::Jdbc;
+            bytes.push(if blank { b' ' } else { byte });
             continue;
         }
         let mut digit = || rest.next().and_then(|d| char::from(d).to_digit(16));
@@ -235,8 +377,8 @@ fn decode(raw: &str, what: &str) -> Result<String, StoreError> {
 }
 
 /// `key = value` pairs; values may stand in single quotes, with backslash escapes.
-fn parse_pairs(text: &str) -> Result<BTreeMap<String, String>, StoreError> {
-    let mut params = BTreeMap::new();
+pub(super) fn parse_pairs(text: &str) -> Result<Written, StoreError> {
+    let mut params = Written::new();
     let mut chars = text.chars().peekable();
     loop {
         while chars.next_if(|c| c.is_whitespace()).is_some() {}
@@ -259,9 +401,9 @@ fn parse_pairs(text: &str) -> Result<BTreeMap<String, String>, StoreError> {
         loop {
             match chars.peek() {
                 None if quoted => {
+                    let place = params.len() + 1;
                     return Err(bad(format!(
-                        "has no closing quote after `{}`",
-                        printable(&name)
+                        "has no closing quote in its value number {place}"
                     )));
                 }
                 None => break,
@@ -277,7 +419,7 @@ fn parse_pairs(text: &str) -> Result<BTreeMap<String, String>, StoreError> {
                 Some(_) => value.extend(chars.next()),
             }
         }
-        params.insert(name, value);
+        params.push((name, value));
     }
 }
 
@@ -287,7 +429,7 @@ mod tests {
     use super::*;
 
     fn pairs(text: &str) -> Vec<(String, String)> {
-        Params::parse(text).unwrap().0.into_iter().collect()
+        Params::parse(text).unwrap().values.into_iter().collect()
     }
 
     fn check(text: &str, expected: &[(&str, &str)]) {
@@ -334,6 +476,36 @@ mod tests {
     }
 
     #[test]
+    fn every_problem_is_in_one_error() {
+        let text = "postgres://u:p@h/d?sslmod=require&sslcrl=/x&unheard_of=1";
+        let error = Params::parse(text).map(|_| ()).unwrap_err().to_string();
+        for says in [
+            "3 problems",
+            "(1)",
+            "`sslmode`?",
+            "(2) sets `sslcrl`",
+            "(3)",
+            "remove it",
+        ] {
+            assert!(error.contains(says), "{says}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_bare_question_mark_belongs_to_the_password_as_in_libpq() {
+        check(
+            "postgres://u:p?s#s@h/d?sslmode=disable",
+            &[
+                ("dbname", "d"),
+                ("host", "h"),
+                ("password", "p?s#s"),
+                ("sslmode", "disable"),
+                ("user", "u"),
+            ],
+        );
+    }
+
+    #[test]
     fn key_value_lists_with_quotes() {
         check(
             r"host=localhost  user = 'o' password='a b\'c\\' dbname=x\ y",
@@ -350,13 +522,21 @@ mod tests {
     fn errors_name_the_setting_and_keep_the_secret() {
         for (text, says) in [
             ("postgres://u:hunter2%zz@h/d", "password"),
-            ("postgres://u:hunter2@h/d?schema=public", "`schema`"),
+            (
+                "postgres://u:hunter2@h/d?sslmod=x",
+                "did you mean `sslmode`?",
+            ),
+            ("postgres://u:hunter2@h/d?hunter2=x", "(number 1)"),
             ("postgres://u:hunter2@h/d?sslcrl=/x", "`sslcrl`"),
             ("postgres://u:hunter2@[::1/d", "IPv6"),
             ("mysql://u:hunter2@h/d", "scheme"),
-            ("host=h password='hunter2", "`password`"),
+            ("host=h password='hunter2", "value number 2"),
             ("hunter2", "key=value"),
-            ("host=h Hunter2hunter2=x", "`...`"),
+            ("host=h Hunter2hunter2=x", "(number 2)"),
+            ("postgres://u:hunter2@x@h/d", "more than one `@`"),
+            ("postgres://u:hunter2/x@h/d", "after a `/`"),
+            ("postgres://u:hun/ter2?x@h/d", "after a `/`"),
+            ("postgres://h:1?password=hunter2@x", "after a `?`"),
         ] {
             let error = Params::parse(text).map(|_| ()).unwrap_err().to_string();
             assert!(error.contains(says), "{text}: {error}");
@@ -379,14 +559,9 @@ mod tests {
         assert_eq!(params.get("password"), Some("s"));
         assert_eq!(params.get("port"), None);
         assert_eq!(params.get("sslmode"), Some("require"));
-        let service = [("PGSERVICE".to_owned(), "x".to_owned())].into();
-        assert!(
-            params
-                .fill_from(&service)
-                .unwrap_err()
-                .to_string()
-                .contains("PGSERVICE")
-        );
+        let service = [("PGSSLCRL".to_owned(), "x".to_owned())].into();
+        let error = params.fill_from(&service).unwrap_err().to_string();
+        assert!(error.contains("PGSSLCRL"), "{error}");
     }
 
     proptest::proptest! {
@@ -394,10 +569,10 @@ mod tests {
         fn any_value_survives_quoting_and_escaping(value in "\\PC*") {
             let quoted = value.replace('\\', "\\\\").replace('\'', "\\'");
             let params = Params::parse(&format!("host=h password='{quoted}' user=u")).unwrap();
-            proptest::prop_assert_eq!(params.0.get("password"), Some(&value));
+            proptest::prop_assert_eq!(params.values.get("password"), Some(&value));
             let escaped: String = value.bytes().map(|b| format!("%{b:02x}")).collect();
             let params = Params::parse(&format!("postgres://u:{escaped}@h/d")).unwrap();
-            proptest::prop_assert_eq!(params.0.get("password"), Some(&value));
+            proptest::prop_assert_eq!(params.values.get("password"), Some(&value));
         }
 
         #[test]

@@ -111,12 +111,10 @@ impl StoreError {
     /// Calls the setting by the name that the user gave it by.
     pub(super) fn naming(mut self, url: &str) -> Self {
         // Its own file's variable begins with it, and is named already.
-        let named = |text: String| match url.starts_with(URL) {
-            true => text,
-            false => text.replace(URL, url),
-        };
-        self.message = named(self.message);
-        self.remedy = self.remedy.map(named);
+        if !url.starts_with(URL) {
+            self.message = self.message.replace(URL, url);
+            self.remedy = self.remedy.map(|remedy| remedy.replace(URL, url));
+        }
         self
     }
 
@@ -140,7 +138,10 @@ impl StoreError {
 /// The setting that says how to reach the database, where the user did not choose another name for it.
 pub(super) const URL: &str = "OUTRIGGER_DATABASE_URL";
 const TAKES_NO_WRITES: &str = "the server takes no writes: it is a standby, or read-only";
-const POINT_TO_PRIMARY: &str = "Outrigger tries again until it does; OUTRIGGER_DATABASE_URL must lead to the primary, or name every server";
+const POINT_TO_PRIMARY: &str =
+    "point OUTRIGGER_DATABASE_URL to the primary, or name every server in it";
+const LOGIN: &str =
+    "check user and password in OUTRIGGER_DATABASE_URL, and pg_hba.conf on the server";
 
 impl fmt::Display for StoreError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -168,7 +169,7 @@ impl From<tokio_postgres::Error> for StoreError {
                 message = format!("{message}; {hint}");
             }
             let remedy = match code.starts_with("28") {
-                true => remedy(&message),
+                true => remedy(&message).or(Some(LOGIN)),
                 false => remedy_for(code),
             };
             return Self {
@@ -278,10 +279,7 @@ fn remedy(message: &str) -> Option<&'static str> {
             "SSL encryption",
             "set `sslmode=disable` in OUTRIGGER_DATABASE_URL, or allow it in pg_hba.conf",
         ),
-        (
-            "authentication failed",
-            "check user and password in OUTRIGGER_DATABASE_URL, and pg_hba.conf on the server",
-        ),
+        ("authentication failed", LOGIN),
     ];
     let fitting = REMEDIES.iter().find(|(part, _)| message.contains(part));
     fitting.map(|(_, remedy)| *remedy)
@@ -357,7 +355,7 @@ mod tests {
     #[test]
     fn the_setting_goes_by_the_name_it_was_given_by() {
         let error = StoreError::read_only().naming("DATABASE_URL").to_string();
-        assert!(error.contains("; DATABASE_URL must lead"), "{error}");
+        assert!(error.contains("; point DATABASE_URL to"), "{error}");
         assert!(!error.contains(URL), "{error}");
         let error = StoreError::read_only().naming(URL).to_string();
         assert!(error.contains(URL), "{error}");

@@ -266,6 +266,13 @@ impl Mapping {
         }
     }
 
+    /// In this schema, unless the table's name says in which.
+    #[must_use]
+    pub(super) fn in_schema(mut self, schema: String) -> Self {
+        self.schema = self.schema.or(Some(schema));
+        self
+    }
+
     /// Schema (if configured) and table, unquoted.
     pub(super) fn schema_and_table(&self) -> Option<(&str, &str)> {
         self.schema

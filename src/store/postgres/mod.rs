@@ -1,6 +1,6 @@
 //! The outbox in PostgreSQL. The only place that knows tokio-postgres.
 //!
-//! * [`connect`], `dsn`, `options`, `tls`: from settings to connections, with libpq's meanings.
+//! * [`connect`], `dsn`, `dialects`, `service`, `options`, `tls`: from settings to connections, with libpq's meanings.
 //! * [`mapping`], [`inspect`]: which table and columns; what the catalog says about them.
 //! * [`migrate`]: schema, native table, grants.
 //! * `sql`, `read`, `settle`, `failures`, `ownership`: what the relay does.
@@ -12,6 +12,7 @@
 
 pub mod admin;
 pub mod connect;
+mod dialects;
 mod dsn;
 pub mod emit;
 pub mod error;
@@ -27,6 +28,7 @@ pub mod probe;
 mod read;
 mod repartition;
 pub mod replay;
+mod service;
 mod session;
 mod settle;
 mod sql;
@@ -71,6 +73,10 @@ impl Database {
     pub fn new(settings: &ConnectSettings, mapping: Mapping) -> Result<Self, StoreError> {
         let connector = Connector::new(settings)?;
         let pool = connector.pool(settings.pool_size, settings.timeout)?;
+        let mapping = match connector.schema() {
+            Some(schema) => mapping.in_schema(schema),
+            None => mapping,
+        };
         Ok(Self {
             connector,
             pool,

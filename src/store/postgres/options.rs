@@ -1,18 +1,25 @@
 //! Connection parameters as tokio-postgres takes them.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use tokio_postgres::Config;
 use tokio_postgres::config::{ChannelBinding, LoadBalanceHosts, TargetSessionAttrs};
 
-use super::dsn::{Params, bad};
+use super::dsn::{Params, all, bad};
 use super::error::StoreError;
+use super::service;
 
 /// Per host; also the bound of small waits.
 pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Everything but TLS.
-pub(super) fn base_config(params: &Params) -> Result<Config, StoreError> {
+/// Everything but TLS, and why a password file that is there was not used. Every problem is in the error.
+pub(super) fn base_config(
+    params: &Params,
+    variables: &BTreeMap<String, String>,
+) -> Result<(Config, Option<String>), StoreError> {
+    let mut problems = Vec::new();
+    let mut note = None;
     let mut config = Config::new();
     config
         .connect_timeout(CONNECT_TIMEOUT)
@@ -27,7 +34,11 @@ pub(super) fn base_config(params: &Params) -> Result<Config, StoreError> {
                 .or(params.get("fallback_application_name"))
                 .unwrap_or("outrigger"),
         );
-    let hosts = add_hosts(&mut config, params)?;
+    let hosts = add_hosts(&mut config, params);
+    let hosts = hosts.unwrap_or_else(|problem| {
+        problems.push(problem);
+        Vec::new()
+    });
     let user = params.get("user");
     if let Some(user) = user {
         config.user(user);
@@ -37,17 +48,30 @@ pub(super) fn base_config(params: &Params) -> Result<Config, StoreError> {
     }
     if let Some(password) = params.get("password") {
         config.password(password);
-    } else if let Some(path) = params.get("passfile")
-        && let Some(password) = password_from(path, &hosts, &config)?
-    {
-        config.password(password);
+    } else {
+        match service::password(params.get("passfile"), &hosts, &config, variables) {
+            Ok(looked) => {
+                note = looked.note;
+                if let Some(password) = looked.password {
+                    config.password(password);
+                }
+            }
+            Err(problem) => problems.push(problem),
+        }
     }
     if let Some(options) = params.get("options") {
         config.options(options);
     }
-    set_choices(&mut config, params)?;
-    set_times(&mut config, params)?;
-    Ok(config)
+    problems.extend(set_choices(&mut config, params).err());
+    problems.extend(set_times(&mut config, params).err());
+    all(problems)?;
+    Ok((config, note))
+}
+
+/// A name, an address, or the folder of a socket. Anything else is likely a piece of a password, and hosts are shown.
+fn is_host(host: &str) -> bool {
+    let named = |c: char| c.is_alphanumeric() || matches!(c, '-' | '.' | '_' | ':' | '%');
+    host.starts_with(['/', '@']) || host.chars().all(named)
 }
 
 fn add_hosts(config: &mut Config, params: &Params) -> Result<Vec<(String, u16)>, StoreError> {
@@ -75,6 +99,12 @@ fn add_hosts(config: &mut Config, params: &Params) -> Result<Vec<(String, u16)>,
     for (i, host) in hosts.iter().enumerate() {
         if host.is_empty() {
             return Err(bad("has an empty host in its list"));
+        }
+        if !is_host(host) {
+            return Err(bad(format!(
+                "has a host that cannot be one: {}",
+                crate::user_info::REMEDY
+            )));
         }
         let port = if ports.len() == 1 { ports[0] } else { ports[i] };
         config.host(*host).port(port);
@@ -184,59 +214,4 @@ fn set_times(config: &mut Config, params: &Params) -> Result<(), StoreError> {
         config.tcp_user_timeout(Duration::from_millis(millis));
     }
     Ok(())
-}
-
-/// Looks a password up in a `.pgpass` file: `host:port:database:user:password`, `*` for any, `\` escapes.
-fn password_from(
-    path: &str,
-    hosts: &[(String, u16)],
-    config: &Config,
-) -> Result<Option<String>, StoreError> {
-    let text = std::fs::read_to_string(path).map_err(|error| {
-        bad(format!(
-            "names a passfile `{path}` that cannot be read: {error}"
-        ))
-    })?;
-    let fits = |pattern: &str, value: &str| pattern == "*" || pattern == value;
-    for line in text.lines().filter(|line| !line.starts_with('#')) {
-        let fields = split_fields(line);
-        let [host, port, database, user, password] = fields.as_slice() else {
-            continue;
-        };
-        let host_fits = hosts.iter().any(|(name, number)| {
-            // libpq calls the default socket directory "localhost" here.
-            let name = if name.starts_with('/') {
-                "localhost"
-            } else {
-                name
-            };
-            fits(host, name) && fits(port, &number.to_string())
-        });
-        if host_fits
-            && fits(database, config.get_dbname().unwrap_or_default())
-            && fits(user, config.get_user().unwrap_or_default())
-        {
-            return Ok(Some(password.clone()));
-        }
-    }
-    Ok(None)
-}
-
-fn split_fields(line: &str) -> Vec<String> {
-    let mut fields = vec![String::new()];
-    let mut chars = line.chars();
-    while let Some(c) = chars.next() {
-        match c {
-            ':' if fields.len() < 5 => fields.push(String::new()),
-            '\\' => fields
-                .last_mut()
-                .into_iter()
-                .for_each(|field| field.extend(chars.next())),
-            _ => fields
-                .last_mut()
-                .into_iter()
-                .for_each(|field| field.push(c)),
-        }
-    }
-    fields
 }

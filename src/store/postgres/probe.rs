@@ -24,6 +24,8 @@ pub struct ServerFacts {
     pub role: String,
     /// The database.
     pub database: String,
+    /// Address and port of the server, as it knows them itself; `None` on a Unix socket.
+    pub address: Option<String>,
     /// The TLS version in use, if any (as the server sees it, which behind a pooler is not our connection).
     pub tls: Option<String>,
     /// `max_connections`.
@@ -58,6 +60,8 @@ pub struct TableFacts {
     pub pending_index: bool,
     /// The order column's sequence hands out numbers in blocks (CACHE above 1), which breaks the order.
     pub sequence_cached: bool,
+    /// Publications for which the server refuses to mark or delete rows: the table has no replica identity.
+    pub unidentified: Vec<String>,
     /// GRANT statements that are missing for the role logged in.
     pub missing_grants: Vec<String>,
 }
@@ -106,7 +110,8 @@ async fn server(client: &Client, other: &Client) -> Result<ServerFacts, StoreErr
                   select a.xact_start from pg_stat_activity a where a.datname = current_database() \
                     and a.backend_type = 'client backend' and a.pid <> pg_backend_pid() \
                   union all select p.prepared from pg_prepared_xacts p where p.database = current_database() \
-                ) t (began))",
+                ) t (began)), \
+               host(inet_server_addr()) || ':' || inet_server_port()",
             &[],
         )
         .await?;
@@ -124,6 +129,7 @@ async fn server(client: &Client, other: &Client) -> Result<ServerFacts, StoreErr
         pooled: shares_sessions(client, other).await?,
         clock_ahead: server_clock.as_second() - jiff::Timestamp::now().as_second(),
         oldest_transaction: row.try_get(10)?,
+        address: row.try_get(11)?,
         schema_version: migrate::version(client).await?,
     })
 }
@@ -213,6 +219,7 @@ async fn table(client: &Client, database: &Database) -> Result<TableFacts, Store
         order_index: row.try_get("order_index")?,
         pending_index: published.is_none() || row.try_get("pending_index")?,
         sequence_cached: row.try_get("cached")?,
+        unidentified: unidentified(client, &table).await?,
         missing_grants: missing_grants(client, &table).await?,
         columns: table
             .columns
@@ -227,6 +234,33 @@ async fn table(client: &Client, database: &Database) -> Result<TableFacts, Store
             .collect(),
         capabilities: table.capabilities(),
     })
+}
+
+/// Publications of updates or deletes that cover the table, if it or a partition of it has no replica identity.
+/// Retention deletes what was marked, so both matter then.
+async fn unidentified(client: &Client, table: &inspect::Table) -> Result<Vec<String>, StoreError> {
+    let refused = match table.after_publish {
+        AfterPublish::Mark => "(p.pubupdate or p.pubdelete)",
+        AfterPublish::Delete => "p.pubdelete",
+    };
+    let text = format!(
+        "with recursive tree as (select {class}::oid as oid union \
+           select i.inhrelid from pg_inherits i join tree on i.inhparent = tree.oid) \
+         select distinct p.pubname::text from pg_publication p \
+           join pg_publication_tables t on t.pubname = p.pubname \
+           join pg_namespace n on n.nspname = t.schemaname \
+           join pg_class c on c.relnamespace = n.oid and c.relname = t.tablename \
+         where {refused} and c.oid in (select oid from tree) and exists (select from pg_class m \
+           where m.oid in (select oid from tree) and m.relkind = 'r' and case m.relreplident \
+             when 'f' then false \
+             when 'd' then not exists (select from pg_index i where i.indrelid = m.oid and i.indisprimary) \
+             when 'i' then not exists (select from pg_index i where i.indrelid = m.oid and i.indisreplident) \
+             else true end) order by 1",
+        class = table.regclass()
+    );
+    let rows = client.query_typed(&text, &[]).await?;
+    let names = rows.iter().map(|row| row.try_get(0));
+    Ok(names.collect::<Result<_, _>>()?)
 }
 
 async fn missing_grants(
