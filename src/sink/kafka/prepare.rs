@@ -165,6 +165,7 @@ mod tests {
             id: "id-1".into(),
             event_type: "t".into(),
             time: None,
+            expires_in: None,
             correlation_id: None,
             source: "/s".into(),
             key: Some("k".into()),
