@@ -11,6 +11,7 @@ pub fn rabbitmq(settings: &Settings) -> sink::rabbitmq::RabbitMqSettings {
         urls: rabbitmq.urls,
         url_file: rabbitmq.url_file,
         declare: rabbitmq.declare,
+        expiration: rabbitmq.expiration,
         exchange_type: rabbitmq.exchange_type.as_str().to_owned(),
         channels: rabbitmq.channels,
         confirm_timeout: rabbitmq.confirm_timeout,

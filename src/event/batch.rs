@@ -63,6 +63,8 @@ impl Batcher {
             Some(at) => {
                 let (message, body) = &mut self.messages[at];
                 message.seqs.push(record.seq);
+                let both = message.expires_in.zip(record.expires_in);
+                message.expires_in = both.map(|(one, other)| one.max(other));
                 body.push(b',');
                 body.extend_from_slice(&self.scratch);
                 at

@@ -260,6 +260,7 @@ pub(super) fn message_without_body(
         id: event.id.to_owned(),
         event_type: event.event_type.to_owned(),
         time: record.created_at,
+        expires_in: record.expires_in,
         correlation_id: event
             .extension("correlationid")
             .map(|value| value.to_text())

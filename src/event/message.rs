@@ -1,5 +1,7 @@
 //! What a sink is handed: an encoded event (or batch of events) with its destination.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use jiff::Timestamp;
 
@@ -38,6 +40,9 @@ pub struct Message {
     pub event_type: String,
     /// The event's time.
     pub time: Option<Timestamp>,
+    /// Time left until the event expires, by the database's clock when the row was read; of several, until the last
+    /// does, if all do.
+    pub expires_in: Option<Duration>,
     /// The `correlationid` extension, if the event has one.
     pub correlation_id: Option<String>,
     /// The event's source, for the sink's application id.

@@ -51,6 +51,7 @@ impl Template {
         for filter in UNBOUNDED_FILTERS {
             environment.remove_filter(filter);
         }
+        environment.add_filter("token", token);
         let refuse = |error: &minijinja::Error| {
             // No row is involved yet, so the engine's own words cannot quote a payload.
             let detail = error.detail().map(|detail| format!(": {detail}"));
@@ -226,6 +227,30 @@ impl Object for Context {
             .iter()
             .find_map(|(name, value)| (**name == *key).then(|| value.clone()))
     }
+}
+
+/// Makes one part of a subject or routing key of any value: what is not an ASCII letter, a digit or one of `-_=@+` is
+/// written as `%XY`, byte by byte. So two values never give the same, and none has a dot. Nothing at all is `%`.
+fn token(value: &Value) -> Result<String, minijinja::Error> {
+    if value.is_undefined() {
+        return Err(ErrorKind::UndefinedError.into());
+    }
+    let text = value.to_string();
+    if text.is_empty() {
+        return Ok("%".to_owned());
+    }
+    let mut token = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        if byte.is_ascii_alphanumeric() || b"-_=@+".contains(&byte) {
+            token.push(char::from(byte));
+        } else {
+            token.push('%');
+            for digit in [byte >> 4, byte & 15] {
+                token.push(char::from(b"0123456789ABCDEF"[usize::from(digit)]));
+            }
+        }
+    }
+    Ok(token)
 }
 
 /// Stands for any value in the trial run: has every attribute, prints as text.

@@ -284,6 +284,7 @@ fn rabbitmq(v: &Values, inputs: &Inputs) -> RabbitMq {
         url_name: given_by(v, "rabbitmq.url"),
         url_file: secret_file(v, inputs, "rabbitmq.url"),
         declare: v.bool("rabbitmq.declare"),
+        expiration: v.bool("rabbitmq.expiration"),
         exchange_type: v.choice(
             "rabbitmq.exchange_type",
             [

@@ -265,6 +265,8 @@ pub struct RabbitMq {
     pub key_file: Option<PathBuf>,
     /// Largest body the broker accepts, in bytes.
     pub max_message_size: usize,
+    /// Let a message expire when its row does.
+    pub expiration: bool,
 }
 
 /// The NATS sink.

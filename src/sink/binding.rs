@@ -15,17 +15,21 @@ pub(super) fn is_binary(message: &Message) -> bool {
     message.headers.iter().any(|(name, _)| name == SPEC_VERSION)
 }
 
+/// Whether the message is the dead letter of an event.
+pub(super) fn is_dead_letter(message: &Message) -> bool {
+    message
+        .headers
+        .iter()
+        .any(|(name, _)| name == REASON_HEADER)
+}
+
 /// What a repetition can be recognised by: source and id, the identity of an event, both percent-encoded.
 ///
 /// The id alone will not do: a receiver may get events of several sources, and would drop one of two equal ids.
 /// Several events in one message have no identity, since they may be grouped otherwise the next time. Nor
 /// has a dead letter, which would otherwise swallow the event itself if that is retried.
 pub(super) fn identity(message: &Message) -> Option<String> {
-    let dead = message
-        .headers
-        .iter()
-        .any(|(name, _)| name == REASON_HEADER);
-    (message.seqs.len() == 1 && !dead).then(|| {
+    (message.seqs.len() == 1 && !is_dead_letter(message)).then(|| {
         let (source, id) = (
             percent_encoded(&message.source),
             percent_encoded(&message.id),

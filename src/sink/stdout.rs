@@ -277,6 +277,7 @@ pub(crate) mod tests {
             id: "id-1".into(),
             event_type: "t".into(),
             time: None,
+            expires_in: None,
             correlation_id: None,
             source: "/s".into(),
             key: None,

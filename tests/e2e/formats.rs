@@ -36,6 +36,7 @@ fn message(delivery: &Delivery) -> Message {
         id: delivery.id.clone(),
         event_type: String::new(),
         time: None,
+        expires_in: None,
         correlation_id: None,
         source: String::new(),
         key: None,

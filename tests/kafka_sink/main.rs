@@ -122,6 +122,7 @@ fn message(id: impl ToString, topic: &str, key: Option<&str>) -> Message {
         id: id.to_string(),
         event_type: "test".into(),
         time: None,
+        expires_in: None,
         correlation_id: None,
         source: "/test".into(),
         key: key.map(str::to_owned),

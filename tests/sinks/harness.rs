@@ -113,6 +113,7 @@ pub(crate) fn message(id: impl ToString, place: &Place) -> Message {
         id: id.to_string(),
         event_type: "test".into(),
         time: None,
+        expires_in: None,
         correlation_id: None,
         source: "/test".into(),
         key: None,

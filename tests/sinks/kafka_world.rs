@@ -157,12 +157,12 @@ fn arrived(record: Record) -> Arrived {
     };
     let mut headers = BTreeMap::new();
     for (name, value) in record.headers {
-        if name == "ce_id" {
+        if name == if binary { "ce_id" } else { "id" } {
             arrived.id.clone_from(&value);
         }
         match name.as_str() {
             "content-type" => arrived.content_type = Some(value),
-            "ce_id" if !binary => {}
+            "id" if !binary => {}
             name => {
                 let name = match name.strip_prefix("ce_") {
                     Some(attribute) => format!("ce-{attribute}"),

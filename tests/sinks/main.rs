@@ -25,6 +25,7 @@ mod nats_credentials;
 #[path = "../support/nats.rs"]
 mod nats_node;
 mod nats_world;
+mod rabbitmq_alone;
 #[path = "../support/rabbitmq.rs"]
 mod rabbitmq_node;
 mod rabbitmq_world;

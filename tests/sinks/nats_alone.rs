@@ -1,7 +1,7 @@
 //! What only the NATS sink does: logging in, permissions, the server's own recognition of repetitions, full streams.
 
 use nkeys::KeyPair;
-use outrigger::error::ReasonCode;
+use outrigger::error::{ReasonCode, Verdict};
 use outrigger::event::{HeaderValue, Message, REASON_HEADER};
 use outrigger::sink::SinkState;
 use outrigger::sink::nats::check::{Probe, Stream};
@@ -201,4 +201,54 @@ async fn refusals_of_the_stream_are_told_apart() {
         Stream::Missing(_)
     ));
     probe.close().await;
+}
+
+/// Optimistic concurrency: stored only if the subject is where the row says. What the stream has already is still known
+/// when it comes again.
+#[tokio::test]
+async fn a_row_may_expect_a_state_of_its_stream() {
+    let node = NatsNode::start_with(JETSTREAM).await;
+    let mut client = RawClient::connect(node.port(), Value::Null).await;
+    stream(&mut client, Value::Null).await;
+    let mut running = start(settings(&node, ""));
+    running.await_state("ready", SinkState::is_ready).await;
+    let expecting = |id: &str, last: i64| Message {
+        headers: vec![(
+            "Nats-Expected-Last-Subject-Sequence".to_owned(),
+            HeaderValue::Int(last),
+        )],
+        ..message(id, &place("e.order.1"))
+    };
+    let confirmed = running.publish(&[expecting("first", 0)]).await;
+    assert_verdicts("the first", &confirmed, |_| Is::Confirmed);
+    let again = running.publish(&[expecting("first", 0)]).await;
+    assert_verdicts("again", &again, |_| Is::Confirmed);
+    let verdicts = running
+        .publish(&[expecting("late", 0), expecting("next", 1)])
+        .await;
+    let Verdict::Rejected(reason) = &verdicts[0] else {
+        panic!("{verdicts:?}");
+    };
+    assert!(reason.detail.contains("wrong last sequence: 1"), "{reason}");
+    assert_eq!(
+        verdicts[1],
+        Verdict::Confirmed,
+        "it concerns that row alone"
+    );
+    assert_eq!(stored(&mut client).await, 2);
+
+    // This server would take no notice of a time to live.
+    let mortal = Message {
+        headers: vec![("Nats-TTL".to_owned(), HeaderValue::Text("1m".into()))],
+        ..message("mortal", &place("e.order.2"))
+    };
+    let verdicts = running.publish(&[mortal]).await;
+    let version = node.monitor("/varz").await.unwrap()["version"].clone();
+    if version.as_str().unwrap().starts_with("2.9.") {
+        let Verdict::Impossible(reason) = &verdicts[0] else {
+            panic!("{verdicts:?}");
+        };
+        assert!(reason.detail.contains("2.11"), "{reason}");
+    }
+    running.close().await;
 }

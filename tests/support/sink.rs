@@ -103,6 +103,7 @@ pub fn message(id: impl ToString, exchange: &str, routing_key: &str) -> Message 
         id: id.to_string(),
         event_type: "test".into(),
         time: None,
+        expires_in: None,
         correlation_id: None,
         source: "/test".into(),
         key: None,

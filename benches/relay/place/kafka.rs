@@ -32,7 +32,7 @@ const ANSWER: Duration = Duration::from_secs(30);
 /// How soon a consumer notices that it is to stop.
 const POLL: Duration = Duration::from_millis(100);
 const CONTENT_TYPE: &str = "content-type";
-const EVENT_ID: &str = "ce_id";
+const EVENT_ID: &str = "id";
 
 type Producer = FutureProducer<DefaultClientContext, Tokio>;
 

@@ -73,6 +73,7 @@ fn a_structured_message_in_full() {
         id: "id1".into(),
         event_type: "order.created".into(),
         time: Some("2024-05-06T07:08:09.25Z".parse().unwrap()),
+        expires_in: None,
         correlation_id: Some("c-1".into()),
         source: "/shop".into(),
         key: Some("k".into()),

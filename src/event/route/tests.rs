@@ -314,3 +314,53 @@ fn json_in_bytes_is_data() {
     record.content_type = Some("text/plain".into());
     assert!(by_default.route(&record).is_err());
 }
+
+#[test]
+fn a_token_is_one_part_of_a_subject() {
+    let subject = |value: &str| {
+        let record = Record {
+            subject: Some(value.into()),
+            ..record()
+        };
+        let router = Router::new("events", "user.{{ subject | token }}.created").unwrap();
+        router.route(&record).map(|(_, key)| key)
+    };
+    for (value, expected) in [
+        ("42", "42"),
+        ("zoe@example.com", "zoe@example%2Ecom"),
+        ("a b*c>d#e/f%g$h", "a%20b%2Ac%3Ed%23e%2Ff%25g%24h"),
+        ("é\n", "%C3%A9%0A"),
+        ("-_=@+", "-_=@+"),
+        ("", "%"),
+    ] {
+        let expected = format!("user.{expected}.created");
+        assert_eq!(
+            subject(value).as_deref(),
+            Ok(expected.as_str()),
+            "{value:?}"
+        );
+    }
+    assert_eq!(key("{{ seq | token }}").as_deref(), Ok("42"));
+    assert_eq!(
+        key("{{ data.customer.vip | token }}"),
+        key("{{ data.customer.vip }}")
+    );
+    // What a row does not have is no empty token.
+    for missing in ["{{ subject | token }}", "{{ data.nil | token }}"] {
+        let reason = Router::new("events", missing)
+            .unwrap()
+            .route(&Record {
+                subject: None,
+                ..record()
+            })
+            .unwrap_err();
+        assert!(
+            reason.detail.contains("does not have"),
+            "{missing}: {reason}"
+        );
+    }
+    assert_eq!(
+        key("{{ data.nil | default('none') | token }}").as_deref(),
+        Ok("none")
+    );
+}

@@ -32,6 +32,14 @@ pub(super) const SETTINGS: &[Setting] = &[
         ..BASE
     },
     Setting {
+        key: "rabbitmq.expiration",
+        kind: Kind::Bool,
+        default: Some("false"),
+        description: "`true`: a message expires in its queue when its row does (`expires_at`): its property `expiration` is what \
+                      was left when the row was read, so repetitions differ in it.",
+        ..BASE
+    },
+    Setting {
         key: "rabbitmq.channels",
         kind: Kind::Integer { min: 1, max: 256 },
         default: Some("8"),

@@ -154,6 +154,7 @@ mod tests {
             id: "1".into(),
             event_type: "placed".into(),
             time: None,
+            expires_in: None,
             correlation_id: None,
             source: "/shop".into(),
             key: None,

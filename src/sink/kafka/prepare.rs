@@ -2,8 +2,9 @@
 //!
 //! The mapping is the CloudEvents Kafka binding: in binary mode each attribute is a header
 //! `ce_<name>`, in UTF-8; the content type is the header `content-type`; the key is the event's
-//! partition key. In the other modes one header is added, `ce_id`, which the binding allows: it spares
-//! a consumer that looks for duplicates the reading of the body.
+//! partition key. In the other modes one header is added, `id`: it spares a consumer that looks for
+//! duplicates the reading of the body. The binding allows `ce_id` as well, but the official Python SDK takes any record
+//! with a header `ce_…` for one in binary mode, and refuses it.
 //!
 //! No timestamp is set. Kafka deletes by it, so the time of an event that waited long for its
 //! publication would shorten its life in the topic.
@@ -27,6 +28,9 @@ const BATCH_OVERHEAD: usize = 100;
 
 /// The lengths before a header's name and value: at most this many bytes.
 const HEADER_OVERHEAD: usize = 10;
+
+/// The event's id beside a body that holds the event.
+const ID: &str = "id";
 
 const CONTENT_TYPE: &str = "content-type";
 
@@ -64,8 +68,8 @@ pub(super) fn prepare(
     if let Some(content_type) = &message.content_type {
         add(CONTENT_TYPE, content_type);
     }
-    if !binary {
-        add("ce_id", &message.id);
+    if !binary && message.headers.iter().all(|(name, _)| name != ID) {
+        add(ID, &message.id);
     }
     for (name, value) in &message.headers {
         let number;
@@ -81,7 +85,7 @@ pub(super) fn prepare(
         match name.strip_prefix(ENCODED) {
             Some(attribute) if binary => add(&format!("{ATTRIBUTE}{attribute}"), text),
             _ => {
-                check_header(name, binary)?;
+                check_header(name)?;
                 add(name, text);
             }
         }
@@ -124,7 +128,7 @@ fn check_topic(topic: &str) -> Result<(), Reason> {
 }
 
 /// A row's own header must not pass for something the binding writes.
-fn check_header(name: &str, binary: bool) -> Result<(), Reason> {
+fn check_header(name: &str) -> Result<(), Reason> {
     let is_attribute = |name: &str| {
         let start = name.as_bytes().get(..ATTRIBUTE.len());
         start.is_some_and(|start| start.eq_ignore_ascii_case(ATTRIBUTE.as_bytes()))
@@ -133,7 +137,7 @@ fn check_header(name: &str, binary: bool) -> Result<(), Reason> {
         "has a NUL character in its name, which Kafka clients cannot read"
     } else if name.eq_ignore_ascii_case(CONTENT_TYPE) {
         "is the event's content type in Kafka; use the column `content_type`, or another name"
-    } else if name.eq_ignore_ascii_case("ce_id") || (binary && is_attribute(name)) {
+    } else if is_attribute(name) {
         "is spelled like a CloudEvents attribute header; use `extensions` for event attributes, or \
          another name"
     } else {
@@ -165,6 +169,7 @@ mod tests {
             id: "id-1".into(),
             event_type: "t".into(),
             time: None,
+            expires_in: None,
             correlation_id: None,
             source: "/s".into(),
             key: Some("k".into()),
@@ -185,7 +190,7 @@ mod tests {
         assert_eq!(prepared.index, 3);
         let expected = [
             ("content-type", "application/json"),
-            ("ce_id", "id-1"),
+            ("id", "id-1"),
             ("x-try", "-2"),
         ];
         assert_eq!(
@@ -193,6 +198,11 @@ mod tests {
             expected.map(|(name, value)| (name.to_owned(), value.to_owned()))
         );
         assert!(!prepared.tombstone);
+        let mut own = message();
+        own.headers.push(("id".into(), HeaderValue::Int(7)));
+        let ids = shown(&prepare(0, &own, 1_000).unwrap());
+        let ids: Vec<_> = ids.iter().filter(|(name, _)| name == "id").collect();
+        assert_eq!(ids, [&("id".to_owned(), "7".to_owned())]);
     }
 
     #[test]
@@ -231,7 +241,7 @@ mod tests {
             let code = changed(&|m| m.destination = topic.to_owned());
             assert_eq!(code, ReasonCode::InvalidRoute, "{topic:?}");
         }
-        for name in ["a\0b", "Content-Type", "ce_id", "CE_ID"] {
+        for name in ["a\0b", "Content-Type", "ce_id", "CE_ID", "ce_other"] {
             let code = changed(&|m| m.headers = vec![(name.into(), HeaderValue::Int(1))]);
             assert_eq!(code, ReasonCode::InvalidHeader, "{name:?}");
         }
@@ -252,7 +262,7 @@ mod tests {
         }
         let mut fine = message();
         fine.destination = "x".repeat(249);
-        fine.headers = vec![("ce_other".into(), HeaderValue::Int(1))];
+        fine.headers = vec![("x-ce_other".into(), HeaderValue::Int(1))];
         assert!(prepare(0, &fine, 1_000).is_ok());
     }
 }

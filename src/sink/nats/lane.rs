@@ -14,7 +14,7 @@ use tokio::time::{Instant, sleep_until};
 
 use super::link::Link;
 use super::outcome::{Outcome, read};
-use super::prepare::{Prepared, prepare};
+use super::prepare::{Prepared, Server, prepare};
 use super::streams::Inquiry;
 use super::supervisor::{FULL_PAUSE, Shared};
 use crate::error::{Reason, ReasonCode, Verdict};
@@ -68,10 +68,13 @@ impl NatsLane {
             self.shared.status.catch_up().await;
             return verdicts;
         };
-        let max_payload = link.client().max_payload();
+        let server = Server {
+            max_payload: link.client().max_payload(),
+            knows_ttl: link.knows_ttl(),
+        };
         let mut ready = Vec::with_capacity(batch.len());
         for (index, message) in batch.iter().enumerate() {
-            match prepare(index, message, max_payload) {
+            match prepare(index, message, server) {
                 Ok(prepared) => ready.push(prepared),
                 Err(reason) => verdicts[index] = Verdict::Impossible(reason),
             }

@@ -8,6 +8,7 @@ use async_nats::{AuthError, Client, ConnectErrorKind, ConnectOptions, Event, Ser
 use tokio::sync::watch;
 use tokio::time::timeout;
 
+use super::commands::knows_ttl;
 use super::credentials::Credentials;
 use super::settings::{NatsSettings, Server};
 use crate::tls::{self, Names};
@@ -31,6 +32,7 @@ pub(super) struct Link {
     signals: Arc<Signals>,
     id: u64,
     server: String,
+    knows_ttl: bool,
 }
 
 struct Signals {
@@ -112,6 +114,7 @@ impl Link {
             signals,
             id: NEXT.fetch_add(1, Ordering::Relaxed),
             server: server.to_string(),
+            knows_ttl: knows_ttl(&info.version),
         }))
     }
 
@@ -127,6 +130,11 @@ impl Link {
     /// The server's address, without secrets.
     pub(super) fn server(&self) -> &str {
         &self.server
+    }
+
+    /// Whether the server knows the header `Nats-TTL`.
+    pub(super) fn knows_ttl(&self) -> bool {
+        self.knows_ttl
     }
 
     pub(super) fn is_alive(&self) -> bool {

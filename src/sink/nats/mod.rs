@@ -22,6 +22,7 @@
 
 mod api;
 pub mod check;
+mod commands;
 mod credentials;
 mod lane;
 mod link;

@@ -6,9 +6,10 @@
 
 use async_nats::{HeaderMap, HeaderName, HeaderValue};
 
+use super::commands;
 use crate::error::{Reason, ReasonCode};
 use crate::event::Message;
-use crate::sink::binding::{header_text, identity, is_binary, percent_encoded};
+use crate::sink::binding::{header_text, identity, is_binary, is_dead_letter, percent_encoded};
 
 /// A protocol line has at most 4096 bytes, unless the server is told otherwise. It holds the subject, the inbox of
 /// the answer and two sizes.
@@ -36,13 +37,17 @@ pub(super) struct Prepared {
     pub(super) size: usize,
 }
 
-/// Builds the headers of `message`, or says why NATS can never take it. `max_payload` is the
-/// server's limit for headers and body together, in bytes.
-pub(super) fn prepare(
-    index: usize,
-    message: &Message,
-    max_payload: usize,
-) -> Result<Prepared, Reason> {
+/// What the server can do.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Server {
+    /// Its limit for headers and body together, in bytes.
+    pub(super) max_payload: usize,
+    /// Whether it knows the header `Nats-TTL`.
+    pub(super) knows_ttl: bool,
+}
+
+/// Builds the headers of `message`, or says why NATS can never take it.
+pub(super) fn prepare(index: usize, message: &Message, server: Server) -> Result<Prepared, Reason> {
     check_stream(&message.destination)?;
     check_subject(&message.routing_key)?;
     let mut headers = Headers::new();
@@ -59,7 +64,16 @@ pub(super) fn prepare(
         }
     }
     for (name, value) in &message.headers {
-        headers.row(name, &header_text(name, value))?;
+        if commands::is_command(name) {
+            // A dead letter must not meet the fate of its event again.
+            if !is_dead_letter(message) {
+                let (name, value) = commands::checked(name, value, server.knows_ttl)
+                    .map_err(|rule| refusal(name, rule))?;
+                headers.row(name, &value)?;
+            }
+        } else {
+            headers.row(name, &header_text(name, value))?;
+        }
     }
     if headers.size > HEADERS_MAX {
         return Err(Reason::new(
@@ -72,6 +86,7 @@ pub(super) fn prepare(
         ));
     }
     let size = headers.size + message.body.len();
+    let max_payload = server.max_payload;
     if size > max_payload {
         return Err(Reason::new(
             ReasonCode::TooLarge,
@@ -123,6 +138,11 @@ fn check_subject(subject: &str) -> Result<(), Reason> {
     ))
 }
 
+fn refusal(name: &str, rule: &str) -> Reason {
+    let detail = format!("header `{}` {rule}", name.escape_debug());
+    Reason::new(ReasonCode::InvalidHeader, detail)
+}
+
 /// A header map and its encoded size.
 struct Headers {
     map: HeaderMap,
@@ -145,23 +165,11 @@ impl Headers {
 
     /// A header that a row has brought.
     fn row(&mut self, name: &str, value: &str) -> Result<(), Reason> {
-        let refuse = |rule: &str| {
-            let detail = format!("header `{}` {rule}", name.escape_debug());
-            Reason::new(ReasonCode::InvalidHeader, detail)
-        };
+        let refuse = |rule: &str| refusal(name, rule);
         let printable = |byte: u8| byte.is_ascii_graphic() && byte != b':';
         if name.is_empty() || !name.bytes().all(printable) {
             return Err(refuse(
                 "has a name that NATS cannot carry: printable ASCII without spaces and colons",
-            ));
-        }
-        let begins_with = |prefix: &str| {
-            name.get(..prefix.len())
-                .is_some_and(|start| start.eq_ignore_ascii_case(prefix))
-        };
-        if begins_with("Nats-") {
-            return Err(refuse(
-                "is reserved: it would command the server; rename it",
             ));
         }
         if name.eq_ignore_ascii_case(STRUCTURED_TYPE) || name.eq_ignore_ascii_case(BINARY_TYPE) {
@@ -192,6 +200,13 @@ mod tests {
     use crate::event::{HeaderValue as Value, REASON_HEADER};
     use crate::sink::stdout::tests::message as any_message;
 
+    fn server(max_payload: usize) -> Server {
+        Server {
+            max_payload,
+            knows_ttl: false,
+        }
+    }
+
     fn message() -> Message {
         Message {
             headers: Vec::new(),
@@ -201,13 +216,13 @@ mod tests {
     }
 
     fn header(message: &Message, name: &str) -> Option<String> {
-        let prepared = prepare(0, message, 1 << 20).unwrap();
+        let prepared = prepare(0, message, server(1 << 20)).unwrap();
         prepared.headers.get(name).map(|value| value.to_string())
     }
 
     #[track_caller]
     fn refused(message: &Message, code: ReasonCode, part: &str) {
-        let reason = prepare(0, message, 1024).unwrap_err();
+        let reason = prepare(0, message, server(1024)).unwrap_err();
         assert_eq!(reason.code, code, "{reason}");
         assert!(reason.detail.contains(part), "{reason} lacks {part:?}");
     }
@@ -303,7 +318,7 @@ mod tests {
             routing_key: "/services/orders.a*b.ü.$KV".into(),
             ..message()
         };
-        prepare(0, &fine, 1024).unwrap();
+        prepare(0, &fine, server(1024)).unwrap();
     }
 
     #[test]
@@ -341,13 +356,30 @@ mod tests {
     }
 
     #[test]
+    fn a_row_may_command_what_concerns_its_message() {
+        let name = "Nats-Expected-Last-Subject-Sequence";
+        let mut message = Message {
+            headers: vec![(name.to_lowercase(), Value::Int(7))],
+            ..message()
+        };
+        assert_eq!(header(&message, name).as_deref(), Some("7"));
+        let reason = (REASON_HEADER.to_owned(), Value::Text("other".into()));
+        message.headers.push(reason);
+        message
+            .headers
+            .push(("Nats-Rollup".into(), Value::Text("all".into())));
+        assert_eq!(header(&message, name), None, "a dead letter");
+        assert_eq!(header(&message, "Nats-Rollup"), None);
+    }
+
+    #[test]
     fn headers_and_body_share_the_limit() {
-        let overhead = prepare(0, &message(), 1024).unwrap().size - 2;
+        let overhead = prepare(0, &message(), server(1024)).unwrap().size - 2;
         let body = |size: usize| Message {
             body: vec![b'x'; size].into(),
             ..message()
         };
-        prepare(0, &body(1024 - overhead), 1024).unwrap();
+        prepare(0, &body(1024 - overhead), server(1024)).unwrap();
         refused(&body(1025 - overhead), ReasonCode::TooLarge, "max_payload");
     }
 }

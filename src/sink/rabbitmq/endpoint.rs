@@ -115,6 +115,15 @@ impl Endpoint {
         &self.uri.authority.userinfo.username
     }
 
+    /// The user that the broker will know us by. `None` if it is not the URL's.
+    pub(super) fn login(&self) -> Option<&str> {
+        let by_name = matches!(
+            self.uri.query.auth_mechanism,
+            None | Some(SASLMechanism::Plain | SASLMechanism::AMQPlain)
+        );
+        by_name.then(|| self.user())
+    }
+
     pub(super) fn vhost(&self) -> &str {
         &self.uri.vhost
     }

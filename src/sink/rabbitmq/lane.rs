@@ -118,6 +118,8 @@ impl RabbitMqLane {
             frame_max: link.frame_max(),
             max_message_size: self.shared.settings.max_message_size,
             refused_size: link.refused_size(),
+            user: link.login(),
+            expiration: self.shared.settings.expiration,
         };
         let mut ready = Vec::with_capacity(batch.len());
         for index in indices {

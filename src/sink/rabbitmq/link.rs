@@ -43,6 +43,7 @@ pub(super) struct Link {
     id: u64,
     vhost: String,
     user: String,
+    login: Option<String>,
     pub(super) exchanges: Exchanges,
     /// Smallest body this broker has refused as too large.
     refused_size: AtomicUsize,
@@ -117,6 +118,7 @@ impl Link {
             id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
             vhost: endpoint.vhost().to_owned(),
             user: endpoint.user().to_owned(),
+            login: endpoint.login().map(str::to_owned),
             exchanges: Exchanges::default(),
             refused_size: AtomicUsize::new(usize::MAX),
         }))
@@ -133,6 +135,11 @@ impl Link {
 
     pub(super) fn user(&self) -> &str {
         &self.user
+    }
+
+    /// The user that the broker knows us by. `None` if a certificate says so.
+    pub(super) fn login(&self) -> Option<&str> {
+        self.login.as_deref()
     }
 
     pub(super) fn connection(&self) -> &Connection {

@@ -29,6 +29,7 @@ mod lane;
 mod link;
 mod outcome;
 mod prepare;
+mod properties;
 mod settings;
 mod supervisor;
 mod suspects;

@@ -13,8 +13,11 @@
 use lapin::BasicProperties;
 use lapin::types::{AMQPValue, FieldTable, ShortString};
 
+use super::properties;
 use crate::error::{Reason, ReasonCode};
+use crate::event::encode::{BATCH, STRUCTURED};
 use crate::event::{HeaderValue, Message};
+use crate::sink::binding::is_dead_letter;
 
 /// Frame type, channel, size and end marker.
 const FRAME_OVERHEAD: usize = 8;
@@ -27,13 +30,17 @@ const PERSISTENT: u8 = 2;
 
 /// What the connection and the settings allow.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Limits {
+pub(super) struct Limits<'a> {
     /// Negotiated frame size, in bytes.
     pub(super) frame_max: usize,
     /// Largest body, by the settings.
     pub(super) max_message_size: usize,
     /// A body size this broker has refused since we connected; larger ones need no attempt.
     pub(super) refused_size: usize,
+    /// The connection's user, if it is known.
+    pub(super) user: Option<&'a str>,
+    /// Whether messages are to expire when their rows do.
+    pub(super) expiration: bool,
 }
 
 /// A message ready to be handed to lapin.
@@ -51,7 +58,7 @@ pub(super) fn prepare(
     index: usize,
     message: &Message,
     app_id: &str,
-    limits: Limits,
+    limits: Limits<'_>,
 ) -> Result<Prepared, Reason> {
     check_body(message.body.len(), limits)?;
     let route = ReasonCode::InvalidRoute;
@@ -89,8 +96,23 @@ pub(super) fn prepare(
         properties = properties.with_timestamp(seconds);
         size += 8;
     }
-    if !message.headers.is_empty() {
-        let (table, table_size) = header_table(&message.headers)?;
+    let content_type = message.content_type.as_deref();
+    let encoded = content_type.is_some_and(|kind| kind == STRUCTURED || kind == BATCH);
+    let (mut properties, mut size) =
+        properties::apply(properties, size, message, limits.user, encoded)?;
+    if limits.expiration
+        && properties.expiration().is_none()
+        && let Some(left) = left_to_live(message)
+    {
+        size += short_size(&left);
+        properties = properties.with_expiration(left.into());
+    }
+    let headers = message.headers.iter();
+    let headers: Vec<_> = headers
+        .filter(|(name, _)| !properties::is_property(message, name))
+        .collect();
+    if !headers.is_empty() {
+        let (table, table_size) = header_table(&headers)?;
         properties = properties.with_headers(table);
         size += table_size;
     }
@@ -113,7 +135,17 @@ pub(super) fn prepare(
     })
 }
 
-fn check_body(size: usize, limits: Limits) -> Result<(), Reason> {
+/// Milliseconds until the row of the message expires, as AMQP writes them. A dead letter does not expire.
+///
+/// It is what was left when the row was read: by the database's clock, whatever that of this host says.
+fn left_to_live(message: &Message) -> Option<String> {
+    let left = message.expires_in.filter(|_| !is_dead_letter(message))?;
+    // Beyond what the broker takes, some seven weeks, it would not come to that.
+    let left = u32::try_from(left.as_millis()).ok()?;
+    Some(left.to_string())
+}
+
+fn check_body(size: usize, limits: Limits<'_>) -> Result<(), Reason> {
     if size > limits.max_message_size {
         return Err(Reason::new(
             ReasonCode::TooLarge,
@@ -143,7 +175,7 @@ fn check_body(size: usize, limits: Limits) -> Result<(), Reason> {
 ///
 /// Whole numbers that fit 32 bits are sent as `I`, others as `l`: RabbitMQ hands them to AMQP 1.0
 /// consumers as `int` and `long`, and a CloudEvents Integer is an `int` there.
-fn header_table(headers: &[(String, HeaderValue)]) -> Result<(FieldTable, usize), Reason> {
+fn header_table(headers: &[&(String, HeaderValue)]) -> Result<(FieldTable, usize), Reason> {
     let mut table = FieldTable::default();
     let mut size = 4;
     for (name, value) in headers {
@@ -183,7 +215,7 @@ fn header_table(headers: &[(String, HeaderValue)]) -> Result<(FieldTable, usize)
     Ok((table, size))
 }
 
-fn short_size(text: &str) -> usize {
+pub(super) fn short_size(text: &str) -> usize {
     1 + text.len()
 }
 
@@ -209,10 +241,12 @@ mod tests {
 
     use super::*;
 
-    const ROOMY: Limits = Limits {
+    const ROOMY: Limits<'_> = Limits {
         frame_max: 131_072,
         max_message_size: 1024,
         refused_size: usize::MAX,
+        user: None,
+        expiration: false,
     };
 
     fn message() -> Message {
@@ -226,6 +260,7 @@ mod tests {
             id: "id-1".into(),
             event_type: "order.placed".into(),
             time: Some("2026-01-02T03:04:05.678Z".parse().unwrap()),
+            expires_in: None,
             correlation_id: Some("c-1".into()),
             source: "/shop".into(),
             key: None,
@@ -376,6 +411,41 @@ mod tests {
                 name,
             );
         }
+    }
+
+    #[test]
+    fn properties_of_the_row_count_for_the_frame() {
+        let text = |text: &str| HeaderValue::Text(text.to_owned());
+        let message = Message {
+            headers: vec![
+                ("amqp-app-id".into(), text("x")),
+                ("amqp-priority".into(), HeaderValue::Int(3)),
+                ("amqp-reply-to".into(), text("answers")),
+                (
+                    "amqp-type".into(),
+                    text("a-longer-type-than-that-of-the-event"),
+                ),
+            ],
+            expires_in: Some(std::time::Duration::from_secs(60)),
+            ..message()
+        };
+        let fits = |frame_max| {
+            let limits = Limits {
+                frame_max,
+                expiration: true,
+                ..ROOMY
+            };
+            prepare(0, &message, "outrigger", limits)
+        };
+        let properties = fits(ROOMY.frame_max).unwrap().properties;
+        let expiration = properties.expiration().as_ref();
+        assert_eq!(
+            expiration.map(ToString::to_string).as_deref(),
+            Some("60000")
+        );
+        let exact = encoded_size(&properties);
+        fits(exact).unwrap();
+        fits(exact - 1).unwrap_err();
     }
 
     #[test]

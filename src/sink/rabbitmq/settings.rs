@@ -40,6 +40,8 @@ pub struct RabbitMqSettings {
     pub key_file: Option<PathBuf>,
     /// Largest body in bytes that is sent; no larger than the broker's own `max_message_size`.
     pub max_message_size: usize,
+    /// Let a message expire when its row does.
+    pub expiration: bool,
     /// Name of the connection in the broker's management pages and logs.
     pub connection_name: String,
     /// The `app_id` property of every message; `None` means `outrigger`.
@@ -62,6 +64,7 @@ impl Default for RabbitMqSettings {
             cert_file: None,
             key_file: None,
             max_message_size: 16 * 1024 * 1024,
+            expiration: false,
             connection_name: "outrigger".to_owned(),
             app_id: None,
             known_destinations: Vec::new(),

@@ -46,7 +46,8 @@ impl KafkaTopics {
 }
 
 fn arrived(record: Record) -> Arrival {
-    let id = record.headers.iter().find(|(name, _)| name == "ce_id");
+    let mut headers = record.headers.iter();
+    let id = headers.find(|(name, _)| name == "id" || name == "ce_id");
     let id = id.expect("an id").1.clone();
     let beside = format!("{:?}{:?}{}", record.headers, record.key, record.partition);
     arrival(id, &record.value.expect("a value"), beside.as_bytes())
