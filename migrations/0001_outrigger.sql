@@ -40,6 +40,13 @@ create table outrigger.replicas (
     -- Set by the first heartbeat, so never before the row was visible to everybody.
     visible_since  timestamptz,
     lease_until    timestamptz not null,
+    -- Where and as what it sends events, readable. Replicas that differ in it are told so.
+    configuration  jsonb not null default '{}',
+    -- The part of it that splits the outbox: replicas with different ones never own partitions side by side. Null for
+    -- what publishes nothing.
+    identity       text,
+    -- When that identity came, lower is earlier: the earliest living one has the partitions.
+    rank           bigint not null default 1,
     primary key (outbox, replica)
 ) with (fillfactor = 10, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 100);
 

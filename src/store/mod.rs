@@ -3,12 +3,14 @@
 //! The types here are shared by the pure core (which decides what to ask) and the Postgres store
 //! ([`postgres`], which asks). They carry no behaviour that needs a connection.
 
+pub mod configuration;
 pub mod postgres;
 
 use std::time::Duration;
 
 use uuid::Uuid;
 
+use self::configuration::Configuration;
 use crate::error::Reason;
 use crate::event::Record;
 
@@ -221,7 +223,7 @@ pub struct PartitionRow {
 }
 
 /// One replica as stored.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct ReplicaRow {
     /// Its id, drawn at each start.
     pub replica: Uuid,
@@ -229,6 +231,13 @@ pub struct ReplicaRow {
     pub name: String,
     /// How long its lease still lasts, by the database's clock. Zero: it is over.
     pub alive_for: Duration,
+    /// When its configuration came: lower is earlier. A replica that joins living ones of its own configuration has
+    /// theirs.
+    pub rank: i64,
+    /// Whether it sends events elsewhere, or as others, than the replica that looks: they must not publish both.
+    pub conflicts: bool,
+    /// Its configuration, where that differs in anything from that of the replica that looks.
+    pub differs: Option<Configuration>,
 }
 
 impl ReplicaRow {
@@ -262,6 +271,23 @@ pub struct Tick {
     pub awake_for: Duration,
     /// Time until the next retry or delayed event falls due in any partition, zero if one is due.
     pub next_due_in: Option<Duration>,
+}
+
+impl Tick {
+    /// Whether the events are those of a living replica that sends them elsewhere and whose configuration was there
+    /// before that of `me`: then `me` takes none. Every replica answers alike, by what is stored.
+    ///
+    /// `all_live`: no lease that ran out says anything about its owner.
+    pub fn stands_aside(&self, me: Uuid, all_live: bool) -> bool {
+        let lives = |row: &&ReplicaRow| all_live || row.is_alive();
+        let theirs = self.replicas.iter().filter(|row| row.conflicts);
+        let Some(theirs) = theirs.filter(lives).map(|row| row.rank).min() else {
+            return false;
+        };
+        let ours = self.replicas.iter().filter(|row| !row.conflicts);
+        let ours = ours.filter(|row| row.replica == me || row.is_alive());
+        ours.map(|row| row.rank).min().is_none_or(|ours| theirs < ours)
+    }
 }
 
 /// What happened to a partition that was claimed.

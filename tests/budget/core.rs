@@ -177,6 +177,7 @@ impl World {
                 replica: self.me,
                 name: "relay".into(),
                 alive_for: Duration::from_secs(10),
+                ..ReplicaRow::default()
             }],
             registered: true,
             may_take_over: true,

@@ -46,6 +46,9 @@ pub struct Txn {
 #[derive(Debug, Clone)]
 struct ReplicaState {
     name: String,
+    /// Which of several configurations it has.
+    identity: u64,
+    rank: i64,
     lease_until: Time,
     visible_since: Option<Time>,
 }
@@ -453,11 +456,19 @@ impl Database {
 
     // ---- ownership --------------------------------------------------------------------------
 
-    pub fn register(&mut self, name: &str, now: Time) -> (Uuid, i32) {
+    pub fn register(&mut self, name: &str, identity: u64, now: Time) -> (Uuid, i32) {
         let id = Uuid::from_u128(self.next_replica);
         self.next_replica += 1;
+        let there = self.replicas.iter().filter(|(id, state)| {
+            let owns = self.owners.iter().any(|(owner, _)| *owner == Some(**id));
+            state.identity == identity && (state.lease_until >= now || owns)
+        });
+        let highest = self.replicas.values().map(|state| state.rank).max();
+        let rank = there.map(|(_, state)| state.rank).min();
         let state = ReplicaState {
             name: name.to_owned(),
+            identity,
+            rank: rank.unwrap_or(highest.unwrap_or(0) + 1),
             lease_until: now + self.lease_ttl,
             visible_since: None,
         };
@@ -504,6 +515,10 @@ impl Database {
                     replica: *id,
                     name: state.name.clone(),
                     alive_for: state.lease_until.saturating_sub(now),
+                    rank: state.rank,
+                    conflicts: self.mutation != Mutation::MixConfigurations
+                        && own.is_some_and(|own| own.identity != state.identity),
+                    differs: None,
                 })
                 .collect(),
             registered: own.is_some(),
@@ -526,6 +541,30 @@ impl Database {
         else {
             return Vec::new();
         };
+        let mine = self.replicas[&replica].identity;
+        let lives = |id: &Uuid, state: &ReplicaState| {
+            *id == replica || state.lease_until.max(visible_since + self.lease_ttl) >= now
+        };
+        let earliest = |own: bool| {
+            let living = self.replicas.iter().filter(|(id, state)| lives(id, state));
+            let of = living.filter(|(_, state)| (state.identity == mine) == own);
+            of.map(|(_, state)| state.rank).min()
+        };
+        if self.mutation != Mutation::MixConfigurations
+            && earliest(false).is_some_and(|theirs| earliest(true).is_none_or(|own| theirs < own))
+        {
+            return Vec::new();
+        }
+        let dead: Vec<Uuid> = self
+            .replicas
+            .iter()
+            .filter(|(id, state)| {
+                state.identity != mine
+                    && state.rank < self.replicas[&replica].rank
+                    && !lives(id, state)
+            })
+            .map(|(id, _)| *id)
+            .collect();
         let mut claimed = Vec::new();
         for partition in partitions {
             // Their number may have changed since.
@@ -551,7 +590,36 @@ impl Database {
                 });
             }
         }
+        if !claimed.is_empty() && self.mutation != Mutation::MixConfigurations {
+            // One of them that wakes up is a newcomer.
+            self.replicas.retain(|id, _| !dead.contains(id));
+        }
         claimed
+    }
+
+    /// Owners whose lease lasts, while one of another configuration lives that came before.
+    pub fn split(&self, now: Time) -> Option<String> {
+        let living = || {
+            let living = self.replicas.iter();
+            living.filter(move |(_, state)| state.lease_until >= now)
+        };
+        let rank = |identity: u64| {
+            let of = living().filter(|(_, state)| state.identity == identity);
+            of.map(|(_, state)| state.rank).min()
+        };
+        let owners = self.owners.iter().filter_map(|(owner, _)| *owner);
+        for owner in owners {
+            let Some((_, own)) = living().find(|(id, _)| **id == owner) else {
+                continue;
+            };
+            let earlier = living().find(|(_, other)| {
+                other.identity != own.identity && rank(other.identity) < rank(own.identity)
+            });
+            if let Some((_, other)) = earlier {
+                return Some(format!("{own:?} owns a partition beside {other:?}"));
+            }
+        }
+        None
     }
 
     pub fn release(&mut self, replica: Uuid, partitions: &[i32]) {

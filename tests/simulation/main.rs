@@ -37,6 +37,8 @@ pub enum Mutation {
     IgnoreLocks,
     /// Failure records are matched with rows by number alone.
     RecordsByNumber,
+    /// Replicas of different configurations share the partitions.
+    MixConfigurations,
 }
 
 impl Mutation {
@@ -58,6 +60,11 @@ impl Mutation {
                 scenario.emptied = true;
             }
             Mutation::SettleBeforeConfirm => scenario.faults = true,
+            Mutation::MixConfigurations => {
+                scenario.faults = false;
+                scenario.replicas = 3;
+                scenario.configurations = 2;
+            }
             Mutation::TwoOwners => {
                 scenario.faults = false;
                 scenario.replicas = 3;
@@ -98,6 +105,7 @@ fn ten_thousand_seeds_keep_every_promise() {
                                 total.duplicates += outcome.duplicates;
                                 total.dead += outcome.dead;
                                 total.faults += outcome.faults;
+                                total.handovers += outcome.handovers;
                             }
                             Err(error) => failed.push((seed, error)),
                         }
@@ -117,6 +125,7 @@ fn ten_thousand_seeds_keep_every_promise() {
             total.duplicates += outcome.duplicates;
             total.dead += outcome.dead;
             total.faults += outcome.faults;
+            total.handovers += outcome.handovers;
         }
     });
     println!("{seeds} seeds: {total:?}");
@@ -132,6 +141,7 @@ fn ten_thousand_seeds_keep_every_promise() {
     );
     // The runs are not vacuous.
     assert!(total.faults > 0 && total.duplicates > 0 && total.dead > 0);
+    assert!(total.handovers > 0);
 }
 
 /// Replays one seed with a log; without `SIM_SEED`, a fixed one, so that the log keeps working.
@@ -188,4 +198,9 @@ fn ignoring_open_writers_is_caught() {
 #[test]
 fn records_matched_by_number_alone_are_caught() {
     is_caught(Mutation::RecordsByNumber);
+}
+
+#[test]
+fn sharing_with_another_configuration_is_caught() {
+    is_caught(Mutation::MixConfigurations);
 }

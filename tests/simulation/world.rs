@@ -38,6 +38,8 @@ pub struct Scenario {
     pub busy: bool,
     /// Somebody empties the table and restarts its sequence.
     pub emptied: bool,
+    /// Configurations that send events to different places; a replica that starts has one of them.
+    pub configurations: u64,
 }
 
 impl Scenario {
@@ -55,6 +57,7 @@ impl Scenario {
             long_percent: random.below(20),
             busy: random.chance(30),
             emptied: random.chance(15),
+            configurations: if random.chance(30) { 2 } else { 1 },
         }
     }
 }
@@ -159,6 +162,8 @@ struct Replica {
     started: Time,
     up: bool,
     stopping: bool,
+    /// Its configuration.
+    identity: u64,
     frozen_until: Time,
     /// When the core is looked at next without any input.
     next_run: Option<Time>,
@@ -255,6 +260,10 @@ pub struct World {
     quiet_from: Time,
     verbose: bool,
     max_in_memory: usize,
+    /// The configuration that published last.
+    publishes: Option<u64>,
+    /// Times that another configuration began to publish.
+    handovers: usize,
 }
 
 /// What a run showed.
@@ -265,6 +274,7 @@ pub struct Outcome {
     pub duplicates: usize,
     pub dead: usize,
     pub faults: usize,
+    pub handovers: usize,
 }
 
 impl World {
@@ -325,6 +335,8 @@ impl World {
             quiet_from: Time::ZERO,
             verbose,
             max_in_memory: 0,
+            publishes: None,
+            handovers: 0,
         };
         world.populate();
         world
@@ -339,6 +351,7 @@ impl World {
                 started: Time::ZERO,
                 up: false,
                 stopping: false,
+                identity: 0,
                 frozen_until: Time::ZERO,
                 next_run: None,
                 main_read_at: Time::ZERO,
@@ -459,7 +472,12 @@ impl World {
                     self.wake(replica, life, Some(Input::SinkReady(self.broker_up)))?;
                 }
             }
-            Event::Execute { replica, life, op } => self.execute(replica, life, op),
+            Event::Execute { replica, life, op } => {
+                self.execute(replica, life, op);
+                if let Some(split) = self.database.split(self.now) {
+                    return Err(format!("split between configurations: {split}"));
+                }
+            }
             Event::Arrive { batch, index } => self.arrive(batch, index)?,
             Event::BatchDone { batch } => self.batch_done(batch),
             Event::Crash(replica) => self.crash(replica),

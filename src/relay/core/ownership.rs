@@ -10,6 +10,8 @@
 //!   for a whole lease before it may take over, so a read that shows nobody else proves as much
 //!   as a heartbeat, and an idle lone replica writes nothing.
 //! * **Clean hand-over.** A partition is released only after nothing of it is in flight or unsettled.
+//! * **One configuration.** Replicas that send events to different places never own partitions side by side: the
+//!   configuration that was there first keeps them all, and the other takes none while one of the first lives.
 //! * **An outage is nobody's death.** When the database was out of reach, or another server answers, leases ran out
 //!   or were lost while their owners live. They get a whole lease time to renew before anything is taken from them.
 
@@ -417,8 +419,8 @@ impl Ownership {
     /// Claims or releases towards a fair share: everybody gets the same number, give or take one.
     fn balance(&mut self, now: Time, tick: &Tick) {
         let Some(me) = self.replica else { return };
-        if tick.standing_down {
-            self.leaving = true;
+        if tick.standing_down || tick.stands_aside(me, now < self.outage_until) {
+            self.leaving |= !self.owned.is_empty();
             self.load.clear();
             for owned in self.owned.values_mut() {
                 owned.phase = Phase::Draining;
@@ -428,7 +430,7 @@ impl Ownership {
         let mut alive: Vec<Uuid> = tick
             .replicas
             .iter()
-            .filter(|row| row.is_alive() || row.replica == me)
+            .filter(|row| row.replica == me || row.is_alive() && !row.conflicts)
             .map(|row| row.replica)
             .collect();
         alive.sort_unstable();

@@ -67,6 +67,7 @@ pub(super) fn owner(config: CoreConfig, unclean: &[i32]) -> Core {
         replica: me,
         name: String::new(),
         alive_for: ttl,
+        ..ReplicaRow::default()
     };
     let tick = tick(mine.to_vec(), vec![alive]);
     core.ownership.ticked(Time::ZERO, Time::ZERO, true, &tick);

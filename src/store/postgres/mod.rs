@@ -53,6 +53,7 @@ pub use ownership::Registered;
 pub use repartition::Repartition;
 pub use settle::RetentionStep;
 
+use crate::store::configuration::Configuration;
 use crate::store::{Claimed, Failing, Failure, Partitions, ReadBatch, ReadRequest, Settle, Tick};
 use connect::Connector;
 use inspect::Table;
@@ -344,9 +345,26 @@ impl PostgresStore {
         lease_ttl: Duration,
         partitions: i32,
     ) -> Result<Registered, StoreError> {
+        let none = Configuration::default();
+        self.register_as(name, lease_ttl, partitions, &none).await
+    }
+
+    /// The same for a replica that publishes: as `configuration` says.
+    pub async fn register_as(
+        &self,
+        name: &str,
+        lease_ttl: Duration,
+        partitions: i32,
+        configuration: &Configuration,
+    ) -> Result<Registered, StoreError> {
         let inner = &*self.inner;
         run!(self, |client| ownership::register(
-            client, &inner.sql, name, lease_ttl, partitions
+            client,
+            &inner.sql,
+            name,
+            lease_ttl,
+            partitions,
+            configuration
         ))
     }
 

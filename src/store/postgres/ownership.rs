@@ -8,6 +8,10 @@
 //! * An owner counts as dead only when its lease is over *and* the claimer has itself been visible for a whole lease
 //!   time of that owner. So a replica that is alone may renew by reading: as long as it sees nobody else,
 //!   nobody else can have been visible for that long.
+//! * Replicas that send events to different places are kept apart by an order that all see alike, the rank of an
+//!   identity. Registrations of one outbox wait for each other and for claims, so ranks never tie. A claim is refused
+//!   while a living replica of another identity has a lower rank, and it removes the dead ones among these: if one of
+//!   them wakes up it registers again, as the newcomer.
 
 use std::time::Duration;
 
@@ -20,6 +24,7 @@ use super::inspect::Table;
 use super::mapping::Field;
 use super::session::{Session, begin};
 use super::sql::{NOW_MS, SERVER_START, Sql};
+use crate::store::configuration::Configuration;
 use crate::store::{Claimed, PartitionRow, ReplicaRow, Tick};
 
 /// The answer to a registration.
@@ -38,6 +43,10 @@ const SHORT: &str = "2 minutes";
 /// Rows of replicas that own nothing and whose lease has been over for this many lease times are swept away.
 const GRACE: i32 = 10;
 
+/// Whether replica `r` may live, for all that `me` can know: its lease lasts, or `me` has not been there for long enough
+/// to be seen by one that is alone and does not renew.
+const LIVES: &str = "greatest(r.lease_until, coalesce(me.visible_since + r.lease_ttl, 'infinity')) >= clock_timestamp()";
+
 fn stale(outbox: &str) -> String {
     format!(
         "delete from outrigger.replicas r where r.outbox = {outbox} \
@@ -52,10 +61,11 @@ pub(super) async fn register(
     name: &str,
     lease_ttl: Duration,
     wanted: i32,
+    configuration: &Configuration,
 ) -> Result<Registered, StoreError> {
     let outbox = &sql.outbox;
     let transaction = begin(client).await?;
-    // Also serialises first registrations: the row stays locked until the partitions are there.
+    // Also serialises registrations: the row stays locked until the partitions are there, and the rank.
     let row = transaction
         .query_typed_opt(
             &format!(
@@ -87,8 +97,14 @@ pub(super) async fn register(
     transaction
         .execute_typed(
             &format!(
-                "insert into outrigger.replicas (outbox, replica, name, version, lease_ttl, lease_until) \
-                 select {outbox}, $1, $2, $3, ttl, clock_timestamp() + ttl \
+                "with there as (select r.rank, r.identity, r.lease_until >= clock_timestamp() or exists \
+                   (select from outrigger.partitions p where p.outbox = r.outbox and p.owner = r.replica) as counts \
+                   from outrigger.replicas r where r.outbox = {outbox}) \
+                 insert into outrigger.replicas \
+                   (outbox, replica, name, version, lease_ttl, lease_until, configuration, identity, rank) \
+                 select {outbox}, $1, $2, $3, ttl, clock_timestamp() + ttl, $5, $6, \
+                   coalesce((select min(rank) from there where counts and identity = $6), \
+                            (select max(rank) + 1 from there), 1) \
                  from (select $4 * interval '1 microsecond' as ttl) t"
             ),
             &[
@@ -96,6 +112,8 @@ pub(super) async fn register(
                 (&name, Type::TEXT),
                 (&env!("CARGO_PKG_VERSION"), Type::TEXT),
                 (&micros, Type::FLOAT8),
+                (&configuration.to_json(), Type::JSONB),
+                (&configuration.identity(), Type::TEXT),
             ],
         )
         .await?;
@@ -147,6 +165,14 @@ pub(super) async fn tick(
     let ids: Vec<Uuid> = row.try_get("replicas")?;
     let names: Vec<String> = row.try_get("names")?;
     let alive_for: Vec<i64> = row.try_get("alive_for")?;
+    let ranks: Vec<i64> = row.try_get("ranks")?;
+    let conflicts: Vec<bool> = row.try_get("conflicts")?;
+    let differs: Vec<Option<serde_json::Value>> = row.try_get("differs")?;
+    let replicas = ids
+        .into_iter()
+        .zip(names)
+        .zip(alive_for)
+        .zip(ranks.into_iter().zip(conflicts).zip(differs));
     Ok(Tick {
         server_start: row.try_get("server_start")?,
         partitions: numbers
@@ -154,15 +180,17 @@ pub(super) async fn tick(
             .zip(owners)
             .map(|(partition, owner)| PartitionRow { partition, owner })
             .collect(),
-        replicas: ids
-            .into_iter()
-            .zip(names)
-            .zip(alive_for)
-            .map(|((replica, name), alive_for)| ReplicaRow {
-                replica,
-                name,
-                alive_for: micros(Some(alive_for)).unwrap_or_default(),
-            })
+        replicas: replicas
+            .map(
+                |(((replica, name), alive_for), ((rank, conflicts), differs))| ReplicaRow {
+                    replica,
+                    name,
+                    alive_for: micros(Some(alive_for)).unwrap_or_default(),
+                    rank,
+                    conflicts,
+                    differs: differs.as_ref().map(Configuration::from_json),
+                },
+            )
             .collect(),
         registered: row.try_get("registered")?,
         may_take_over: row.try_get("may_take_over")?,
@@ -197,7 +225,9 @@ fn state(table: &Table, sql: &Sql) -> String {
     format!(
         "with me as (select * from outrigger.replicas where outbox = {outbox} and replica = $1), \
          rs as (select r.replica, r.name, case when r.replica = $1 then r.lease_ttl else greatest(r.lease_until, \
-             coalesce((select visible_since from me), clock_timestamp()) + r.lease_ttl) - clock_timestamp() end as remaining \
+             coalesce((select visible_since from me), clock_timestamp()) + r.lease_ttl) - clock_timestamp() end as remaining, \
+             r.rank, coalesce(r.identity <> (select identity from me), false) as conflicts, \
+             case when r.configuration <> (select configuration from me) then r.configuration end as differs \
            from outrigger.replicas r where r.outbox = {outbox}), \
          ps as (select partition, owner from outrigger.partitions where outbox = {outbox}) \
          select coalesce((select array_agg(partition order by partition) from ps), '{{}}'::int4[]) as partitions, \
@@ -206,6 +236,9 @@ fn state(table: &Table, sql: &Sql) -> String {
            coalesce((select array_agg(name order by replica) from rs), '{{}}'::text[]) as names, \
            coalesce((select array_agg(ceil(extract(epoch from rs.remaining) * 1000000)::int8 order by replica) from rs), \
              '{{}}'::int8[]) as alive_for, \
+           coalesce((select array_agg(rank order by replica) from rs), '{{}}'::int8[]) as ranks, \
+           coalesce((select array_agg(conflicts order by replica) from rs), '{{}}'::bool[]) as conflicts, \
+           coalesce((select array_agg(differs order by replica) from rs), '{{}}'::jsonb[]) as differs, \
            exists (select from me) as registered, \
            coalesce((select visible_since + lease_ttl < clock_timestamp() from me), false) as may_take_over, \
            b.paused_at is not null as paused, b.failures_version, \
@@ -237,7 +270,13 @@ pub(super) async fn claim(
     let outbox = &sql.outbox;
     let transaction = begin(client).await?;
     // Every statement below takes a fresh snapshot, so each sees what the locks before it waited for. Locks are taken
-    // in one order everywhere: partitions by number, then replicas by id.
+    // in one order everywhere: the outbox (registrations wait), partitions by number, replicas by id (heartbeats wait).
+    transaction
+        .query_typed(
+            &format!("select from outrigger.outboxes where outbox = {outbox} for no key update"),
+            &[],
+        )
+        .await?;
     transaction
         .query_typed(
             &format!(
@@ -250,11 +289,9 @@ pub(super) async fn claim(
     transaction
         .query_typed(
             &format!(
-                "select from outrigger.replicas where outbox = {outbox} and (replica = $2 or replica in \
-                 (select owner from outrigger.partitions where outbox = {outbox} and partition = any($1))) \
-                 order by replica for update"
+                "select from outrigger.replicas where outbox = {outbox} order by replica for update"
             ),
-            &[(&wanted, Type::INT4_ARRAY), (&replica, Type::UUID)],
+            &[],
         )
         .await?;
     // A claim is a sign of life too: without it, a replica whose lease ran out could be swept away between
@@ -274,15 +311,18 @@ pub(super) async fn claim(
     let rows = transaction
         .query_typed(
             &format!(
-                "with me as (select visible_since from outrigger.replicas where outbox = {outbox} and replica = $2), \
+                "with me as (select visible_since, identity from outrigger.replicas \
+                   where outbox = {outbox} and replica = $2), \
+                 living as (select r.rank, coalesce(r.identity <> me.identity, false) as conflicts \
+                   from outrigger.replicas r, me where r.outbox = {outbox} and (r.replica = $2 or {LIVES})), \
                  old as (select partition, owner, owned_since from outrigger.partitions \
                    where outbox = {outbox} and partition = any($1) and owner is distinct from $2) \
                  update outrigger.partitions p set owner = $2, owned_since = clock_timestamp() \
                  from old, me where p.outbox = {outbox} and p.partition = old.partition \
+                   and coalesce((select min(rank) from living where conflicts) \
+                     > (select min(rank) from living where not conflicts), true) \
                    and (old.owner is null or not exists (select from outrigger.replicas r \
-                     where r.outbox = {outbox} and r.replica = old.owner \
-                       and greatest(r.lease_until, coalesce(me.visible_since + r.lease_ttl, 'infinity')) \
-                           >= clock_timestamp())) \
+                     where r.outbox = {outbox} and r.replica = old.owner and {LIVES})) \
                  returning p.partition, old.owner is not null and old.owned_since > clock_timestamp() - interval '{SHORT}'"
             ),
             &[(&wanted, Type::INT4_ARRAY), (&replica, Type::UUID)],
@@ -298,6 +338,19 @@ pub(super) async fn claim(
         })
         .collect::<Result<Vec<_>, StoreError>>()?;
     claimed.sort_unstable_by_key(|claimed| claimed.partition);
+    if !claimed.is_empty() {
+        // The dead of another identity: one that wakes up is a newcomer now.
+        transaction
+            .execute_typed(
+                &format!(
+                    "delete from outrigger.replicas r using outrigger.replicas me \
+                     where me.outbox = {outbox} and me.replica = $1 and r.outbox = {outbox} \
+                       and r.identity <> me.identity and r.rank < me.rank and not ({LIVES})"
+                ),
+                &[(&replica, Type::UUID)],
+            )
+            .await?;
+    }
     transaction.commit().await?;
     Ok(claimed)
 }

@@ -71,6 +71,7 @@ impl World {
         let mut outcome = Outcome {
             faults: self.faults,
             duplicates,
+            handovers: self.handovers,
             ..Outcome::default()
         };
         for row in &self.database.rows {

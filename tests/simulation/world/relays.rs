@@ -17,6 +17,8 @@ impl World {
     pub(super) fn start(&mut self, replica: usize) -> Result<(), String> {
         let seed = self.random.next();
         let listening = self.random.chance(70);
+        // A restart may be part of a rolling update.
+        let identity = self.random.below(self.scenario.configurations);
         let state = &mut self.replicas[replica];
         if state.up {
             return Ok(());
@@ -24,6 +26,7 @@ impl World {
         state.life += 1;
         state.up = true;
         state.stopping = false;
+        state.identity = identity;
         state.started = self.now;
         state.frozen_until = self.now;
         state.highest_read = None;
@@ -89,6 +92,9 @@ impl World {
             let Some(command) = self.replicas[replica].core.next(now) else {
                 break;
             };
+            if matches!(command, Command::Publish { .. }) {
+                self.assert_alone(replica)?;
+            }
             self.carry_out(replica, life, command);
         }
         self.waits(replica, now)?;
@@ -142,6 +148,29 @@ impl World {
             return Err(format!(
                 "replica {replica} asked the database in vain {asked} times within a second"
             ));
+        }
+        Ok(())
+    }
+
+    /// Nothing is under way from a replica that lives, may publish, and sends events elsewhere.
+    fn assert_alone(&mut self, replica: usize) -> Result<(), String> {
+        let identity = self.replicas[replica].identity;
+        let split = self.batches.values().find(|batch| {
+            let other = &self.replicas[batch.replica];
+            other.identity != identity
+                && other.up
+                && other.life == batch.life
+                && other.frozen_until <= self.now
+                && other.core.gauges(self.now - other.started).proven
+        });
+        if let Some(batch) = split {
+            return Err(format!(
+                "events are split: replica {replica} publishes beside {}",
+                batch.replica
+            ));
+        }
+        if self.publishes.replace(identity).is_some_and(|last| last != identity) {
+            self.handovers += 1;
         }
         Ok(())
     }
@@ -285,7 +314,8 @@ impl World {
             }
             Op::Register => {
                 let name = format!("r{replica}");
-                let registered = up.then(|| self.database.register(&name, now));
+                let identity = self.replicas[replica].identity;
+                let registered = up.then(|| self.database.register(&name, identity, now));
                 Input::Registered(registered.ok_or(StoreFailed))
             }
             Op::Beat => {

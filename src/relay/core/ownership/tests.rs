@@ -26,6 +26,7 @@ fn tick(other_alive_for: Duration) -> Tick {
         replica: id(number),
         name: number.to_string(),
         alive_for,
+        ..ReplicaRow::default()
     };
     let theirs = PartitionRow {
         partition: 0,
