@@ -273,7 +273,9 @@ pub struct Partitions {
 
 /// `tail`
 #[derive(Debug, Args)]
-#[command(after_help = "Example:\n  outrigger tail --type 'order.*' --data")]
+#[command(after_help = "Examples:\n  \
+    outrigger tail --type 'order.*' --data\n  \
+    outrigger tail --as-sent   # the messages that a relay would send, pending ones first; nothing is published")]
 pub struct Tail {
     /// Only these types; `*` stands for anything.
     #[arg(long = "type", value_name = "PATTERN")]
@@ -284,6 +286,10 @@ pub struct Tail {
     /// Show payloads too.
     #[arg(long)]
     pub data: bool,
+    /// Show pending and new events as the messages that a relay with these settings would send, as JSON lines. Publishes
+    /// nothing, marks nothing, and needs no broker.
+    #[arg(long, conflicts_with = "data")]
+    pub as_sent: bool,
     /// Output.
     #[command(flatten)]
     pub read: Read,

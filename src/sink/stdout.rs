@@ -229,7 +229,8 @@ impl Serialize for Body<'_> {
     }
 }
 
-fn write_line(lines: &mut Vec<u8>, message: &Message) -> io::Result<()> {
+/// Appends a message as one line.
+pub(crate) fn write_line(lines: &mut Vec<u8>, message: &Message) -> io::Result<()> {
     let start = lines.len();
     let body = match std::str::from_utf8(&message.body) {
         Ok(text) => serde_json::from_str(text).map_or(Body::Text(text), Body::Json),

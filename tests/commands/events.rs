@@ -293,3 +293,38 @@ async fn replays_that_make_no_sense_are_refused() {
     assert!(text.contains("how long ago, such as `2h`"), "{text}");
     tool.fails(2, &["replay", "--key", "k"]);
 }
+
+#[tokio::test]
+async fn events_are_shown_as_they_would_be_sent_and_nothing_is_settled() {
+    let tool = Tool::new().await;
+    let text = tool.fails(2, &["tail", "--as-sent"]);
+    assert!(text.contains("OUTRIGGER_EVENT_SOURCE"), "{text}");
+    let tool = tool.with(&[("OUTRIGGER_EVENT_SOURCE", "/orders")]).await;
+    tool.sql(
+        "insert into outbox (type, key, data, published_at) values ('order.old', 'k', '0', now()); \
+         insert into outbox (type, key, data) values ('order.placed', 'k', '{\"n\": 1.0}'); \
+         insert into outbox (type, key, source) values ('bad', 'k', 'not a uri'); \
+         insert into outbox (type, key, available_at) values ('later', 'k', now() + interval '1 day')",
+    )
+    .await;
+    let following = tool.follow(&["tail", "--as-sent"]);
+    let line = following.line();
+    // The payload is as it was written.
+    assert!(line.contains(r#""data":{"n": 1.0}"#), "{line}");
+    let message: Value = serde_json::from_str(&line).unwrap();
+    assert_eq!(message["destination"], "events");
+    assert_eq!(message["routing_key"], "order.placed");
+    assert_eq!(message["body"]["source"], "/orders");
+    assert_eq!(message["body"]["partitionkey"], "k");
+    // New ones follow.
+    tool.insert(1, "order.new").await;
+    let message: Value = serde_json::from_str(&following.line()).unwrap();
+    assert_eq!(message["routing_key"], "order.new");
+    let (code, rest) = following.stop("-INT");
+    assert_eq!((code, rest.len()), (Some(0), 0), "{rest:?}");
+    let pending = "outbox where published_at is null";
+    assert_eq!(tool.count(pending).await, 4);
+    for table in ["replicas", "partitions", "failures"] {
+        assert_eq!(tool.count(&format!("outrigger.{table}")).await, 0);
+    }
+}

@@ -1,5 +1,6 @@
 //! `outrigger tail`: events as they are written and published.
 
+mod as_sent;
 mod follower;
 
 use std::time::Duration;
@@ -28,6 +29,9 @@ const LOOK_MAX: usize = 4 * PAGE;
 
 /// Follows the table until interrupted.
 pub(super) async fn run(args: &Tail, settings: &Settings) -> Result<(), Failure> {
+    if args.as_sent {
+        return Box::pin(as_sent::run(args, settings)).await;
+    }
     let (store, _) = reading(settings).await?;
     let start = store.last_seq().await?;
     // Also says so, if the table has no order to follow.
@@ -96,15 +100,7 @@ async fn look(
 
 fn show(args: &Tail, change: &Change) -> Result<(), Failure> {
     let record = &change.record;
-    let wanted = args
-        .event_type
-        .as_deref()
-        .is_none_or(|pattern| matches(pattern, &record.event_type))
-        && args
-            .key
-            .as_ref()
-            .is_none_or(|key| record.key.as_ref() == Some(key));
-    if !wanted {
+    if !wanted(args, record) {
         return Ok(());
     }
     if args.read.output == Output::Json {
@@ -127,6 +123,13 @@ fn show(args: &Tail, change: &Change) -> Result<(), Failure> {
         line += &format!("  {}", plain(&text));
     }
     print(&(line + "\n"))
+}
+
+fn wanted(args: &Tail, record: &Record) -> bool {
+    let pattern = args.event_type.as_deref();
+    let key = args.key.as_ref();
+    pattern.is_none_or(|pattern| matches(pattern, &record.event_type))
+        && key.is_none_or(|key| record.key.as_ref() == Some(key))
 }
 
 /// The payload as text; `None` if there is none.
