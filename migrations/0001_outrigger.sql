@@ -47,6 +47,11 @@ create table outrigger.replicas (
     identity       text,
     -- When that identity came, lower is earlier: the earliest living one has the partitions.
     rank           bigint not null default 1,
+    -- What it says of itself with a heartbeat: why it does not publish (null: nothing keeps it from that), events per
+    -- second of late, and when it published last.
+    waits_for      text,
+    rate           float8 not null default 0,
+    published_at   timestamptz,
     primary key (outbox, replica)
 ) with (fillfactor = 10, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 100);
 

@@ -67,9 +67,19 @@ async fn relay(settings: &Settings, mut stop: watch::Receiver<bool>) -> Result<(
         database = %database.target(),
         table = %settings.outbox.table,
         name = %settings.relay.name,
+        sink = settings.sink.name(),
+        // `target` is a word of the log itself.
+        sink_target = %assemble::target(settings),
+        source = %settings.event.source,
         ordering = ?settings.relay.ordering,
         "outrigger starts"
     );
+    if settings.sink == SinkKind::Stdout {
+        tracing::warn!(
+            "OUTRIGGER_SINK=stdout: events are printed here and marked as published; they go nowhere else. To see \
+             them without that, use `outrigger tail --as-sent`"
+        );
+    }
     let (live, watching) = watch::channel(Live::starting());
     // Before anything is waited for: who waits for long should be able to say so.
     let measured = Arc::new(Measured::default());
@@ -107,6 +117,7 @@ async fn relay(settings: &Settings, mut stop: watch::Receiver<bool>) -> Result<(
     let parts = Parts {
         core: core_config(settings, dead_letters.is_some()),
         name: settings.relay.name.clone(),
+        configuration: assemble::configuration(settings),
         partitions: settings.relay.partitions,
         database,
         store,
@@ -213,7 +224,8 @@ async fn serve(address: SocketAddr, site: Site) -> Result<AbortOnDropHandle<()>,
             "OUTRIGGER_ADMIN_LISTEN={address}: cannot listen there: {error}"
         ))
         .hint(
-            "choose a free port, one for each relay on this host (port 0 takes any), or set \
+            "does another relay run on this host? Relays of one outbox share its events and must have the same \
+             settings. If both are meant to run, choose a free port for each (port 0 takes any), or set \
              OUTRIGGER_ADMIN_LISTEN=off",
         )
     })?;
@@ -228,6 +240,8 @@ fn facts(settings: &Settings, database: &Database) -> Facts {
         name: settings.relay.name.clone(),
         table: settings.outbox.table.clone(),
         sink: settings.sink.name(),
+        target: assemble::target(settings),
+        destination: settings.route.destination.clone(),
         database: database.target(),
     }
 }

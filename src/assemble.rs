@@ -1,9 +1,11 @@
 //! From [`Settings`] to the plain settings of each part. The one place where the parts' own names meet.
 
+mod configuration;
 mod sinks;
 
 use std::collections::BTreeMap;
 
+pub use configuration::{configuration, target};
 use secrecy::SecretString;
 pub use sinks::*;
 

@@ -8,6 +8,8 @@
 
 #[path = "store/admin.rs"]
 mod admin;
+#[path = "store/configurations.rs"]
+mod configurations;
 #[path = "store/drawn_again.rs"]
 mod drawn_again;
 #[path = "store/figures.rs"]

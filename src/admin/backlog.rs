@@ -2,11 +2,13 @@
 
 use std::time::Duration;
 
+use jiff::Timestamp;
 use tokio::time::Instant;
 
 use crate::relay::live::Live;
 use crate::store::postgres::admin::FailureRow;
 use crate::store::postgres::figures::{Backlog, Upkeep};
+use crate::store::postgres::status::FailureGroup;
 
 /// What was seen in the database, on a slow clock.
 #[derive(Debug, Clone, Default)]
@@ -17,6 +19,10 @@ pub struct Watched {
     pub upkeep: Option<Upkeep>,
     /// The events that failed last.
     pub failures: Vec<FailureRow>,
+    /// All that failed, by kind.
+    pub groups: Vec<FailureGroup>,
+    /// Since when and why the outbox is paused.
+    pub paused: Option<(Timestamp, Option<String>)>,
 }
 
 /// A count, and where the relay stood.

@@ -9,8 +9,9 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::relay::live::{Live, Phase};
+use crate::relay::live::{Disagreement, Live, Phase};
 use crate::sink::SinkState;
+use crate::store::configuration::{Difference, described};
 use crate::store::postgres::ListenState;
 
 /// A main loop that has not turned for so long is stuck. It turns every second.
@@ -30,7 +31,7 @@ pub enum Outcome {
 /// One check.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Check {
-    /// Its name: `loop`, `relay`, `database`, `schema`, `broker`, `leases` or `listener`.
+    /// Its name: `loop`, `relay`, `database`, `schema`, `broker`, `leases`, `replicas` or `listener`.
     pub name: &'static str,
     /// How it went.
     pub outcome: Outcome,
@@ -125,6 +126,7 @@ pub fn ready(live: &Live) -> Report {
             Check::fails_if("schema", live.schema.as_ref()),
             broker(&live.broker),
             leases(live),
+            replicas(live),
             listener(live),
         ],
     }
@@ -185,6 +187,25 @@ fn leases(live: &Live) -> Check {
     Check::new("leases", Outcome::Ok, detail)
 }
 
+/// Replicas that disagree keep each other from nothing but harm: a relay that stands aside is ready, so that a rolling
+/// update goes on and ends the others.
+fn replicas(live: &Live) -> Check {
+    let peers = &live.peers;
+    let Some(first) = peers.disagreements.first() else {
+        return Check::new("replicas", Outcome::Ok, "");
+    };
+    let splits = |other: &Disagreement| other.differences.iter().any(Difference::splits);
+    let other = peers.disagreements.iter().find(|other| splits(other));
+    let does = match (other.is_some(), peers.stands_aside) {
+        (true, true) => "takes no partition while another replica publishes to another place",
+        (true, false) => "another replica would publish to another place and takes no partition",
+        (false, _) => "another replica has other settings",
+    };
+    let other = other.unwrap_or(first);
+    let detail = format!("{does}: {}: {}", other.name, described(&other.differences));
+    Check::new("replicas", Outcome::Degraded, detail)
+}
+
 /// Polling finds every event, so a missing listener only makes an idle relay slower.
 fn listener(live: &Live) -> Check {
     let (outcome, detail) = match &live.listener {
@@ -206,6 +227,8 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
+    use crate::relay::live::Peers;
+    use crate::store::configuration::{Configuration, SINK};
     use crate::store::{PartitionRow, Tick};
 
     fn running() -> Live {
@@ -253,7 +276,7 @@ mod tests {
         assert_eq!(
             ready(&running()).to_string(),
             "[+]relay ok\n[+]database ok\n[+]schema ok\n[+]broker ok\n\
-             [+]leases ok: 1 of 1 partitions\n[+]listener ok\nreadyz check passed\n"
+             [+]leases ok: 1 of 1 partitions\n[+]replicas ok\n[+]listener ok\nreadyz check passed\n"
         );
     }
 
@@ -292,6 +315,23 @@ mod tests {
         live.listener = Some(ListenState::Refused("pooler".into()));
         assert_eq!(failed(&live), [""; 0]);
         let line = "[!]listener degraded: refused: pooler; polling\n";
+        assert!(ready(&live).to_string().contains(line));
+    }
+
+    #[test]
+    fn replicas_that_disagree_are_named_and_hinder_no_rollout() {
+        let ours = |sink: &str| Configuration::new([(SINK, sink.to_owned())]);
+        let mut live = running();
+        live.peers = Arc::new(Peers {
+            stands_aside: true,
+            disagreements: vec![Disagreement {
+                name: "orders-0".into(),
+                differences: ours("stdout").differences(&ours("rabbitmq")),
+            }],
+        });
+        assert_eq!(failed(&live), [""; 0]);
+        let line = "\n[!]replicas degraded: takes no partition while another replica publishes to another place: \
+                    orders-0: sink `rabbitmq` there, `stdout` here\n";
         assert!(ready(&live).to_string().contains(line));
     }
 

@@ -16,6 +16,7 @@ pub mod probe;
 mod process;
 mod scrape;
 mod status;
+mod verdict;
 
 use std::collections::VecDeque;
 use std::io;
@@ -63,6 +64,10 @@ pub struct Facts {
     pub table: String,
     /// The kind of sink.
     pub sink: &'static str,
+    /// Where it leads, without credentials; empty for standard output.
+    pub target: String,
+    /// The destination of events whose row names none, as configured.
+    pub destination: String,
     /// Host, port and database, without credentials.
     pub database: String,
 }

@@ -10,8 +10,9 @@ use super::process::Process;
 use crate::error::ReasonCode;
 use crate::relay::core::ByReason;
 use crate::relay::core::pace::WakeReason;
-use crate::relay::live::Live;
+use crate::relay::live::{Disagreement, Live};
 use crate::sink::SinkState;
+use crate::store::configuration::Difference;
 use crate::store::postgres::ListenState;
 use crate::store::postgres::figures::Upkeep;
 use crate::telemetry::metrics::table::{self as metrics, UNAVAILABLE};
@@ -134,6 +135,14 @@ fn ownership(page: &mut Page, live: &Live, now: Instant) {
         page.value(&metrics::PARTITIONS, &[], tick.partitions.len() as f64);
         page.value(&metrics::PARTITIONS_UNOWNED, &[], unowned.count() as f64);
         page.value(&metrics::REPLICAS, &[], alive.len() as f64);
+    }
+    let splits = |other: &Disagreement| other.differences.iter().any(Difference::splits);
+    let disagreements = &live.peers.disagreements;
+    let aside = disagreements.iter().filter(|other| splits(other)).count();
+    let counts = [aside, disagreements.len() - aside];
+    for (effect, count) in metrics::DISAGREEMENTS.iter().zip(counts) {
+        let labels = [("effect", *effect)];
+        page.value(&metrics::REPLICAS_DISAGREE, &labels, count as f64);
     }
     page.value(&metrics::OWNERSHIP_PROVEN, &[], flag(live.gauges.proven));
     page.value(&metrics::PAUSED, &[], flag(live.gauges.paused));

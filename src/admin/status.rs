@@ -7,9 +7,11 @@ use super::Site;
 use super::backlog::waiting;
 use super::health::{self, Outcome};
 use super::history::{SAMPLE_EVERY, latency};
+use super::verdict;
 use crate::relay::live::Live;
 use crate::store::FailureState;
 use crate::store::postgres::admin::FailureRow;
+use crate::store::postgres::status::FailureGroup;
 
 /// The answer.
 pub(super) fn status(site: &Site) -> Value {
@@ -26,12 +28,27 @@ pub(super) fn status(site: &Site) -> Value {
         .map(|row| failure(site, now, row))
         .collect();
     let (replicas, partitions) = replicas(&live, now);
+    let rate = site
+        .history()
+        .samples()
+        .last()
+        .map_or(0.0, |sample| sample.published);
+    let alive = super::replicas_alive(&live, now).len();
+    let verdict = verdict::verdict(&live, &watched, &waits, rate, alive, now);
+    let groups: Vec<Value> = watched
+        .groups
+        .iter()
+        .map(|of| group(site, now, of))
+        .collect();
     json!({
         "version": facts.version,
         "name": facts.name,
         "table": facts.table,
         "database": facts.database,
         "sink": facts.sink,
+        "target": facts.target,
+        "destination": facts.destination,
+        "verdict": { "outcome": word(verdict.outcome), "text": verdict.text },
         "paused": live.gauges.paused,
         "checks": checks(&live),
         "published": live.totals.published,
@@ -49,6 +66,7 @@ pub(super) fn status(site: &Site) -> Value {
         "replicas": replicas,
         "partitions": partitions,
         "failures": failures,
+        "failure_groups": groups,
         "history": history(site),
     })
 }
@@ -57,14 +75,33 @@ fn checks(live: &Live) -> Vec<Value> {
     let checks = health::ready(live).checks.into_iter();
     checks
         .map(|check| {
-            let outcome = match check.outcome {
-                Outcome::Ok => "ok",
-                Outcome::Degraded => "degraded",
-                Outcome::Failed => "failed",
-            };
-            json!({ "name": check.name, "outcome": outcome, "detail": check.detail })
+            json!({ "name": check.name, "outcome": word(check.outcome), "detail": check.detail })
         })
         .collect()
+}
+
+fn word(outcome: Outcome) -> &'static str {
+    match outcome {
+        Outcome::Ok => "ok",
+        Outcome::Degraded => "degraded",
+        Outcome::Failed => "failed",
+    }
+}
+
+/// Failed events of one kind, with what to run first.
+fn group(site: &Site, now: Instant, of: &FailureGroup) -> Value {
+    let since = site.measured.clock.since(now, of.since);
+    let reason = of.reason.as_deref();
+    let filter = reason.map_or(String::new(), |reason| format!(" --reason {reason}"));
+    json!({
+        "state": of.state,
+        "reason": of.reason,
+        "type": of.event_type,
+        "events": of.count,
+        "error": of.error,
+        "since_seconds_ago": since.map(|ago| ago.as_secs_f64()),
+        "command": format!("outrigger dead list --state {}{filter}", of.state),
+    })
 }
 
 fn latencies(site: &Site) -> Value {

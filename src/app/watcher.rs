@@ -26,6 +26,8 @@ const FIRST_PAUSES: [Duration; 3] = [
 ];
 /// Failed events that are shown.
 const FAILURES_SHOWN: usize = 20;
+/// Kinds of failed events that are shown.
+const GROUPS_SHOWN: i64 = 12;
 
 /// Looks until dropped.
 pub(super) async fn watch(
@@ -78,6 +80,15 @@ async fn count(
     let backlog = timed(measured, store.backlog(above)).await?;
     measured.clock.heard(at, Instant::now(), backlog.clock);
     let failed = backlog.retrying + backlog.blocked + backlog.dead;
+    let is_paused = live.borrow().gauges.paused;
+    let paused = match is_paused {
+        true => timed(measured, store.paused()).await?,
+        false => None,
+    };
+    let groups = match failed {
+        0 => Vec::new(),
+        _ => timed(measured, store.failure_groups(GROUPS_SHOWN)).await?,
+    };
     let failures = if failed > 0 {
         let filter = FailureFilter {
             latest_first: true,
@@ -91,6 +102,8 @@ async fn count(
     watched.send_modify(|watched| {
         watched.backlog = Some(Counted { at, done, backlog });
         watched.failures = failures;
+        watched.groups = groups;
+        watched.paused = paused;
     });
     Ok(backlog.rows > 0)
 }

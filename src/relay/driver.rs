@@ -5,8 +5,10 @@
 
 mod health;
 mod measure;
+mod peers;
 mod publish;
 mod report;
+mod tell;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,6 +24,7 @@ use crate::relay::core::pace::WakeReason;
 use crate::relay::core::{Command, Core, CoreConfig, HELD_MAX, Input, StoreFailed, Time};
 use crate::relay::live::{Live, Phase};
 use crate::sink::{Lane, Sink, SinkState};
+use crate::store::configuration::Configuration;
 use crate::store::postgres::{
     Database, ListenState, Listener, PostgresStore, StoreError, StoreErrorKind,
 };
@@ -29,7 +32,9 @@ use crate::store::{Partitions, Settle, Tick};
 use crate::telemetry::metrics::{Measured, Operation};
 use crate::telemetry::trace::Tracer;
 use measure::Measure;
+use peers::PeerReport;
 use report::Report;
+use tell::Tell;
 
 /// Pause between two attempts to look at a table that changed or vanished.
 const REOPEN_PAUSE: Duration = Duration::from_secs(2);
@@ -60,6 +65,8 @@ pub struct Parts {
     pub tracer: Option<Arc<Tracer>>,
     /// Name of this replica, for people.
     pub name: String,
+    /// What the replicas of the outbox must have alike.
+    pub configuration: Configuration,
     /// Partitions wanted; the stored number wins.
     pub partitions: i32,
     /// The core's settings; `lanes` is taken from the sink.
@@ -178,12 +185,15 @@ struct Driver {
     tasks: JoinSet<Answer>,
     reopening: bool,
     report: Report,
+    peers: PeerReport,
+    tell: Tell,
     measure: Measure,
     tracer: Option<Arc<Tracer>>,
     stopping: bool,
     tick: Option<Arc<Tick>>,
     ticked_at: Instant,
     live_at: Option<Instant>,
+    trouble_since: Option<Instant>,
 }
 
 impl Driver {
@@ -213,12 +223,15 @@ impl Driver {
             tasks: JoinSet::new(),
             reopening: false,
             report: Report::default(),
+            peers: PeerReport::new(parts.configuration),
+            tell: Tell::default(),
             measure: Measure::new(parts.measured, config_lanes),
             tracer: parts.tracer,
             stopping: false,
             tick: None,
             ticked_at: Instant::now(),
             live_at: None,
+            trouble_since: None,
         }
     }
 
@@ -352,11 +365,14 @@ impl Driver {
             Step::Register => {
                 let (name, partitions) = (self.name.clone(), self.partitions);
                 let ttl = self.lease_ttl.mul_f64(STORED);
+                let configuration = self.peers.configuration().clone();
                 self.ask(
                     Operation::Lease,
                     "register",
                     async move {
-                        let registered = store.register(&name, ttl, partitions).await?;
+                        let registered = store
+                            .register_as(&name, ttl, partitions, &configuration)
+                            .await?;
                         report::registered(&registered, partitions);
                         Ok((registered.replica, registered.partitions))
                     },
@@ -364,10 +380,11 @@ impl Driver {
                 );
             }
             Step::Tick { beat } => {
+                let told = beat.then(|| self.tell.now(&self.core.totals(), Instant::now()));
                 self.ask(
                     Operation::Lease,
                     "renew the lease",
-                    async move { store.tick(replica, beat).await },
+                    async move { store.tick_telling(replica, told.as_ref()).await },
                     Input::Ticked,
                 );
             }
@@ -452,6 +469,11 @@ impl Driver {
                     Input::Ticked(Ok(tick)) => {
                         self.tick = Some(Arc::new(tick.clone()));
                         self.ticked_at = Instant::now();
+                        self.report.paused(tick.paused);
+                        if let Some(me) = self.core.replica() {
+                            let held = self.core.gauges(self.now()).partitions;
+                            self.peers.ticked(me, tick, held);
+                        }
                     }
                     Input::Read(Ok(batch)) => self.measure.measured().read(batch.rows.len()),
                     _ => {}
@@ -499,7 +521,7 @@ impl Driver {
         self.live_at = Some(Instant::now());
         let now = self.now();
         let health = self.report.health();
-        live.send_replace(Live {
+        let mut live_now = Live {
             at: Instant::now(),
             phase: if self.stopping {
                 Phase::Stopping
@@ -521,7 +543,16 @@ impl Driver {
                 .map(|listener| listener.state().borrow().clone()),
             tick: self.tick.clone(),
             ticked_at: self.ticked_at,
-        });
+            peers: self.peers.peers(),
+            trouble_since: None,
+        };
+        let trouble = live_now.database.is_some() || live_now.waits_for().is_some();
+        live_now.trouble_since = trouble.then(|| self.trouble_since.unwrap_or_else(Instant::now));
+        self.trouble_since = live_now.trouble_since;
+        if self.tell.changed(&live_now, Instant::now()) {
+            self.handle(Input::Tell);
+        }
+        live.send_replace(live_now);
     }
 
     async fn close(mut self) {

@@ -10,6 +10,7 @@ use uuid::Uuid;
 use super::core::{Gauges, Totals};
 use crate::sink::SinkState;
 use crate::store::Tick;
+use crate::store::configuration::Difference;
 use crate::store::postgres::{ListenState, StoreError, StoreErrorKind};
 
 /// Where a relay is between its start and its end.
@@ -23,6 +24,24 @@ pub enum Phase {
     Stopping,
     /// The main loop is over; connections are being closed.
     Stopped,
+}
+
+/// A replica of the same outbox whose settings differ.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Disagreement {
+    /// Its name.
+    pub name: String,
+    /// In what.
+    pub differences: Vec<Difference>,
+}
+
+/// How the living replicas of the outbox agree.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Peers {
+    /// This replica takes no partition while those live that send events elsewhere.
+    pub stands_aside: bool,
+    /// Those whose settings differ from this one's.
+    pub disagreements: Vec<Disagreement>,
 }
 
 /// One look at the relay.
@@ -56,6 +75,10 @@ pub struct Live {
     pub tick: Option<Arc<Tick>>,
     /// When that was.
     pub ticked_at: Instant,
+    /// How the living replicas agree.
+    pub peers: Arc<Peers>,
+    /// Since when something keeps this replica from publishing.
+    pub trouble_since: Option<Instant>,
 }
 
 impl Live {
@@ -76,6 +99,23 @@ impl Live {
             listener: None,
             tick: None,
             ticked_at: Instant::now(),
+            peers: Arc::default(),
+            trouble_since: Some(Instant::now()),
+        }
+    }
+
+    /// Why nothing can be published, if something is in the way that lasts. A pause is known to everyone.
+    pub fn waits_for(&self) -> Option<String> {
+        if let Some(why) = &self.schema {
+            return Some(format!("the outbox table does not fit: {why}"));
+        }
+        match &self.broker {
+            SinkState::Ready => None,
+            SinkState::Down(why) if why.is_empty() => {
+                Some("not connected to the broker yet".into())
+            }
+            SinkState::Down(why) | SinkState::Ended(why) => Some(format!("the broker: {why}")),
+            SinkState::Blocked(why) => Some(format!("the broker asks publishers to wait: {why}")),
         }
     }
 

@@ -49,7 +49,12 @@ pub mod stdout;
 ))]
 #[cfg_attr(not(feature = "default"), allow(dead_code))]
 mod supervised;
-#[cfg(any(feature = "rabbitmq", feature = "nats", feature = "http"))]
+#[cfg(any(
+    feature = "rabbitmq",
+    feature = "nats",
+    feature = "http",
+    feature = "kafka"
+))]
 #[cfg_attr(not(feature = "default"), allow(dead_code))]
 mod urls;
 

@@ -22,6 +22,14 @@ pub(super) fn parse_each<T>(
     parsed
 }
 
+/// Hosts and ports for people and for comparing: the same for the same servers, whatever their order.
+pub(super) fn listed(places: impl Iterator<Item = String>) -> String {
+    let mut places: Vec<String> = places.map(|place| place.to_lowercase()).collect();
+    places.sort_unstable();
+    places.dedup();
+    places.join(", ")
+}
+
 /// Each `%XY` as its byte; what only looks like one stays.
 pub(super) fn percent_decoded(text: &str) -> Vec<u8> {
     let bytes = text.as_bytes();
@@ -46,6 +54,12 @@ pub(super) fn percent_decoded(text: &str) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_list_of_servers_has_no_order() {
+        let texts = ["B:2", "a:1", "b:2"].map(str::to_owned);
+        assert_eq!(listed(texts.into_iter()), "a:1, b:2");
+    }
 
     #[test]
     fn only_what_is_encoded_is_decoded() {

@@ -14,6 +14,9 @@ use self::configuration::Configuration;
 use crate::error::Reason;
 use crate::event::Record;
 
+/// Longest time between two heartbeats. A replica that is alone needs no lease, but people want to know that it lives.
+pub const SIGN_OF_LIFE: Duration = Duration::from_secs(30);
+
 /// Which partitions a read covers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Partitions {
@@ -247,6 +250,17 @@ impl ReplicaRow {
     }
 }
 
+/// What a replica says of itself with a heartbeat, for people.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Told {
+    /// Why it does not publish; `None`: nothing keeps it from that.
+    pub waits_for: Option<String>,
+    /// Events published per second since the last heartbeat.
+    pub rate: f64,
+    /// How long ago the last one was published.
+    pub published_ago: Option<Duration>,
+}
+
 /// What one ownership tick brings back. Read in a statement of its own *after* the heartbeat committed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Tick {
@@ -286,7 +300,9 @@ impl Tick {
         };
         let ours = self.replicas.iter().filter(|row| !row.conflicts);
         let ours = ours.filter(|row| row.replica == me || row.is_alive());
-        ours.map(|row| row.rank).min().is_none_or(|ours| theirs < ours)
+        ours.map(|row| row.rank)
+            .min()
+            .is_none_or(|ours| theirs < ours)
     }
 }
 

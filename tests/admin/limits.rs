@@ -35,6 +35,8 @@ async fn listening() -> Listening {
             name: "name".into(),
             table: "outbox".into(),
             sink: "stdout",
+            target: String::new(),
+            destination: "events".into(),
             database: "nowhere".into(),
         },
         live,

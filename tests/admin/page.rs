@@ -248,6 +248,8 @@ async fn the_page_shows_what_happens_in_both_themes_and_on_a_phone() {
             let status: serde_json::Value = serde_json::from_str(&answer.body).unwrap();
             status["failures"].as_array().unwrap().len() == 3
                 && status["failures"][0]["state"] == "dead"
+                && status["failure_groups"][0]["events"] == 3
+                && status["backlog"]["events"] == 0
                 && status["published"] == 1500
                 && status["history"]["rate"].as_array().unwrap().len() >= 3
         },
@@ -260,14 +262,24 @@ async fn the_page_shows_what_happens_in_both_themes_and_on_a_phone() {
             json!({ "url": format!("http://{address}/") }),
         );
         browser.await_true("document.getElementById('freshness')?.innerText === 'live'");
-        assert_eq!(browser.evaluate("document.title"), "outbox · Outrigger");
+        // Something was given up: that comes first.
+        let title = browser.evaluate("document.title");
+        assert_eq!(title, "\u{26a0} outbox · Outrigger");
+        let verdict = browser.text("verdict");
+        assert!(verdict.contains("3 events were given up"), "{verdict}");
+        let broker = browser.text("broker");
+        assert!(
+            broker.starts_with("rabbitmq 127.0.0.1:") && broker.contains(" vhost "),
+            "{broker}"
+        );
         // Names are text, not markup.
         assert_eq!(browser.text("relay"), "<b>relay-0</b>");
         let numbers = browser.text("numbers");
         assert!(numbers.contains("1,500 since the start"), "{numbers}");
         assert!(numbers.contains("3 dead, 0 blocked"), "{numbers}");
         let failures = browser.text("failures");
-        assert!(failures.contains("outrigger dead retry 1501"), "{failures}");
+        let command = "outrigger dead list --state dead --reason unroutable";
+        assert!(failures.contains(command), "{failures}");
         assert!(failures.contains("unroutable"), "{failures}");
         assert_eq!(
             browser.evaluate("document.querySelectorAll('#partitions .mine').length"),
@@ -279,7 +291,7 @@ async fn the_page_shows_what_happens_in_both_themes_and_on_a_phone() {
         );
         assert_eq!(
             browser.evaluate("document.querySelectorAll('#checks .ok').length"),
-            6
+            7
         );
         let page = browser.evaluate("document.documentElement.innerHTML");
         for secret in ["payload", "person-1"] {

@@ -12,11 +12,11 @@ async fn an_empty_outbox_without_a_relay() {
     assert!(first.starts_with("public.outbox @ 127.0.0.1:"), "{text}");
     assert_eq!(
         rest,
-        "\npending    0\n\
+        "no relay is registered: start `outrigger run`\n\
+         \npending    0\n\
          retrying   0\n\
          blocked    0\n\
-         dead       0\n\
-         relay      none registered: start `outrigger run`\n"
+         dead       0\n"
     );
 }
 
@@ -42,13 +42,15 @@ async fn backlog_replicas_and_failures() {
     .await;
     let text = tool.ok(&["status"]);
     for part in [
-        "pending    1,233, oldest 2h 5m\n",
+        "1 of 4 partitions have no owner; 1,232 events wait\n",
+        "pending    1,233, oldest 2h 5m; 1 retrying or blocked among them\n",
         "blocked    1, their keys wait for you\n",
         "dead       1\n",
-        "1 of 4 partitions have no owner\n",
-        "pod-1    0.1.0",
+        "hot key    `k` has 1,232 of the first 1,233 events\n",
+        "pod-1    0.1.0    -",
+        "alone",
         "3     0-2\n",
-        "unroutable",
+        "dead     unroutable  t     1",
         "full\\u{1b}[2J",
         "outrigger dead retry SEQ",
     ] {
@@ -65,10 +67,69 @@ async fn backlog_replicas_and_failures() {
         json["replicas"][0]["partitions"],
         serde_json::json!([0, 1, 2])
     );
-    // The latest failure comes first.
-    assert_eq!(json["failures"][0]["seq"], 2);
+    // What was given up comes first.
+    assert_eq!(json["failures"][0]["state"], "dead");
     assert_eq!(json["failures"][1]["error"], "full\u{1b}[2J");
+    assert_eq!(json["state"], "unowned");
     assert_eq!(json["paused"], Value::Null);
+}
+
+/// Adds a replica whose last sign of life was so many seconds ago.
+async fn replica(tool: &Tool, name: &str, sink: &str, rank: i32, silent: i32) {
+    tool.sql(&format!(
+        "insert into outrigger.replicas (outbox, replica, name, version, lease_ttl, lease_until, rank, configuration, waits_for) \
+         values ('public.outbox', gen_random_uuid(), '{name}', '0.1.0', '10s', \
+           clock_timestamp() + interval '10 s' - {silent} * interval '1 s', {rank}, \
+           '{{\"sink\": \"{sink}\", \"target\": \"mq:5672 vhost /\", \"source\": \"/a\"}}', \
+           case when {silent} = 3 then 'the broker: connection refused' end)"
+    ))
+    .await;
+}
+
+#[tokio::test]
+async fn a_relay_that_died_is_not_shown_as_one_that_lives() {
+    let tool = Tool::new().await;
+    replica(&tool, "orders-0", "rabbitmq", 1, 86).await;
+    tool.insert(1, "t").await;
+    let text = tool.ok(&["status"]);
+    for part in [
+        "\nno sign of life from orders-0 for 1m 2",
+        "is it running?; 1 event waits\n",
+        "rabbitmq mq:5672 vhost /",
+        "expired",
+    ] {
+        assert!(text.contains(part), "{part:?} is not in\n{text}");
+    }
+    let json = tool.json(&["status", "-o", "json"]);
+    assert_eq!(json["state"], "no_sign_of_life");
+    assert_eq!(json["replicas"][0]["alive"], false);
+    let checked = tool
+        .with(&[
+            ("OUTRIGGER_EVENT_SOURCE", "/a"),
+            ("OUTRIGGER_SINK", "stdout"),
+        ])
+        .await
+        .run(&["check"]);
+    let checked = String::from_utf8_lossy(&checked.stdout).into_owned();
+    assert!(checked.contains("1 event waits"), "{checked}");
+    assert!(checked.contains("and no relay runs"), "{checked}");
+}
+
+#[tokio::test]
+async fn what_replicas_wait_for_and_where_they_differ_is_shown() {
+    let tool = Tool::new().await;
+    replica(&tool, "orders-0", "rabbitmq", 1, 3).await;
+    replica(&tool, "laptop", "stdout", 2, 1).await;
+    tool.insert(3, "t").await;
+    let text = tool.ok(&["status"]);
+    for part in [
+        "\nnot publishing: orders-0: the broker: connection refused; 3 events wait\n",
+        "  orders-0: the broker: connection refused\n",
+        "  laptop: stands aside for `orders-0`, which publishes to another place: \
+         sink `rabbitmq` there, `stdout` here\n",
+    ] {
+        assert!(text.contains(part), "{part:?} is not in\n{text}");
+    }
 }
 
 #[tokio::test]
@@ -85,7 +146,7 @@ async fn a_pause_is_shown_with_its_reason() {
     assert!(text.contains("was paused already"), "{text}");
     assert!(text.ends_with(" (broker upgrade)\n"), "{text}");
     let text = tool.ok(&["status"]);
-    assert!(text.contains(": broker upgrade"), "{text}");
+    assert!(text.contains("\npaused just now: broker upgrade"), "{text}");
     let json = tool.json(&["status", "-o", "json"]);
     assert_eq!(json["paused"]["reason"], "broker upgrade");
     let text = tool.ok(&["resume", "--dry-run"]);

@@ -6,6 +6,7 @@
 mod support;
 
 mod checker;
+mod configurations;
 mod connections;
 #[path = "../cloudevents/decode.rs"]
 #[allow(dead_code)]

@@ -39,6 +39,8 @@ pub enum Mutation {
     RecordsByNumber,
     /// Replicas of different configurations share the partitions.
     MixConfigurations,
+    /// A replica that was taken for dead keeps its place before those that took over.
+    SleepersKeepTheirPlace,
 }
 
 impl Mutation {
@@ -60,6 +62,11 @@ impl Mutation {
                 scenario.emptied = true;
             }
             Mutation::SettleBeforeConfirm => scenario.faults = true,
+            Mutation::SleepersKeepTheirPlace => {
+                scenario.faults = true;
+                scenario.replicas = 3;
+                scenario.configurations = 2;
+            }
             Mutation::MixConfigurations => {
                 scenario.faults = false;
                 scenario.replicas = 3;
@@ -203,4 +210,9 @@ fn records_matched_by_number_alone_are_caught() {
 #[test]
 fn sharing_with_another_configuration_is_caught() {
     is_caught(Mutation::MixConfigurations);
+}
+
+#[test]
+fn sleepers_that_keep_their_place_are_caught() {
+    is_caught(Mutation::SleepersKeepTheirPlace);
 }

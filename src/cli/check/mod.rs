@@ -20,6 +20,7 @@ mod nats;
 mod probe;
 #[cfg(feature = "rabbitmq")]
 mod rabbitmq;
+mod relays;
 mod report;
 
 use self::report::Report;
@@ -57,6 +58,9 @@ pub async fn run(args: &Check, loaded: &Loaded) -> Result<(), Failure> {
         );
     } else {
         Box::pin(database::check(&mut report, settings)).await;
+        if problems.is_empty() && !report.has_failed(&["database", "outbox"]) {
+            Box::pin(relays::check(&mut report, settings)).await;
+        }
     }
     let sections: &[&str] = match settings.sink {
         SinkKind::RabbitMq => &["rabbitmq", "amqp", "sink", "route"],
@@ -159,5 +163,12 @@ fn check_settings(
         "{set} settings given; ordering {ordering}, published rows are {after}, to `{}` with key `{}`",
         settings.route.destination, settings.route.key
     ));
+    let place = match (settings.sink, assemble::target(settings)) {
+        (SinkKind::Stdout, _) => {
+            ": events are printed and marked as published, and go nowhere else".to_owned()
+        }
+        (_, target) => format!(" at {target}, source `{}`", settings.event.source),
+    };
+    report.ok(format!("sink {}{place}", settings.sink.name()));
     Ok(())
 }

@@ -23,6 +23,8 @@ pub enum Input {
     Wake(WakeReason),
     /// Look at the ownership tables now.
     OwnershipChanged,
+    /// What this replica says of itself has changed.
+    Tell,
     /// Notifications arrive (or no longer).
     Listening(bool),
     /// The sink can take events (or cannot).

@@ -397,6 +397,7 @@ impl Core {
         match input {
             Input::Wake(reason) => self.pace.wake(now, reason),
             Input::OwnershipChanged => self.ownership.wake(now),
+            Input::Tell => self.ownership.tell(),
             Input::Listening(listening) => self.pace.set_listening(now, listening),
             Input::SinkReady(ready) => self.sink_ready = ready,
             Input::Stop => self.stop(now),

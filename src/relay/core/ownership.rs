@@ -8,7 +8,7 @@
 //!   process's monotonic clock from *before* the tick was sent. Without proof nothing is published.
 //! * **A replica alone renews by reading.** A newcomer must first have been visible to everyone
 //!   for a whole lease before it may take over, so a read that shows nobody else proves as much
-//!   as a heartbeat, and an idle lone replica writes nothing.
+//!   as a heartbeat, and a lone replica writes only a sign of life now and then, for people.
 //! * **Clean hand-over.** A partition is released only after nothing of it is in flight or unsettled.
 //! * **One configuration.** Replicas that send events to different places never own partitions side by side: the
 //!   configuration that was there first keeps them all, and the other takes none while one of the first lives.
@@ -21,7 +21,7 @@ use std::time::Duration;
 use uuid::Uuid;
 
 use super::{STORE_RETRY, Time};
-use crate::store::{Claimed, Partitions, Tick, partition_of};
+use crate::store::{Claimed, Partitions, SIGN_OF_LIFE, Tick, partition_of};
 
 /// Share of the lease time for which a tick proves ownership. From there to [`STORED`] is the margin between
 /// the old owner's last publish and the new owner's first.
@@ -93,6 +93,8 @@ pub struct Ownership {
     rest_until: Time,
     claim: Vec<i32>,
     load: Vec<i32>,
+    /// What this replica says of itself has changed.
+    tell: bool,
     /// Nothing more is claimed.
     closed: bool,
     stopping: bool,
@@ -123,6 +125,7 @@ impl Ownership {
             rest_until: Time::ZERO,
             claim: Vec::new(),
             load: Vec::new(),
+            tell: false,
             closed: false,
             stopping: false,
             left: false,
@@ -259,7 +262,11 @@ impl Ownership {
         if now >= self.next_tick {
             let beat = match self.last_beat {
                 None => true,
-                Some(last) => self.others && now >= last + self.lease_ttl / 4,
+                Some(last) => {
+                    self.tell
+                        || now >= last + SIGN_OF_LIFE
+                        || self.others && now >= last + self.lease_ttl / 4
+                }
             };
             return Some(Step::Tick { beat });
         }
@@ -297,6 +304,11 @@ impl Ownership {
             self.next_tick
         };
         Some(due.max(self.rest_until))
+    }
+
+    /// What this replica says of itself has changed: the next tick writes it.
+    pub fn tell(&mut self) {
+        self.tell = true;
     }
 
     /// Look soon: another replica may have given something back. Pointless for the owner of everything.
@@ -376,6 +388,7 @@ impl Ownership {
         }
         if beat {
             self.last_beat = Some(sent_at);
+            self.tell = false;
         }
         // Alone, reading is proof enough; with others only the heartbeat is.
         if beat || (!self.others && self.last_beat.is_some()) {

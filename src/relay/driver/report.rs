@@ -30,6 +30,7 @@ pub(super) struct Report {
     sink_away: Option<Lasting>,
     /// It is back, since when, and how long it was away. One that comes and goes counts as away.
     sink_back: Option<(Instant, Duration)>,
+    paused: bool,
     said: HashMap<(FailureState, Option<ReasonCode>), (Option<Instant>, usize)>,
     waited_in_vain: Option<Instant>,
 }
@@ -93,6 +94,18 @@ impl Report {
                 why
             };
             tracing::warn!(waiting, "still waiting for {sink}, {lasted}: {why}");
+        }
+    }
+
+    /// Whether an operator has paused the outbox.
+    pub(super) fn paused(&mut self, paused: bool) {
+        if paused == std::mem::replace(&mut self.paused, paused) {
+            return;
+        }
+        if paused {
+            tracing::warn!("paused by an operator; events wait until `outrigger resume`");
+        } else {
+            tracing::info!("resumed by an operator");
         }
     }
 

@@ -42,6 +42,18 @@ impl Default for EventBridgeSettings {
 }
 
 impl EventBridgeSettings {
+    /// Where events go: the region, and the endpoint where it is not AWS's own.
+    pub fn target(&self) -> String {
+        let region = self
+            .region
+            .as_deref()
+            .unwrap_or("region of the environment");
+        match &self.endpoint {
+            Some(endpoint) => format!("{region} at {}", endpoint.trim_end_matches('/')),
+            None => region.to_owned(),
+        }
+    }
+
     /// Everything wrong with these settings, each naming its variable. Reads no file and opens no connection.
     pub fn validate(&self) -> Vec<String> {
         let mut problems = Vec::new();

@@ -61,6 +61,13 @@ impl HttpSettings {
         self.target().err().unwrap_or_default()
     }
 
+    /// Where events go, without credentials: scheme, host and port, and a digest of the path, which may be secret.
+    /// Equal for the same service, however it is written.
+    pub fn place(&self) -> String {
+        let target = Target::parse(&self.url, None);
+        target.map(|target| target.place()).unwrap_or_default()
+    }
+
     /// The target as it is now, if a file has anything to say about it.
     pub(super) async fn target_now(&self) -> Result<Option<Target>, String> {
         if self.url_file.is_none() && self.authorization_file.is_none() {

@@ -89,6 +89,18 @@ impl Target {
         })
     }
 
+    /// For comparing, and for people: the path as a digest, since it may hold a secret; no query, which may too.
+    pub(super) fn place(&self) -> String {
+        let path = self.path.trim_end_matches('/');
+        if path.is_empty() {
+            return self.to_string();
+        }
+        let digest = path.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+            (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+        });
+        format!("{self} path #{:08x}", digest >> 32)
+    }
+
     /// The path and query of a request to a destination below the URL; `None` where a part of it would leave
     /// the URL's own path.
     pub(super) fn path_to(&self, destination: &str) -> Option<String> {
@@ -167,6 +179,18 @@ mod tests {
             .err()
             .unwrap();
         assert!(both.contains("different ways"), "{both}");
+    }
+
+    #[test]
+    fn the_place_is_the_same_however_it_is_written_and_shows_no_secret() {
+        let place = target("https://me:p%40ss@h/hooks/secret?token=t").place();
+        assert_eq!(place, target("https://h:443/hooks/secret/").place());
+        assert!(place.starts_with("https://h:443 path #"), "{place}");
+        for hidden in ["secret", "ss", "token"] {
+            assert!(!place.contains(hidden), "{place}");
+        }
+        assert_ne!(place, target("https://h/hooks/other").place());
+        assert_eq!(target("http://h/").place(), "http://h:80");
     }
 
     #[test]

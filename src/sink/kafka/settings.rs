@@ -8,6 +8,7 @@ use rdkafka::config::RDKafkaLogLevel;
 use secrecy::{ExposeSecret, SecretString};
 
 use crate::secret_file::SecretFile;
+use crate::sink::urls::listed;
 
 /// librdkafka's own bounds of `message.max.bytes`.
 const MESSAGE_SIZE: std::ops::RangeInclusive<usize> = 1_000..=1_000_000_000;
@@ -114,6 +115,11 @@ impl Default for KafkaSettings {
 }
 
 impl KafkaSettings {
+    /// Where events go: hosts and ports. Equal for the same brokers in any order.
+    pub fn target(&self) -> String {
+        listed(self.brokers.iter().map(|broker| broker.trim().to_owned()))
+    }
+
     /// Everything wrong with these settings, each naming its variable. Reads no file and opens no
     /// connection.
     pub fn validate(&self) -> Vec<String> {

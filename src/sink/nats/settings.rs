@@ -8,7 +8,7 @@ use secrecy::{ExposeSecret, SecretString};
 use url::Url;
 
 use crate::secret_file::{SecretFile, split_urls};
-use crate::sink::urls::{parse_each, percent_decoded};
+use crate::sink::urls::{listed, parse_each, percent_decoded};
 use crate::tls::{Files, half_a_pair};
 use crate::user_info;
 
@@ -209,6 +209,16 @@ impl NatsSettings {
         settings.servers().map_err(|problems| problems.join("; "))
     }
 
+    /// Where events go: hosts and ports, without credentials. Equal for the same servers, however they are written.
+    pub fn target(&self) -> String {
+        let servers = self.parse_urls(&mut Vec::new());
+        let bare = |server: &Server| {
+            let bare = server.address.split_once("://");
+            bare.map_or_else(|| server.address.clone(), |(_, bare)| bare.to_owned())
+        };
+        listed(servers.iter().map(bare))
+    }
+
     fn parse_urls(&self, problems: &mut Vec<String>) -> Vec<Server> {
         if self.urls.is_empty() {
             problems.push(
@@ -239,6 +249,24 @@ mod tests {
         for (problem, part) in problems.iter().zip(expected) {
             assert!(problem.contains(part), "{problem:?} lacks {part:?}");
         }
+    }
+
+    #[test]
+    fn the_target_is_the_same_however_it_is_written() {
+        let target = |urls: &[&str]| {
+            NatsSettings {
+                urls: urls.iter().map(|url| SecretString::from(*url)).collect(),
+                ..NatsSettings::default()
+            }
+            .target()
+        };
+        let expected = "a:4222, b:4222";
+        assert_eq!(
+            target(&["nats://u:secret@b/", "nats://token@a:4222"]),
+            expected
+        );
+        assert_eq!(target(&["tls://A", "nats://b"]), expected);
+        assert_ne!(target(&["nats://localhost"]), target(&["nats://127.0.0.1"]));
     }
 
     #[test]

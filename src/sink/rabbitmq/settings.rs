@@ -7,7 +7,7 @@ use secrecy::{ExposeSecret as _, SecretString};
 
 use super::endpoint::Endpoint;
 use crate::secret_file::{SecretFile, split_urls};
-use crate::sink::urls::parse_each;
+use crate::sink::urls::{listed, parse_each};
 use crate::tls::{Files, half_a_pair};
 
 /// RabbitMQ accepts no larger `max_message_size` than this.
@@ -94,6 +94,25 @@ impl RabbitMqSettings {
             }
         }
         problems
+    }
+
+    /// Where events go: hosts, ports and vhost, without credentials. Equal for the same brokers, however they are
+    /// written.
+    pub fn target(&self) -> String {
+        let endpoints = self.parse_urls(&mut Vec::new());
+        let mut vhosts: Vec<&str> = endpoints.iter().map(Endpoint::vhost).collect();
+        vhosts.sort_unstable();
+        vhosts.dedup();
+        let of = |vhost: &str| {
+            let there = endpoints.iter().filter(|place| place.vhost() == vhost);
+            let places = listed(there.map(|place| match place.host() {
+                host if host.contains(':') => format!("[{host}]:{}", place.port()),
+                host => format!("{host}:{}", place.port()),
+            }));
+            format!("{places} vhost {vhost}")
+        };
+        let all: Vec<String> = vhosts.into_iter().map(of).collect();
+        all.join("; ")
     }
 
     /// What they say about TLS.
@@ -275,6 +294,31 @@ mod tests {
                 "only act on `amqps://`",
             ],
         );
+    }
+
+    #[test]
+    fn the_target_is_the_same_however_it_is_written() {
+        let of = |urls: &[&str]| RabbitMqSettings {
+            urls: urls.iter().map(|url| SecretString::from(*url)).collect(),
+            ..RabbitMqSettings::default()
+        };
+        let target = |urls: &[&str]| of(urls).target();
+        assert_eq!(target(&["amqp://Broker"]), "broker:5672 vhost /");
+        for same in [
+            &["amqp://u:secret@b:5672/shop", "amqp://u:secret@a/shop"][..],
+            &["amqp://other:rotated@a/shop", "amqp://b/shop?heartbeat=5"],
+        ] {
+            assert_eq!(target(same), "a:5672, b:5672 vhost shop");
+        }
+        assert_eq!(target(&["amqp://a//"]), target(&["amqp://a/%2f"]));
+        for other in [
+            "amqp://a/other",
+            "amqp://127.0.0.1/shop",
+            "amqp://a:5673/shop",
+        ] {
+            assert_ne!(target(&[other]), target(&["amqp://a/shop"]), "{other}");
+        }
+        assert_eq!(target(&["amqps://[::1]/v"]), "[::1]:5671 vhost v");
     }
 
     #[test]

@@ -54,7 +54,9 @@ pub use repartition::Repartition;
 pub use settle::RetentionStep;
 
 use crate::store::configuration::Configuration;
-use crate::store::{Claimed, Failing, Failure, Partitions, ReadBatch, ReadRequest, Settle, Tick};
+use crate::store::{
+    Claimed, Failing, Failure, Partitions, ReadBatch, ReadRequest, Settle, Tick, Told,
+};
 use connect::Connector;
 use inspect::Table;
 use session::Session;
@@ -372,6 +374,16 @@ impl PostgresStore {
     ///
     /// Fails where the server takes no writes any more, which a relay with nothing to write would not notice.
     pub async fn tick(&self, replica: Uuid, beat: bool) -> Result<Tick, StoreError> {
+        let told = Told::default();
+        self.tick_telling(replica, beat.then_some(&told)).await
+    }
+
+    /// The same; a heartbeat says how the replica stands.
+    pub async fn tick_telling(
+        &self,
+        replica: Uuid,
+        beat: Option<&Told>,
+    ) -> Result<Tick, StoreError> {
         let inner = &*self.inner;
         let tick = run!(self, session, |session| ownership::tick(
             &session,

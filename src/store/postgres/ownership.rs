@@ -25,7 +25,7 @@ use super::mapping::Field;
 use super::session::{Session, begin};
 use super::sql::{NOW_MS, SERVER_START, Sql};
 use crate::store::configuration::Configuration;
-use crate::store::{Claimed, PartitionRow, ReplicaRow, Tick};
+use crate::store::{Claimed, PartitionRow, ReplicaRow, Tick, Told};
 
 /// The answer to a registration.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -129,9 +129,10 @@ pub(super) async fn tick(
     table: &Table,
     sql: &Sql,
     replica: Uuid,
-    beat: bool,
+    beat: Option<&Told>,
 ) -> Result<Tick, StoreError> {
-    if beat {
+    if let Some(told) = beat {
+        let ago = told.published_ago.map(|ago| ago.as_micros() as f64);
         // A transaction of its own, finished before the read below takes its snapshot. So a claim that got hold of
         // our row before this heartbeat has committed by then and is visible in the read; and any claim after it
         // sees the new lease. With both in one statement, the read could miss a claim that the heartbeat waited for.
@@ -139,11 +140,17 @@ pub(super) async fn tick(
             .execute(
                 &format!(
                     "update outrigger.replicas set lease_until = clock_timestamp() + lease_ttl, \
-                     visible_since = coalesce(visible_since, clock_timestamp()) \
+                     visible_since = coalesce(visible_since, clock_timestamp()), \
+                     waits_for = $2, rate = $3, published_at = clock_timestamp() - $4 * interval '1 microsecond' \
                      where outbox = {} and replica = $1",
                     sql.outbox
                 ),
-                vec![(&replica, Type::UUID)],
+                vec![
+                    (&replica, Type::UUID),
+                    (&told.waits_for, Type::TEXT),
+                    (&told.rate, Type::FLOAT8),
+                    (&ago, Type::FLOAT8),
+                ],
             )
             .await?;
     }

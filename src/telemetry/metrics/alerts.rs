@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use super::table::{
     BACKLOG, BROKER_BLOCKED, BROKER_CONNECTED, DATABASE_UP, DEAD, END_TO_END, FAILED_EVENTS, INFO,
     LISTENER_CONNECTED, OLDEST_PENDING, PARTITIONS_UNOWNED, PAUSED, PUBLISH_FAILURES, PUBLISHED,
-    SNAPSHOT_SECONDS, TABLE_DEAD_ROWS, UNAVAILABLE,
+    REPLICAS_DISAGREE, SNAPSHOT_SECONDS, TABLE_DEAD_ROWS, UNAVAILABLE,
 };
 
 /// An alert. `docs/runbook.md` has a section of the same name.
@@ -147,6 +147,13 @@ pub fn alerts() -> Vec<Alert> {
             "1m",
             format!("{} > 0", min(PARTITIONS_UNOWNED.name)),
             "Nobody publishes the events of some partitions.",
+        ),
+        alert(
+            "OutriggerReplicasDisagree",
+            "warning",
+            "10m",
+            format!("{} > 0", max(REPLICAS_DISAGREE.name)),
+            "Replicas of one outbox have different settings.",
         ),
         alert(
             "OutriggerAbsent",

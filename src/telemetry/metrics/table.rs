@@ -36,6 +36,8 @@ pub const FAILED_STATES: [&str; 3] = ["retrying", "blocked", "dead"];
 pub const BATCH_STEPS: [&str; 3] = ["read", "publish", "settle"];
 /// Who can keep dead rows from being removed.
 pub const SNAPSHOT_HOLDERS: [&str; 3] = ["session", "prepared_transaction", "replication_slot"];
+/// What comes of replicas whose settings differ.
+pub const DISAGREEMENTS: [&str; 2] = ["stands_aside", "shares"];
 
 const REASON: Label = Label {
     name: "reason",
@@ -60,6 +62,10 @@ const BATCH_STEP: Label = Label {
 const STATE: Label = Label {
     name: "state",
     values: || FAILED_STATES.to_vec(),
+};
+const EFFECT: Label = Label {
+    name: "effect",
+    values: || DISAGREEMENTS.to_vec(),
 };
 const HOLDER: Label = Label {
     name: "holder",
@@ -171,6 +177,9 @@ metrics! {
     REPLICAS = Gauge "outrigger_replicas" []
         "Replicas of this outbox that are alive, this one included.",
         "";
+    REPLICAS_DISAGREE = Gauge "outrigger_replicas_disagree" [EFFECT]
+        "Living replicas of this outbox whose settings differ from this one's, by effect.",
+        "`stands_aside`: they send events to another place, or as another source, and one of the two takes no partition. `shares`: something else differs, and they share the events.";
     OWNERSHIP_PROVEN = Gauge "outrigger_ownership_proven" []
         "1 if this replica's lease lasts, so that it may publish.",
         "";

@@ -169,7 +169,11 @@ impl World {
                 batch.replica
             ));
         }
-        if self.publishes.replace(identity).is_some_and(|last| last != identity) {
+        if self
+            .publishes
+            .replace(identity)
+            .is_some_and(|last| last != identity)
+        {
             self.handovers += 1;
         }
         Ok(())

@@ -123,11 +123,16 @@ impl Relay {
 
     /// What `/status` says, if it still answers.
     fn status(&self) -> Option<String> {
+        self.get("/status")
+    }
+
+    /// What the admin listener answers, head and all.
+    pub fn get(&self, path: &str) -> Option<String> {
         let patience = Duration::from_secs(2);
         let mut stream = TcpStream::connect_timeout(&self.admin_address()?, patience).ok()?;
         stream.set_read_timeout(Some(patience)).ok()?;
-        let request = b"GET /status HTTP/1.1\r\nHost: relay\r\nConnection: close\r\n\r\n";
-        stream.write_all(request).ok()?;
+        let request = format!("GET {path} HTTP/1.1\r\nHost: relay\r\nConnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).ok()?;
         let mut answer = String::new();
         stream.read_to_string(&mut answer).ok()?;
         Some(answer)

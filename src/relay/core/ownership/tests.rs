@@ -144,3 +144,79 @@ fn a_step_that_failed_is_not_asked_again_at_once() {
     let step = ownership.next(ms(1_700) + STORE_RETRY);
     assert!(matches!(step, Some(Step::Tick { .. })), "{step:?}");
 }
+
+/// The same two, where the other sends events elsewhere and came first (rank 1) or last.
+fn conflict(other_alive_for: Duration, other_rank: i64) -> Tick {
+    let mut tick = tick(other_alive_for);
+    tick.replicas[0].rank = 5;
+    tick.replicas[1].rank = other_rank;
+    tick.replicas[1].conflicts = true;
+    tick.partitions[0].owner = None;
+    tick
+}
+
+#[test]
+fn a_newcomer_that_sends_events_elsewhere_takes_nothing_while_the_first_lives() {
+    let mut ownership = Ownership::new(TTL, 256);
+    ownership.registered(ms(1_000), id(1), 1);
+    ownership.ticked(ms(1_000), ms(1_000), true, &conflict(TTL, 1));
+    assert_eq!(ownership.next(ms(1_000)), None);
+    ownership.ticked(ms(1_800), ms(1_800), true, &conflict(Duration::ZERO, 1));
+    assert_eq!(ownership.next(ms(1_800)), Some(Step::Claim(vec![0])));
+}
+
+#[test]
+fn the_first_neither_hands_over_to_a_newcomer_nor_counts_it() {
+    let mut ownership = Ownership::new(TTL, 256);
+    ownership.registered(ms(1_000), id(1), 2);
+    let mut both = conflict(TTL, 9);
+    both.partitions.push(PartitionRow {
+        partition: 1,
+        owner: None,
+    });
+    ownership.ticked(ms(1_000), ms(1_000), true, &both);
+    assert_eq!(ownership.next(ms(1_000)), Some(Step::Claim(vec![0, 1])));
+}
+
+#[test]
+fn an_owner_that_finds_an_earlier_one_gives_up_what_it_has() {
+    let mut ownership = Ownership::new(TTL, 256);
+    ownership.registered(ms(1_000), id(1), 1);
+    ownership.ticked(ms(1_000), ms(1_000), true, &conflict(TTL, 9));
+    let claimed = Claimed {
+        partition: 0,
+        unclean: false,
+    };
+    ownership.claimed(ms(1_000), &[claimed]);
+    assert_eq!(ownership.loaded(&[0]), [0]);
+    let mut mine = conflict(TTL, 1);
+    mine.partitions[0].owner = Some(id(1));
+    ownership.ticked(ms(1_800), ms(1_800), true, &mine);
+    assert_eq!(ownership.next(ms(1_800)), Some(Step::Release(vec![0])));
+}
+
+#[test]
+fn after_an_outage_an_earlier_one_is_taken_for_alive() {
+    let mut ownership = Ownership::new(TTL, 256);
+    ownership.registered(ms(1_000), id(1), 1);
+    ownership.ticked(ms(1_000), ms(1_000), true, &conflict(TTL, 1));
+    let back = ms(1_000) + TTL;
+    ownership.ticked(back, back, true, &conflict(Duration::ZERO, 1));
+    assert_eq!(ownership.next(back), None);
+}
+
+#[test]
+fn one_that_is_alone_gives_a_sign_of_life_now_and_then_and_when_there_is_news() {
+    let mut ownership = Ownership::new(TTL, 256);
+    ownership.registered(ms(1_000), id(1), 1);
+    let mut alone = tick(TTL);
+    alone.replicas.truncate(1);
+    ownership.ticked(ms(1_000), ms(1_000), true, &alone);
+    let beats = |ownership: &Ownership, at| ownership.next(at) == Some(Step::Tick { beat: true });
+    let soon = ms(1_000) + SIGN_OF_LIFE - ms(1);
+    assert!(!beats(&ownership, soon) && beats(&ownership, soon + ms(1)));
+    ownership.tell();
+    assert!(beats(&ownership, ms(5_000)));
+    ownership.ticked(ms(5_000), ms(5_000), true, &alone);
+    assert!(!beats(&ownership, ms(10_000)));
+}
