@@ -90,7 +90,7 @@ impl View<'_> {
                 skip_keys: Vec::new(),
                 known: Vec::new(),
                 limit: PAGE,
-                server: None,
+                source: None,
                 byte_limit: BYTES,
             };
             let batch = self.store.read(&request).await?;
