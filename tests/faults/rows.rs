@@ -1,8 +1,11 @@
 //! Rows 8, 9, 23 and 25: rows that cannot be published, and rows of every size.
 
+use std::time::Instant;
+
 use crate::play::{Counts, Play, Run};
-use crate::scenario::{Place, Scenario};
+use crate::scenario::{Place, RABBITMQ, Scenario};
 use crate::sink::Sink;
+use crate::support::Settings;
 
 pub(crate) const SCENARIOS: &[Scenario] = &[
     Scenario {
@@ -24,6 +27,26 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         short: true,
         sinks: Sink::ALL,
         run: |run| Box::pin(poison_rows(run)),
+    },
+    Scenario {
+        name: "many-failing-keys",
+        row: "8",
+        fault: "20,000 keys whose events find no queue, and then good events of others",
+        replicas: 1,
+        place: Place::Shared,
+        short: true,
+        sinks: RABBITMQ,
+        run: |run| Box::pin(many_failing_keys(run, "retrying")),
+    },
+    Scenario {
+        name: "many-blocked-keys",
+        row: "8",
+        fault: "the same, where an event that is given up blocks its key",
+        replicas: 1,
+        place: Place::Shared,
+        short: true,
+        sinks: RABBITMQ,
+        run: |run| Box::pin(many_failing_keys(run, "blocked")),
     },
     Scenario {
         name: "payload-sizes",
@@ -73,6 +96,51 @@ async fn unroutable_rows(run: Run) -> Counts {
     }
     assert_dead(&mut play, rounds).await;
     play.published(100).await;
+    play.finish(0).await
+}
+
+async fn many_failing_keys(run: Run, state: &'static str) -> Counts {
+    const KEYS: i64 = 20_000;
+    let mut play = Play::open(run).await;
+    play.narrow().await;
+    play.refusals = true;
+    let attempts = if state == "blocked" { 1 } else { 100_000 };
+    let tune = |settings: Settings| {
+        settings
+            .set("RELAY_BATCH_SIZE", 1_000)
+            .set("RELAY_MAX_IN_FLIGHT", 4_000)
+            .set("RETRY_MAX_ATTEMPTS", attempts)
+            .set("RETRY_ON_EXHAUSTED", "block")
+            .set("RETRY_BACKOFF_INITIAL", "5s")
+            .set("RETRY_BACKOFF_MAX", "5s")
+    };
+    play.add("a", tune).await.start();
+    play.stage.await_owned(1).await;
+    play.stage
+        .run(&format!(
+            "with event as (insert into outbox (type, key, data) select 'bad', 'bad' || g % {KEYS}, '1' \
+               from generate_series(1, 2 * {KEYS}) g returning id, key, seq, data) \
+             insert into ledger select id, key, seq, seq, data::text from event"
+        ))
+        .await;
+    let failing = format!("select count(*) from outrigger.failures where state = '{state}'");
+    play.stage
+        .await_count("the first event of each key fails", &failing, KEYS)
+        .await;
+    let began = Instant::now();
+    play.backlog(50).await;
+    let good = "select count(*) from outbox where type = 'backlog' and published_at is not null";
+    play.stage
+        .await_count("good events of other keys are published", good, 50)
+        .await;
+    println!("    behind {KEYS} {state} keys: {:?}", began.elapsed());
+    assert_eq!(play.stage.count(&failing).await, KEYS, "keys that fail");
+    play.exchange().bind().await;
+    if state == "blocked" {
+        let retry = ["dead", "retry", "--all"];
+        play.replicas[0].settings.run(&retry).await;
+    }
+    play.recovered().await;
     play.finish(0).await
 }
 

@@ -26,7 +26,7 @@ pub mod reading;
 mod samples;
 pub mod window;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::Duration;
 
 use uuid::Uuid;
@@ -58,8 +58,8 @@ const SETTLE_WAIT: Duration = Duration::from_millis(5);
 /// Failures recorded by one statement.
 const RECORD_MAX: usize = 500;
 /// Failing rows loaded when a partition is taken over; also the number of keys that may be held
-/// before main reads stop.
-pub const HELD_MAX: usize = 10_000;
+/// before main reads stop. Each takes some 200 bytes.
+pub const HELD_MAX: usize = 100_000;
 /// Wait after the database refused or vanished, before the same kind of command is sent again.
 const STORE_RETRY: Duration = Duration::from_millis(500);
 /// A retry this late means that its record changed unnoticed: load the records again.
@@ -500,6 +500,7 @@ impl Core {
 
     /// Takes in the failing rows of `partitions`. Keys in `newer` failed after they were read.
     fn take_failing(&mut self, now: Time, failing: &[Failing], partitions: &[i32], newer: &[i64]) {
+        let newer: HashSet<i64> = newer.iter().copied().collect();
         let rows: Vec<(i64, i64)> = failing
             .iter()
             .filter(|failing| failing.keyed && !newer.contains(&failing.hash))

@@ -72,7 +72,8 @@ struct Out {
     ticket: u64,
 }
 
-/// What is read, in the order of precedence.
+/// What is read. Those that look for rows take turns, so that thousands of retries hold up no new row and the other way
+/// round.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Next {
     /// A main read, the last one before a stop.
@@ -93,6 +94,7 @@ impl Next {
         Self::Main,
         Self::Sweep,
     ];
+    const TURNS: [Next; 4] = [Self::Retries, Self::Due, Self::CatchUp, Self::Main];
 }
 
 /// See the module documentation.
@@ -122,8 +124,8 @@ pub struct Reading {
     found_below: bool,
     /// Mean weight in bytes of the rows last read, at least 1.
     row_weight: usize,
-    /// Alternates between catching up and everything else.
-    caught_up_last: bool,
+    /// When each kind was read last, by the number of the read: they take turns.
+    served: [u64; Next::ALL.len()],
     discarded: u64,
 }
 
@@ -155,7 +157,7 @@ impl Reading {
             change: SourceChange::None,
             found_below: false,
             row_weight: FIRST_WEIGHT,
-            caught_up_last: false,
+            served: [0; Next::ALL.len()],
             discarded: 0,
         }
     }
@@ -274,7 +276,6 @@ impl Reading {
         {
             self.lowest = Some(self.lowest.map_or(lowest, |old| old.min(lowest)));
         }
-        self.caught_up_last = matches!(out.kind, ReadKind::CatchUp { .. });
         match out.kind {
             ReadKind::Main { .. } => self.finish_main(now, batch, window, pace),
             ReadKind::CatchUp { .. } => {
@@ -501,12 +502,16 @@ impl Core {
 
     fn choose(&mut self, now: Time, room: usize) -> Option<(ReadKind, usize)> {
         let is_due = |next: Next| self.due(next).is_some_and(|due| due <= now);
-        let next = Next::ALL.into_iter().find(|next| match next {
-            // By turns with everything else.
-            Next::CatchUp if self.reading.caught_up_last && is_due(Next::Main) => false,
-            next => is_due(*next),
-        })?;
+        let next = match (is_due(Next::Last), is_due(Next::Sweep)) {
+            (true, _) => Some(Next::Last),
+            (false, sweep) => Next::TURNS
+                .into_iter()
+                .filter(|next| is_due(*next))
+                .min_by_key(|next| self.reading.served[*next as usize])
+                .or(sweep.then_some(Next::Sweep)),
+        }?;
         let reading = &mut self.reading;
+        reading.served[next as usize] = reading.next_ticket;
         match next {
             Next::Last => {
                 self.last_read_begins();
@@ -514,7 +519,8 @@ impl Core {
             }
             Next::Retries => {
                 reading.retry_at = None;
-                Some((ReadKind::Retries, room))
+                // The other half is for new rows.
+                Some((ReadKind::Retries, room.div_ceil(2)))
             }
             Next::Due => {
                 reading.due_at = None;
