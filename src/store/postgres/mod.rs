@@ -3,7 +3,7 @@
 //! * [`connect`], `dsn`, `dialects`, `service`, `options`, `tls`: from settings to connections, with libpq's meanings.
 //! * [`mapping`], [`inspect`]: which table and columns; what the catalog says about them.
 //! * [`migrate`]: schema, native table, grants.
-//! * `sql`, `read`, `settle`, `failures`, `ownership`: what the relay does.
+//! * `sql`, `read`, `settle`, `retention`, `failures`, `ownership`: what the relay does.
 //! * [`listen`]: the wake-up hint. [`figures`]: what metrics need. [`status`], [`admin`], [`emit`], [`replay`]: what operators do. [`probe`]: what `check` asks.
 //!
 //! Every wait has a limit, and nothing depends on what a session keeps: no SET, no session lock. Statements are unnamed
@@ -28,6 +28,7 @@ pub mod probe;
 mod read;
 mod repartition;
 pub mod replay;
+mod retention;
 mod service;
 mod session;
 mod settle;
@@ -51,7 +52,7 @@ pub use mapping::{AfterPublish, Mapping, OutboxSettings, Preset};
 pub use migrate::{Migrated, grants, print};
 pub use ownership::Registered;
 pub use repartition::Repartition;
-pub use settle::RetentionStep;
+pub use retention::RetentionStep;
 
 use crate::store::{Claimed, Failing, Failure, Partitions, ReadBatch, ReadRequest, Settle, Tick};
 use connect::Connector;
@@ -422,7 +423,7 @@ impl PostgresStore {
     ) -> Result<RetentionStep, StoreError> {
         let inner = &*self.inner;
         run!(self, |client| {
-            settle::retention_chunk(client, &inner.table, &inner.sql, older_than, after, limit)
+            retention::retention_chunk(client, &inner.table, &inner.sql, older_than, after, limit)
         })
     }
 
