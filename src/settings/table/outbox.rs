@@ -24,16 +24,17 @@ pub(super) const SETTINGS: &[Setting] = &[
     Setting {
         key: "outbox.preset",
         kind: Kind::Choice {
-            allowed: &["native", "debezium"],
+            allowed: &["native", "debezium", "textbook", "modulith"],
         },
         default: Some("native"),
-        description: "The column names to start from: the table `outrigger migrate` creates, or that of Debezium's \
-                      outbox event router.",
+        description: "The column names to start from: the table `outrigger migrate` creates, that of Debezium's \
+                      outbox event router, the one of the textbooks (`id`, `event_type`, `payload`, `published`), or Spring \
+                      Modulith's `event_publication`. Each column may be named otherwise below; `none` leaves one out.",
         ..BASE
     },
     column(
         "outbox.column_seq",
-        "Column that orders events: a `bigint` drawn at INSERT.",
+        "Column that orders events: a `bigint` drawn at INSERT. May be the id as well.",
     ),
     column("outbox.column_id", "Column with the CloudEvents `id`."),
     column("outbox.column_type", "Column with the CloudEvents `type`."),
@@ -88,23 +89,45 @@ pub(super) const SETTINGS: &[Setting] = &[
         "outbox.column_published_at",
         "Column the relay sets when the event is published.",
     ),
+    column(
+        "outbox.column_status",
+        "Column whose value says whether the event is published: a text, a number or an enum. May stand beside \
+         `outbox.column_published_at`.",
+    ),
+    Setting {
+        key: "outbox.status_pending",
+        unset: "`pending`",
+        description: "With a status column: the values of rows to publish, comma separated. Rows with any other are left \
+                      alone.",
+        example: "NEW,RETRY",
+        ..BASE
+    },
+    Setting {
+        key: "outbox.status_published",
+        unset: "`published`",
+        description: "With a status column: the value that published rows get.",
+        example: "SENT",
+        ..BASE
+    },
     Setting {
         key: "outbox.after_publish",
         kind: Kind::Choice {
             allowed: &["mark", "delete"],
         },
         default: Some("mark"),
-        description: "What happens to a published row: `mark` sets `published_at`, `delete` removes the row.",
+        description: "What happens to a published row: `mark` sets `published_at` (and the status), `delete` removes the row.",
         ..BASE
     },
     Setting {
         key: "outbox.retention",
-        kind: Kind::Duration {
+        kind: Kind::DurationOrOff {
             min: "1s",
             max: "3650d",
         },
-        default: Some("7d"),
-        description: "How long marked rows are kept before they are removed.",
+        unset: "`7d` in a table that `outrigger migrate` created, `off` in any other",
+        description: "How long published rows are kept before the relay deletes them, counted from `published_at` (or \
+                      from `created_at`, if the mark holds no time). `off`: they are never deleted.",
+        example: "30d",
         ..BASE
     },
 ];

@@ -21,7 +21,9 @@ pub mod figures;
 pub mod inspect;
 pub mod listen;
 pub mod mapping;
+mod mark;
 pub mod migrate;
+mod misfit;
 mod options;
 mod ownership;
 pub mod probe;
@@ -52,7 +54,7 @@ pub use mapping::{AfterPublish, Mapping, OutboxSettings, Preset};
 pub use migrate::{Migrated, grants, print};
 pub use ownership::Registered;
 pub use repartition::Repartition;
-pub use retention::RetentionStep;
+pub use retention::{HISTORY_LOOKED_AT_MAX, History, RetentionStep};
 
 use crate::store::{Claimed, Failing, Failure, Partitions, ReadBatch, ReadRequest, Settle, Tick};
 use connect::Connector;
@@ -412,19 +414,6 @@ impl PostgresStore {
             &inner.sql,
             horizon
         ))
-    }
-
-    /// Deletes published rows older than `older_than` among the next `limit` rows after `after`.
-    pub async fn retention_chunk(
-        &self,
-        older_than: Duration,
-        after: Option<i64>,
-        limit: usize,
-    ) -> Result<RetentionStep, StoreError> {
-        let inner = &*self.inner;
-        run!(self, |client| {
-            retention::retention_chunk(client, &inner.table, &inner.sql, older_than, after, limit)
-        })
     }
 
     /// Starts listening for wake-ups.
