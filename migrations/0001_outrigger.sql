@@ -117,21 +117,36 @@ $$;
 -- Wakes the relay after an insert. NOTIFY holds a lock on the whole cluster from before commit until after it,
 -- so it undoes group commit: the trigger's condition calls this only while the relay does not poll anyway.
 --
+-- It runs inside the service's transactions, so nothing that happens here may make one fail: not a privilege that is
+-- missing, and not a queue of notifications that fills up because someone's listener stopped reading (at its end every
+-- transaction that notifies fails). The relay then finds the row by polling.
+--
 -- PostgreSQL refuses PREPARE TRANSACTION after a NOTIFY. Services that use two-phase commit attach the outbox
 -- without the trigger, and the relay polls (OUTRIGGER_RELAY_WAKE=poll).
 create function outrigger.wake_up() returns trigger
 language plpgsql
+set search_path = pg_catalog, pg_temp
 as $$
 begin
-    perform pg_catalog.pg_notify(tg_argv[0], '');
+    begin
+        if pg_notification_queue_usage() < 0.5 then
+            perform pg_notify(tg_argv[0], '');
+        end if;
+    exception when others then
+        null;
+    end;
     return null;
 end
 $$;
 
 -- Registers an outbox table and, unless told otherwise, installs its wake-up trigger. Repeatable.
+--
+-- A trigger needs a lock that waits for every open transaction that has written to the table, and later writers wait
+-- behind it. So it is waited for briefly; `outrigger migrate` tries again.
 create function outrigger.attach(outbox regclass, with_trigger boolean default true) returns text
 language plpgsql
 set search_path = pg_catalog, pg_temp
+set lock_timeout = '2s'
 as $$
 declare
     outbox_name text := outrigger.outbox_name(attach.outbox);
@@ -141,23 +156,27 @@ declare
 begin
     insert into outrigger.outboxes (outbox) values (outbox_name) on conflict do nothing;
     execute format('create sequence if not exists %s', awake);
-    -- Read by the trigger with the writer's privileges, whoever that is.
+    -- Read by the trigger with the writer's privileges, whoever that is. Without this every insert notifies.
     execute format('grant select on sequence %s to public', awake);
     select pg_get_triggerdef(t.oid) into installed
     from pg_trigger t
     where t.tgrelid = attach.outbox and t.tgname = 'outrigger_wake_up' and not t.tgisinternal;
     if installed is not null and (not with_trigger or strpos(installed, format('wake_up(%L)', channel)) = 0
-                                  or strpos(installed, format('%L', awake)) = 0) then
+                                  or strpos(installed, format('%L', awake)) = 0
+                                  or strpos(installed, 'has_sequence_privilege') = 0) then
         execute format('drop trigger outrigger_wake_up on %s', outbox_name);
         installed := null;
     end if;
     if with_trigger and installed is null then
         -- A sequence that was never set is null, which means "notify". clock_timestamp(), since a transaction
-        -- may have begun long before.
+        -- may have begun long before. The privilege is asked for first, because a dump may have been restored
+        -- without it, and no value may be out of a time's range: the service's inserts must not fail.
         execute format(
-            'create trigger outrigger_wake_up after insert on %s for each statement when (clock_timestamp() > '
-            'to_timestamp(coalesce(pg_sequence_last_value(%L::regclass), 0)::float8 / 1000)) '
-            'execute function outrigger.wake_up(%L)', outbox_name, awake, channel);
+            'create trigger outrigger_wake_up after insert on %1$s for each statement when ('
+            'case when has_sequence_privilege(%2$L::regclass, ''select, usage'') then clock_timestamp() > '
+            'to_timestamp(least(coalesce(pg_sequence_last_value(%2$L::regclass), 0), 253402300799000)::float8 / 1000) '
+            'else true end) '
+            'execute function outrigger.wake_up(%3$L)', outbox_name, awake, channel);
     end if;
     return outbox_name;
 end

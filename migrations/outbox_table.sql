@@ -1,5 +1,5 @@
 -- The native outbox table. Not a numbered step: its name is a setting, and an existing table is left alone.
-create table if not exists {table} (
+create table {table} (
     -- Drawn by the database at INSERT, one by one (no CACHE): the order of events.
     seq           bigint generated always as identity primary key,
     id            uuid not null default gen_random_uuid(),
@@ -31,6 +31,8 @@ create table if not exists {table} (
     autovacuum_analyze_threshold = 50000,
     autovacuum_vacuum_cost_delay = 0
 );
-create index if not exists {pending} on {table} (seq) where published_at is null;
-create index if not exists {delayed} on {table} (available_at)
+create index {pending} on {table} (seq) where published_at is null;
+create index {delayed} on {table} (available_at)
     where published_at is null and available_at is not null;
+-- The relay tells by this comment that the table was made for it: only then are published rows deleted by default.
+comment on column {table}.published_at is 'Set by the relay. Created by outrigger migrate, so the row is deleted OUTRIGGER_OUTBOX_RETENTION later.';

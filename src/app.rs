@@ -3,6 +3,7 @@
 //! Start: wait for the database and its table, build the sink, run. Stop: the first signal ends reading
 //! and waits for what is in flight; a second one, or the deadline, abandons it, and that is a failure.
 
+mod retention;
 mod watcher;
 
 use std::net::SocketAddr;
@@ -12,7 +13,6 @@ use std::time::Duration;
 use rand::Rng as _;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
-use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
@@ -29,7 +29,7 @@ use crate::sink::stdout::StdoutSink;
 use crate::sink::{self, Sink};
 use crate::store::postgres::{Capabilities, Database, PostgresStore, StoreErrorKind};
 use crate::telemetry::lasting::Lasting;
-use crate::telemetry::metrics::{Measured, Operation};
+use crate::telemetry::metrics::Measured;
 use crate::telemetry::trace::Tracer;
 
 /// Events in one batch of one lane.
@@ -40,10 +40,6 @@ const SEQUENTIAL_LANE_BATCH: usize = 8;
 const REQUEST_LANE_BATCH: usize = 10;
 /// Longest pause between two looks at a database that is not ready.
 const OPEN_PAUSE_MAX: Duration = Duration::from_secs(5);
-/// Pause between two passes of retention.
-const RETENTION_PAUSE: Duration = Duration::from_secs(60);
-/// Rows looked at by one retention statement.
-const RETENTION_CHUNK: usize = 5_000;
 
 /// Runs the relay until a signal ends it.
 pub async fn run(settings: &Settings) -> Result<(), Failure> {
@@ -111,7 +107,7 @@ async fn relay(settings: &Settings, mut stop: watch::Receiver<bool>) -> Result<(
         let watch = watcher::watch(store.clone(), measured.clone(), watching.clone(), watched);
         AbortOnDropHandle::new(tokio::spawn(watch))
     });
-    let retention = retention(store.clone(), settings.clone(), measured.clone(), watching);
+    let retention = retention::keep(store.clone(), settings.clone(), measured.clone(), watching);
     let retention = tokio::spawn(retention);
     let tracer = tracer(settings);
     let parts = Parts {
@@ -337,48 +333,5 @@ fn core_config(settings: &Settings, dead_letter: bool) -> CoreConfig {
         // The rest is for what is in flight then.
         last_look: LAST_LOOK.min(relay.shutdown_timeout / 2),
         ..CoreConfig::default()
-    }
-}
-
-/// Deletes published rows that are old enough, in small steps, on one replica.
-async fn retention(
-    store: PostgresStore,
-    settings: Settings,
-    measured: Arc<Measured>,
-    live: watch::Receiver<Live>,
-) {
-    let table = store.capabilities();
-    if settings.outbox.after_publish != AfterPublish::Mark || !table.has_published || !table.has_age
-    {
-        return;
-    }
-    let keep = settings.outbox.retention;
-    loop {
-        let mut after = None;
-        let mut deleted = 0;
-        while live.borrow().leads {
-            let began = Instant::now();
-            let step = store.retention_chunk(keep, after, RETENTION_CHUNK).await;
-            measured.asked(Operation::Retention, began.elapsed(), step.is_ok());
-            match step {
-                Ok(step) => {
-                    deleted += step.deleted;
-                    after = step.next_after;
-                }
-                Err(error) => {
-                    tracing::debug!(%error, "retention pauses");
-                    break;
-                }
-            }
-            if after.is_none() {
-                break;
-            }
-            // Leaves the database most of the time for the service.
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-        if deleted > 0 {
-            tracing::info!(deleted, "old published rows deleted");
-        }
-        tokio::time::sleep(RETENTION_PAUSE.min(keep).max(Duration::from_secs(1))).await;
     }
 }

@@ -90,6 +90,8 @@ pub fn mapping(settings: &Settings) -> Result<Mapping, Failure> {
         preset,
         columns,
         after_publish,
+        status_pending,
+        status_published,
         retention: _,
     } = settings.outbox.clone();
     let outbox = OutboxSettings {
@@ -97,7 +99,12 @@ pub fn mapping(settings: &Settings) -> Result<Mapping, Failure> {
         preset: match preset {
             settings::Preset::Native => Preset::Native,
             settings::Preset::Debezium => Preset::Debezium,
+            settings::Preset::Textbook => Preset::Textbook,
+            settings::Preset::Modulith => Preset::Modulith,
         },
+        unordered: settings.relay.ordering == settings::Ordering::None,
+        status_pending,
+        status_published,
         after_publish: Some(match after_publish {
             settings::AfterPublish::Mark => AfterPublish::Mark,
             settings::AfterPublish::Delete => AfterPublish::Delete,
@@ -120,6 +127,7 @@ pub fn mapping(settings: &Settings) -> Result<Mapping, Failure> {
         column_available_at: columns.available_at,
         column_expires_at: columns.expires_at,
         column_published_at: columns.published_at,
+        column_status: columns.status,
         extra,
     };
     Mapping::new(&outbox).map_err(Failure::usage)

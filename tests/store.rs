@@ -12,10 +12,14 @@ mod admin;
 mod configurations;
 #[path = "store/drawn_again.rs"]
 mod drawn_again;
+#[path = "store/existing.rs"]
+mod existing;
 #[path = "store/figures.rs"]
 mod figures;
 #[path = "store/fixture.rs"]
 mod fixture;
+#[path = "store/harmless.rs"]
+mod harmless;
 #[path = "store/mapping.rs"]
 mod mapping;
 #[path = "store/network.rs"]
@@ -31,6 +35,8 @@ mod plans;
 mod postgres;
 #[path = "store/reading.rs"]
 mod reading;
+#[path = "store/retention.rs"]
+mod retention;
 #[path = "store/schema.rs"]
 mod schema;
 #[path = "store/total_order.rs"]

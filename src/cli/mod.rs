@@ -11,7 +11,7 @@ pub mod health;
 pub mod man;
 pub mod metrics;
 mod migrate;
-mod output;
+pub(crate) mod output;
 mod partitions;
 mod pause;
 pub mod replay;

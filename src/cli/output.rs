@@ -178,7 +178,7 @@ pub(super) fn events(n: impl Into<i128>) -> String {
 }
 
 /// The two largest units: `3d 4h`, `2m 5s`, `12s`, `150ms`.
-pub(super) fn duration(duration: Duration) -> String {
+pub(crate) fn duration(duration: Duration) -> String {
     let seconds = duration.as_secs();
     if seconds == 0 {
         return match duration.subsec_millis() {

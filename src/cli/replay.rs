@@ -57,8 +57,15 @@ pub(super) async fn run(args: &Replay, settings: &Settings) -> Result<(), Failur
     }
     if matching == 0 {
         eprintln!(
-            "no published event matches; published events are kept for {} (OUTRIGGER_OUTBOX_RETENTION)",
-            duration(settings.outbox.retention)
+            "no published event matches; published events are kept {} (OUTRIGGER_OUTBOX_RETENTION)",
+            match settings
+                .outbox
+                .retention
+                .in_table(store.capabilities().created_by_migrate)
+            {
+                Some(time) => format!("for {}", duration(time)),
+                None => "for ever".to_owned(),
+            }
         );
     }
     if args.write.dry_run {

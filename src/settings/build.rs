@@ -16,7 +16,7 @@ use super::value::Value;
 use super::{
     Admin, AfterPublish, Columns, Compression, Database, Event, EventBridge, EventMode,
     ExchangeType, Http, Kafka, Log, LogFormat, Nats, Ordering, Outbox, Partitioner, Preset,
-    RabbitMq, Relay, Retry, Route, Sasl, Settings, SinkKind, Wake,
+    RabbitMq, Relay, Retention, Retry, Route, Sasl, Settings, SinkKind, Wake,
 };
 use crate::error::OnExhausted;
 use crate::secret_file::SecretFile;
@@ -135,6 +135,15 @@ impl Values {
         }
     }
 
+    fn retention(&self) -> Retention {
+        match self.get("outbox.retention") {
+            Some(Value::Duration(time)) => Retention::For(*time),
+            // The only word that the table lets through.
+            Some(Value::Text(_)) => Retention::Off,
+            _ => Retention::Unset,
+        }
+    }
+
     /// The variant that goes with the word; the last one also stands for a word that is missing,
     /// which the table rules out.
     fn choice<T: Copy, const N: usize>(&self, key: &str, words: [(&str, T); N], last: T) -> T {
@@ -242,7 +251,11 @@ fn outbox(v: &Values) -> Outbox {
         table: v.text("outbox.table"),
         preset: v.choice(
             "outbox.preset",
-            [("debezium", Preset::Debezium)],
+            [
+                ("debezium", Preset::Debezium),
+                ("textbook", Preset::Textbook),
+                ("modulith", Preset::Modulith),
+            ],
             Preset::Native,
         ),
         columns: Columns {
@@ -264,13 +277,24 @@ fn outbox(v: &Values) -> Outbox {
             available_at: column("available_at"),
             expires_at: column("expires_at"),
             published_at: column("published_at"),
+            status: column("status"),
         },
+        status_pending: v
+            .optional_text("outbox.status_pending")
+            .map(|words| {
+                words
+                    .split(',')
+                    .map(|word| word.trim().to_owned())
+                    .collect()
+            })
+            .unwrap_or_default(),
+        status_published: v.optional_text("outbox.status_published"),
         after_publish: v.choice(
             "outbox.after_publish",
             [("delete", AfterPublish::Delete)],
             AfterPublish::Mark,
         ),
-        retention: v.duration("outbox.retention"),
+        retention: v.retention(),
     }
 }
 

@@ -52,7 +52,10 @@ fn defaults_examples_and_limits_keep_their_own_rules() {
             let violation = setting.kind.parse(text).err();
             assert_eq!(violation, None, "{} = {text}", setting.key);
         }
-        if let Kind::Duration { min, max } | Kind::Size { min, max } = setting.kind {
+        if let Kind::Duration { min, max }
+        | Kind::DurationOrOff { min, max }
+        | Kind::Size { min, max } = setting.kind
+        {
             assert!(setting.kind.parse(min).is_ok(), "{}: {min}", setting.key);
             assert!(setting.kind.parse(max).is_ok(), "{}: {max}", setting.key);
         }
@@ -88,6 +91,7 @@ fn other_values(setting: &Setting) -> Vec<String> {
         Kind::Bool => vec!["true".into(), "false".into()],
         Kind::Integer { min, max } => vec![min.to_string(), max.to_string()],
         Kind::Duration { min, max } | Kind::Size { min, max } => vec![min.into(), max.into()],
+        Kind::DurationOrOff { min, max } => vec![min.into(), max.into(), "off".into()],
         Kind::Choice { allowed, .. } => allowed.iter().map(|word| (*word).into()).collect(),
         Kind::PostgresUrl => vec!["postgres://h/d".into()],
         Kind::AmqpUrls => vec!["amqp://h".into()],

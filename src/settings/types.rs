@@ -95,10 +95,40 @@ pub struct Outbox {
     pub preset: Preset,
     /// Column names that differ from the preset.
     pub columns: Columns,
+    /// The status of rows to publish; empty leaves the preset's.
+    pub status_pending: Vec<String>,
+    /// The status of published rows; `None` leaves the preset's.
+    pub status_published: Option<String>,
     /// What happens to a published row.
     pub after_publish: AfterPublish,
     /// How long published rows are kept when they are marked.
-    pub retention: Duration,
+    pub retention: Retention,
+}
+
+/// How long published rows are kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Retention {
+    /// Not set: as long as suits whoever made the table.
+    Unset,
+    /// For ever.
+    Off,
+    /// This long.
+    For(Duration),
+}
+
+impl Retention {
+    /// Where `outrigger migrate` created the table and nothing is set.
+    const OF_OUR_TABLE: Duration = Duration::from_secs(7 * 86_400);
+
+    /// After which time rows are deleted. `None`: never. A table that was there before has a history that is not ours
+    /// to delete.
+    pub fn in_table(self, created_by_migrate: bool) -> Option<Duration> {
+        match self {
+            Self::Off => None,
+            Self::For(time) => Some(time),
+            Self::Unset => created_by_migrate.then_some(Self::OF_OUR_TABLE),
+        }
+    }
 }
 
 /// A known table layout.
@@ -108,6 +138,10 @@ pub enum Preset {
     Native,
     /// The layout of Debezium's outbox event router.
     Debezium,
+    /// The layout that textbooks and blog posts show.
+    Textbook,
+    /// Spring Modulith's `event_publication`.
+    Modulith,
 }
 
 /// What happens to a row once the broker has confirmed it.
@@ -158,6 +192,8 @@ pub struct Columns {
     pub expires_at: Option<String>,
     /// Set by the relay.
     pub published_at: Option<String>,
+    /// Status of the row.
+    pub status: Option<String>,
 }
 
 /// How rows become CloudEvents.

@@ -32,6 +32,13 @@ pub enum Kind {
         /// Longest.
         max: &'static str,
     },
+    /// The same, or `off`.
+    DurationOrOff {
+        /// Shortest.
+        min: &'static str,
+        /// Longest.
+        max: &'static str,
+    },
     /// A number of bytes such as `1MiB`; the limits are written the same way.
     Size {
         /// Smallest.
@@ -111,6 +118,9 @@ impl Kind {
             Self::Bool => "`true` or `false`".into(),
             Self::Integer { min, max } => format!("whole number, {min} to {max}"),
             Self::Duration { min, max } => format!("duration, `{min}` to `{max}`"),
+            Self::DurationOrOff { min, max } => {
+                format!("duration, `{min}` to `{max}`, or `off`")
+            }
             Self::Size { min, max } => format!("size, `{min}` to `{max}`"),
             Self::Choice { allowed, .. } => one_of(allowed),
             Self::UriReference => "URI reference".into(),
@@ -128,7 +138,10 @@ impl Kind {
         // the hint about the missing unit.
         matches!(
             self,
-            Self::Integer { .. } | Self::Duration { .. } | Self::Size { .. }
+            Self::Integer { .. }
+                | Self::Duration { .. }
+                | Self::DurationOrOff { .. }
+                | Self::Size { .. }
         )
     }
 
@@ -141,7 +154,8 @@ impl Kind {
             Self::Text | Self::Template | Self::Path => Ok(Value::Text(text.to_owned())),
             Self::Bool => parse_bool(text).map(Value::Bool),
             Self::Integer { min, max } => parse_integer(text, *min, *max).map(Value::Number),
-            Self::Duration { min, max } => {
+            Self::DurationOrOff { .. } if text == "off" => Ok(Value::Text(text.to_owned())),
+            Self::Duration { min, max } | Self::DurationOrOff { min, max } => {
                 let value = parse_duration(text)?;
                 let too_short = parse_duration(min).is_ok_and(|min| value < min);
                 let too_long = parse_duration(max).is_ok_and(|max| value > max);

@@ -118,6 +118,25 @@ async fn what_is_in_the_way_is_named() {
         .await;
     let text = mapped.fails(1, &["migrate"]);
     assert!(text.contains("no column `aggregate`"), "{text}");
+    // And nothing is left behind by all that.
+    let schemas = "pg_namespace where nspname = 'outrigger'";
+    assert_eq!(tool.count(schemas).await, 0);
+    // What was done before something failed is said.
+    let fits = tool
+        .with(&[
+            ("OUTRIGGER_OUTBOX_TABLE", "events"),
+            ("OUTRIGGER_OUTBOX_AFTER_PUBLISH", "delete"),
+        ])
+        .await;
+    tool.sql("create function no() returns event_trigger language plpgsql as $$ begin raise 'no triggers here'; end $$; \
+              create event trigger no on ddl_command_end when tag in ('CREATE TRIGGER') execute function no()")
+        .await;
+    let text = fits.fails(1, &["migrate"]);
+    assert!(
+        text.contains("schema `outrigger` was created, but the table could not be registered"),
+        "{text}"
+    );
+    tool.sql("drop event trigger no").await;
 
     tool.sql("update outrigger.migrations set version = 99")
         .await;

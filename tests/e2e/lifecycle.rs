@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use outrigger::store::postgres::OutboxSettings;
 use outrigger::store::postgres::replay::{ReplayFilter, ReplayMode};
 
 use crate::support::{PATIENCE, Stage};
@@ -46,6 +47,37 @@ async fn delayed_events_wait_and_expired_ones_are_dropped() {
     let ids: Vec<_> = consumer.finish().await.into_iter().map(|d| d.id).collect();
     assert_eq!(ids, [plain, delayed]);
     assert!(!ids.contains(&expired) && !ids.contains(&stale));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_history_of_a_table_that_was_there_is_kept() {
+    let _turn = shared().await;
+    let outbox = OutboxSettings {
+        column_published_at: Some("published".into()),
+        ..OutboxSettings::default()
+    };
+    let ddl = "create table outbox (seq bigserial primary key, id uuid default gen_random_uuid(), type text, \
+          created_at timestamptz default now(), published boolean not null default false); \
+        insert into outbox (type, created_at, published) \
+          select 'old', now() - interval '400 days', true from generate_series(1, 1000)";
+    let stage = Stage::bare(servers().await, ddl, &outbox).await;
+    stage.route("#").await;
+    let settings = stage
+        .settings()
+        .set("OUTBOX_COLUMN_PUBLISHED_AT", "published");
+    let relay = settings.clone().start();
+    relay.await_log("published rows are kept for ever").await;
+    stage.run("insert into outbox (type) values ('t')").await;
+    let published = "select count(*) from outbox where published";
+    stage
+        .await_count("the new row is marked", published, 1001)
+        .await;
+    relay.stop().await;
+    // Who wants them deleted says so.
+    let relay = settings.set("OUTBOX_RETENTION", "1s").start();
+    stage.await_count("all are gone", published, 0).await;
+    relay.await_log("old published rows deleted").await;
+    relay.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -14,7 +14,7 @@ use outrigger::cli::config::{json, table};
 use outrigger::error::OnExhausted;
 use outrigger::settings::{
     self, AfterPublish, EventMode, ExchangeType, Flag, Inputs, Loaded, LogFormat, Need, Ordering,
-    Preset, Settings, SinkKind, Wake,
+    Preset, Retention, Settings, SinkKind, Wake,
 };
 use secrecy::ExposeSecret;
 use tempfile::TempDir;
@@ -96,7 +96,7 @@ fn defaults() {
     assert_eq!(settings.outbox.preset, Preset::Native);
     assert_eq!(settings.outbox.columns, settings::Columns::default());
     assert_eq!(settings.outbox.after_publish, AfterPublish::Mark);
-    assert_eq!(settings.outbox.retention, Duration::from_secs(7 * 86_400));
+    assert_eq!(settings.outbox.retention, Retention::Unset);
     assert_eq!(settings.event.source, "/orders");
     assert_eq!(settings.event.mode, EventMode::Structured);
     assert_eq!(settings.event.header_prefix, "ce-");

@@ -1,4 +1,4 @@
-//! Operators' commands, retention and replay.
+//! Operators' commands and replay.
 
 use std::time::Duration;
 
@@ -291,33 +291,6 @@ async fn emit_and_tail() {
     };
     let error = f.store.emit(&broken).await.unwrap_err().to_string();
     assert!(!error.contains("secret"), "{error}");
-}
-
-#[tokio::test]
-async fn retention_deletes_in_order_and_stops_at_young_rows() {
-    let f = Fixture::new().await;
-    f.insert(10, 5).await;
-    f.sql("update outbox set published_at = now() - interval '10 days' where seq in (1, 2, 4, 5)")
-        .await;
-    f.sql("update outbox set published_at = now() where seq > 6")
-        .await;
-    let week = Duration::from_secs(7 * 86_400);
-    let step = f.store.retention_chunk(week, None, 3).await.unwrap();
-    assert_eq!((step.deleted, step.next_after), (2, Some(3)));
-    let step = f
-        .store
-        .retention_chunk(week, step.next_after, 3)
-        .await
-        .unwrap();
-    assert_eq!((step.deleted, step.next_after), (2, Some(6)));
-    let step = f
-        .store
-        .retention_chunk(week, step.next_after, 3)
-        .await
-        .unwrap();
-    assert_eq!((step.deleted, step.next_after), (0, None));
-    assert_eq!(f.count("select count(*) from outbox").await, 6);
-    assert_eq!(f.seqs(&from_start()).await, [3, 6]);
 }
 
 #[tokio::test]

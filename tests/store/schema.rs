@@ -18,6 +18,8 @@ async fn shape(client: &tokio_postgres::Client) -> Vec<String> {
                   where connamespace in ('public'::regnamespace, 'outrigger'::regnamespace) \
                 union all select oid::regclass || ' ' || reloptions::text from pg_class where reloptions is not null \
                 union all select format('%s %s %s', version, name, checksum) from outrigger.migrations \
+                union all select objoid::regclass || ' ' || objsubid || ' ' || description from pg_description \
+                  where classoid = 'pg_class'::regclass and objoid >= 16384 \
                 union all select 'outbox ' || outbox from outrigger.outboxes \
                 union all select 'sequence ' || sequencename || coalesce(last_value::text, '') from pg_sequences order by 1";
     let rows = client.query(text, &[]).await.unwrap();

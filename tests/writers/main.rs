@@ -9,6 +9,7 @@
     unreachable_pub
 )]
 
+mod existing;
 #[path = "../../examples/writers/rust/orders.rs"]
 mod orders;
 #[path = "../support/postgres.rs"]

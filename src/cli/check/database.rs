@@ -4,16 +4,16 @@ use std::time::Duration;
 
 use tokio::time::timeout;
 
+use super::history;
 use super::report::Report;
 use crate::assemble;
 use crate::cli::connect::{any_server, remedy};
 use crate::cli::output::duration;
 use crate::settings::{Ordering, Settings, Wake};
+use crate::store::postgres::mapping::Field;
 use crate::store::postgres::migrate::MIGRATIONS;
 use crate::store::postgres::probe::{ServerFacts, TableFacts};
-use crate::store::postgres::{
-    AfterPublish, Capabilities, Database, ListenState, StoreError, StoreErrorKind,
-};
+use crate::store::postgres::{Capabilities, Database, ListenState, StoreError, StoreErrorKind};
 
 /// The oldest server whose functions all statements find.
 const VERSION_MIN: i32 = 130_000;
@@ -40,6 +40,8 @@ pub(super) async fn check(report: &mut Report, settings: &Settings) {
     };
     report.area("wake-up");
     wake_up(report, settings, &database, &facts, &table).await;
+    report.area("history");
+    history::check(report, settings, &database, &table).await;
 }
 
 async fn reach(report: &mut Report, settings: &Settings) -> Option<(Database, ServerFacts)> {
@@ -220,7 +222,8 @@ async fn outbox(
         );
     }
     ordering(report, settings, &table);
-    indexes(report, settings, &table);
+    indexes(report, &table);
+    left_out(report, &table);
     Some(table)
 }
 
@@ -290,49 +293,61 @@ fn ordering(report: &mut Report, settings: &Settings, table: &TableFacts) {
     } else {
         report.ok(format!("ordering {name} per key"));
     }
+    if let (true, Some(seq)) = (table.unnumbered > 0, column(table, Field::Seq)) {
+        report.failed(
+            format!("{} pending rows have no number in `{seq}` and are never published", table.unnumbered),
+            &format!("give them one, and new rows: alter table {outbox} alter column \"{seq}\" set default nextval('…')"),
+        );
+    }
+    if let (Some((last, highest)), Some(seq)) = (table.sequence_behind, column(table, Field::Seq)) {
+        report.failed(
+            format!(
+                "the sequence of `{seq}` is at {last}, and the highest row is {highest}: new rows are refused as duplicates, \
+                 or come before older ones"
+            ),
+            &format!(
+                "select setval(pg_get_serial_sequence('{outbox}', '{seq}'), (select max(\"{seq}\") from {outbox}));"
+            ),
+        );
+    }
 }
 
-fn indexes(report: &mut Report, settings: &Settings, table: &TableFacts) {
-    let capabilities = &table.capabilities;
-    let outbox = &capabilities.outbox;
-    let column = |setting: &str| {
-        let found = table.columns.iter().find(|(name, ..)| name == setting);
-        found.map(|(_, name, type_name)| (name.as_str(), type_name.as_str()))
-    };
-    let seq = column("OUTRIGGER_OUTBOX_COLUMN_SEQ").map(|(name, _)| name);
-    if !table.order_index {
-        let expression = match (seq, column("OUTRIGGER_OUTBOX_COLUMN_ID")) {
-            (Some(seq), _) => format!("\"{seq}\""),
-            (None, Some((id, _))) => format!("hashtextextended(\"{id}\"::text, 0)"),
-            (None, None) => "...".to_owned(),
-        };
-        report.warning(
-            "no index to find rows by their order: settling reads the whole table",
-            &format!("create index concurrently on {outbox} ({expression});"),
-        );
-    }
-    if !table.pending_index
-        && let (Some(seq), Some((published, type_name))) =
-            (seq, column("OUTRIGGER_OUTBOX_COLUMN_PUBLISHED_AT"))
-    {
-        let condition = if type_name == "boolean" {
-            "is not true"
-        } else {
-            "is null"
-        };
-        report.warning(
-            "no index of the pending rows: reading slows down as published rows pile up",
-            &format!("create index concurrently on {outbox} (\"{seq}\") where \"{published}\" {condition};"),
-        );
-    }
-    if table.order_index && table.pending_index {
+/// The name of a mapped column.
+fn column(table: &TableFacts, field: Field) -> Option<&str> {
+    let setting = field.setting();
+    let found = table.columns.iter().find(|(name, ..)| *name == setting);
+    found.map(|(_, name, _)| name.as_str())
+}
+
+fn indexes(report: &mut Report, table: &TableFacts) {
+    if table.missing_indexes.is_empty() {
         report.ok("indexes");
+        return;
     }
-    let keeps = capabilities.after_publish == AfterPublish::Mark;
-    if keeps && !capabilities.has_age && !settings.outbox.retention.is_zero() {
+    let text = match (table.order_index, table.pending_index) {
+        (false, false) => {
+            "no index to find rows by their order, and none of the pending rows that the relay can use: settling and \
+             reading look through the whole table"
+        }
+        (false, true) => "no index to find rows by their order: settling reads the whole table",
+        _ => {
+            "no index of the pending rows that the relay can use: reading slows down as published rows pile up"
+        }
+    };
+    report.warning(text, &table.missing_indexes.join("\n"));
+}
+
+/// A column that is not mapped is left out in silence, so the likely ones are named.
+fn left_out(report: &mut Report, table: &TableFacts) {
+    for (setting, column) in &table.looks_like {
+        let what = match setting.as_str() {
+            "OUTRIGGER_OUTBOX_COLUMN_DATA" => "events go without a payload",
+            "OUTRIGGER_OUTBOX_COLUMN_KEY" => "events have no key, and so no order",
+            _ => "events go without a time, and their age is not known",
+        };
         report.warning(
-            "published rows are kept for ever: nothing tells how old they are",
-            "name a timestamp in OUTRIGGER_OUTBOX_COLUMN_CREATED_AT or OUTRIGGER_OUTBOX_COLUMN_PUBLISHED_AT",
+            format!("column `{column}` is not mapped: {what}"),
+            &format!("set {setting}={column}, or {setting}=none if that is meant"),
         );
     }
 }
@@ -362,8 +377,18 @@ async fn wake_up(
         report.ok("wake-up trigger");
     } else if table.missing_grants.is_empty() {
         report.warning(
-            "no wake-up trigger: new events wait for the next poll",
+            "no wake-up trigger that belongs to this table and version: new events wait for the next poll",
             "run `outrigger migrate`, or set OUTRIGGER_RELAY_WAKE=poll",
+        );
+    }
+    if table.trigger && !table.writers_in_the_dark.is_empty() {
+        report.warning(
+            format!(
+                "{} may write events and not read {}: each insert notifies, which makes writers wait for each other",
+                table.writers_in_the_dark.join(", "),
+                table.awake
+            ),
+            &format!("grant select on sequence {} to public;", table.awake),
         );
     }
     if facts.pooled && settings.database.listen_url.is_none() {

@@ -3,6 +3,7 @@
 mod database;
 #[cfg(feature = "eventbridge")]
 mod eventbridge;
+mod history;
 #[cfg(feature = "http")]
 mod http;
 #[cfg(feature = "kafka")]

@@ -245,12 +245,12 @@ impl PostgresStore {
             )));
         }
         let text = format!(
-            "select {}, {}, not ({}) as published, (select f.state from outrigger.failures f \
+            "select {}, {}, {} as published, (select f.state from outrigger.failures f \
                where f.outbox = {} and f.seq = {seq} and f.event_id = {id}) as failure \
              from {} o where {seq} > $1 order by {seq} limit {limit}",
             sql.columns,
             format_args!("{}, null::int8 as retry", sql.counts),
-            sql.pending,
+            sql.published,
             sql.outbox,
             sql.table,
             seq = sql.seq,

@@ -27,9 +27,13 @@ impl PostgresStore {
             .map(|(field, text)| (*field, text.as_str()))
             .collect();
         let drawn = Uuid::new_v4().to_string();
-        let given = fields.iter().find(|(field, _)| *field == Field::Id);
-        let id = given.map_or(drawn.as_str(), |(_, id)| *id).to_owned();
-        if given.is_none() {
+        let given = fields
+            .iter()
+            .find(|(field, _)| *field == Field::Id)
+            .map(|(_, id)| *id);
+        let id = given.unwrap_or(&drawn).to_owned();
+        let draws = self.inner.table.drawn_id().is_some();
+        if given.is_none() && draws {
             fields.push((Field::Id, &drawn));
         }
         let (names, values) = self.insert(&fields, |position, _| format!("${}", position + 1))?;
@@ -49,8 +53,18 @@ impl PostgresStore {
             .iter()
             .map(|(_, text)| (text as &(dyn ToSql + Sync), Type::TEXT))
             .collect();
-        run!(self, |client| client.execute_typed(&text, &params))?;
-        Ok(id)
+        if given.is_some() || draws {
+            run!(self, |client| client.execute_typed(&text, &params))?;
+            return Ok(id);
+        }
+        // Drawn by the table itself.
+        let column = self.inner.table.column(Field::Id);
+        let text = format!(
+            "{text} returning {}::text",
+            quote(column.map_or("id", |column| &column.name))
+        );
+        let row: tokio_postgres::Row = run!(self, |client| client.query_typed_one(&text, &params))?;
+        Ok(row.try_get(0)?)
     }
 
     /// The INSERT that a service would write for this event, values included.

@@ -147,7 +147,8 @@ impl fmt::Display for StoreError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.message)?;
         match &self.remedy {
-            Some(remedy) => write!(f, "; {remedy}"),
+            // One line, as in a log.
+            Some(remedy) => write!(f, "; {}", remedy.replace('\n', "; ")),
             None => Ok(()),
         }
     }

@@ -1,6 +1,10 @@
 //! Which table and which columns: from plain settings to a checked mapping.
 
 use super::error::StoreError;
+use super::mark::StatusWords;
+
+/// The name that leaves a column out.
+const NONE: &str = "none";
 
 /// What happens to a row once its event is confirmed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -20,11 +24,15 @@ pub enum Preset {
     Native,
     /// The table of Debezium's outbox event router: `id, aggregatetype, aggregateid, type, payload`.
     Debezium,
+    /// The table of the textbooks: `id, aggregate_id, event_type, payload, created_at, published`.
+    Textbook,
+    /// Spring Modulith's event publication registry: `event_publication`.
+    Modulith,
 }
 
 /// The `OUTRIGGER_OUTBOX_*` settings as given. `None`: not set. An explicitly set column must exist; a
-/// column that only the preset names is optional, except for the id, the type, the order column, and (unless rows
-/// are deleted) the published column.
+/// column that only the preset names is optional, except for the id, the type, the order column (unless events are
+/// unordered), and (unless rows are deleted or have a status) the published column. The name `none` leaves a column out.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[allow(
     missing_docs,
@@ -33,6 +41,12 @@ pub enum Preset {
 pub struct OutboxSettings {
     pub table: Option<String>,
     pub preset: Preset,
+    /// Events go in any order, so an order column is not needed.
+    pub unordered: bool,
+    /// The status of rows to publish. Empty: the preset's, or `pending`.
+    pub status_pending: Vec<String>,
+    /// The status of published rows. `None`: the preset's, or `published`.
+    pub status_published: Option<String>,
     pub after_publish: Option<AfterPublish>,
     pub column_seq: Option<String>,
     pub column_id: Option<String>,
@@ -52,6 +66,7 @@ pub struct OutboxSettings {
     pub column_available_at: Option<String>,
     pub column_expires_at: Option<String>,
     pub column_published_at: Option<String>,
+    pub column_status: Option<String>,
     /// Further columns that route templates name.
     pub extra: Vec<String>,
 }
@@ -78,10 +93,11 @@ pub enum Field {
     AvailableAt,
     ExpiresAt,
     PublishedAt,
+    Status,
 }
 
 impl Field {
-    pub(super) const ALL: [Field; 18] = [
+    pub(super) const ALL: [Field; 19] = [
         Self::Seq,
         Self::Id,
         Self::Type,
@@ -100,9 +116,10 @@ impl Field {
         Self::AvailableAt,
         Self::ExpiresAt,
         Self::PublishedAt,
+        Self::Status,
     ];
 
-    /// The native table's column.
+    /// The native table's column. (It has no status, but the setting is named after it.)
     pub fn native(self) -> &'static str {
         match self {
             Self::Seq => "seq",
@@ -123,6 +140,28 @@ impl Field {
             Self::AvailableAt => "available_at",
             Self::ExpiresAt => "expires_at",
             Self::PublishedAt => "published_at",
+            Self::Status => "status",
+        }
+    }
+
+    /// The column that a preset names.
+    fn preset(self, preset: Preset) -> Option<&'static str> {
+        match (preset, self) {
+            (Preset::Native, Self::Status) => None,
+            (Preset::Native, _) => Some(self.native()),
+            (Preset::Debezium, _) => self.debezium(),
+            (Preset::Textbook, Self::Seq) => Some("seq"),
+            (Preset::Textbook | Preset::Modulith, Self::Id) => Some("id"),
+            (Preset::Textbook | Preset::Modulith, Self::Type) => Some("event_type"),
+            (Preset::Textbook, Self::Key) => Some("aggregate_id"),
+            (Preset::Textbook, Self::Data) => Some("payload"),
+            (Preset::Textbook, Self::CreatedAt) => Some("created_at"),
+            (Preset::Textbook, Self::PublishedAt) => Some("published"),
+            (Preset::Modulith, Self::Data) => Some("serialized_event"),
+            (Preset::Modulith, Self::CreatedAt) => Some("publication_date"),
+            (Preset::Modulith, Self::PublishedAt) => Some("completion_date"),
+            (Preset::Modulith, Self::Status) => Some("status"),
+            (Preset::Textbook | Preset::Modulith, _) => None,
         }
     }
 
@@ -163,8 +202,19 @@ impl Field {
             Self::AvailableAt => &settings.column_available_at,
             Self::ExpiresAt => &settings.column_expires_at,
             Self::PublishedAt => &settings.column_published_at,
+            Self::Status => &settings.column_status,
         };
-        value.as_deref().filter(|name| !name.is_empty())
+        let name = value.as_deref().filter(|name| !name.is_empty())?;
+        // As people write it in SQL.
+        let quoted = name
+            .strip_prefix('"')
+            .and_then(|name| name.strip_suffix('"'));
+        Some(quoted.unwrap_or(name))
+    }
+
+    /// Whether it decides whether a row is published.
+    pub(super) fn is_mark(self) -> bool {
+        matches!(self, Self::PublishedAt | Self::Status)
     }
 }
 
@@ -186,28 +236,38 @@ pub struct Mapping {
     pub(super) extra: Vec<String>,
     pub(super) preset: Preset,
     pub(super) after_publish: AfterPublish,
+    pub(super) status: StatusWords,
+    /// Fields that are meant to have no column.
+    pub(super) left_out: Vec<Field>,
 }
 
 impl Mapping {
     /// Reads the settings. Pure; the table is looked at later.
     pub fn new(settings: &OutboxSettings) -> Result<Self, StoreError> {
         let (schema, table) = split_name(settings.table.as_deref().unwrap_or("outbox"))?;
-        let debezium = settings.preset == Preset::Debezium;
         let mut wanted: Vec<Wanted> = Vec::new();
+        let mut left_out = Vec::new();
         for field in Field::ALL {
             let given = field.configured(settings);
-            let preset = if debezium {
-                field.debezium()
-            } else {
-                Some(field.native())
-            };
-            let Some(column) = given.or(preset) else {
+            let Some(column) = given.or(field.preset(settings.preset)) else {
                 continue;
             };
+            if given == Some(NONE) {
+                if matches!(field, Field::Id | Field::Type) {
+                    return Err(StoreError::schema(format!(
+                        "{} cannot be `none`: every event has an id and a type",
+                        field.setting()
+                    )));
+                }
+                left_out.push(field);
+                continue;
+            }
             if let Some(other) = wanted.iter().find(|w| w.column == column) {
-                // A column may serve as key and subject at once; but nothing may double as order, id or mark.
-                let exclusive = |f: Field| matches!(f, Field::Seq | Field::PublishedAt);
-                if exclusive(field) || exclusive(other.field) {
+                // A column may serve as key and subject at once, and one that is drawn as id and order; but nothing may
+                // double as a mark, and nothing else as order.
+                let both = [other.field, field];
+                let exclusive = |f: Field| f == Field::Seq || f.is_mark();
+                if both != [Field::Seq, Field::Id] && both.into_iter().any(exclusive) {
                     return Err(StoreError::schema(format!(
                         "{} and {} both name the column `{column}`",
                         other.field.setting(),
@@ -220,9 +280,13 @@ impl Mapping {
                 column: column.to_owned(),
                 // A native table without its order or mark is a mistake, never a choice.
                 required: given.is_some()
-                    || matches!(field, Field::Id | Field::Type | Field::Seq)
+                    || matches!(field, Field::Id | Field::Type)
+                    || (field == Field::Seq && !settings.unordered)
                     || (field == Field::PublishedAt
-                        && settings.after_publish != Some(AfterPublish::Delete)),
+                        && settings.after_publish != Some(AfterPublish::Delete)
+                        && Field::Status
+                            .configured(settings)
+                            .is_none_or(|name| name == NONE)),
             });
         }
         let mut extra: Vec<String> = Vec::new();
@@ -231,12 +295,12 @@ impl Mapping {
                 extra.push(name.clone());
             }
         }
-        let marks = wanted.iter().any(|w| w.field == Field::PublishedAt);
+        let marks = wanted.iter().any(|w| w.field.is_mark());
         let after_publish = match settings.after_publish {
             Some(AfterPublish::Mark) if !marks => {
                 return Err(StoreError::schema(
-                    "OUTRIGGER_OUTBOX_AFTER_PUBLISH=mark needs a column to mark: set OUTRIGGER_OUTBOX_COLUMN_PUBLISHED_AT, \
-                     or use OUTRIGGER_OUTBOX_AFTER_PUBLISH=delete",
+                    "OUTRIGGER_OUTBOX_AFTER_PUBLISH=mark needs a column to mark: set OUTRIGGER_OUTBOX_COLUMN_PUBLISHED_AT \
+                     or OUTRIGGER_OUTBOX_COLUMN_STATUS, or use OUTRIGGER_OUTBOX_AFTER_PUBLISH=delete",
                 ));
             }
             Some(given) => given,
@@ -255,6 +319,8 @@ impl Mapping {
             extra,
             preset: settings.preset,
             after_publish,
+            status: StatusWords::of(settings),
+            left_out,
         })
     }
 
@@ -287,7 +353,10 @@ impl Mapping {
 
     /// Whether a missing table may be created: only the native layout, unchanged, is ours to create.
     pub fn is_native(&self) -> bool {
-        self.preset == Preset::Native && self.wanted.iter().all(|w| w.column == w.field.native())
+        let all = Field::ALL.len() - 1;
+        self.preset == Preset::Native
+            && self.wanted.len() == all
+            && self.wanted.iter().all(|w| w.column == w.field.native())
     }
 }
 
@@ -394,6 +463,36 @@ mod tests {
             Mapping::new(&settings).unwrap().after_publish,
             AfterPublish::Mark
         );
+    }
+
+    #[test]
+    fn one_column_may_be_id_and_order() {
+        let settings = OutboxSettings {
+            column_seq: Some("id".into()),
+            ..Default::default()
+        };
+        let mapping = Mapping::new(&settings).unwrap();
+        let both = mapping.wanted.iter().filter(|w| w.column == "id").count();
+        assert!(both == 2 && !mapping.is_native());
+    }
+
+    #[test]
+    fn none_leaves_a_column_out() {
+        let settings = OutboxSettings {
+            column_seq: Some("none".into()),
+            column_created_at: Some("none".into()),
+            column_type: Some("\"eventType\"".into()),
+            ..Default::default()
+        };
+        let mapping = Mapping::new(&settings).unwrap();
+        let column = |field| mapping.wanted.iter().find(|w| w.field == field);
+        assert!(column(Field::Seq).is_none() && column(Field::CreatedAt).is_none());
+        assert_eq!(column(Field::Type).unwrap().column, "eventType");
+        let nameless = OutboxSettings {
+            column_type: Some("none".into()),
+            ..Default::default()
+        };
+        assert!(Mapping::new(&nameless).is_err());
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Numbered migrations of the schema `outrigger`, the native outbox table, and the grants.
 
 use std::fmt::Write as _;
+use std::time::{Duration, Instant};
 
 use tokio_postgres::Client;
 use tokio_postgres::types::Type;
@@ -28,6 +29,13 @@ pub const MIGRATIONS: &[Migration] = &[Migration {
 }];
 
 const OUTBOX_TABLE: &str = include_str!("../../../migrations/outbox_table.sql");
+
+/// The server gave up waiting for a lock.
+const LOCK_TIMEOUT: &str = "55P03";
+/// How long [`migrate`] tries to get a lock that it may wait for only briefly at a time.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// Between two tries.
+const BETWEEN: Duration = Duration::from_secs(1);
 
 /// Serialises migrating replicas; taken inside each step's transaction, so it works behind a pooler too.
 const LOCK: &str = "select pg_advisory_xact_lock(hashtextextended('outrigger migrate', 0))";
@@ -72,18 +80,56 @@ pub(super) async fn migrate(
     with_trigger: bool,
 ) -> Result<Migrated, StoreError> {
     let mut done = Migrated::default();
+    // A table that does not fit is told before anything is changed.
+    if inspect::find(client, mapping).await?.is_none() && !mapping.is_native() {
+        inspect::inspect(client, mapping).await?;
+    }
     while let Some(version) = step(client).await? {
         done.applied.push(version);
     }
+    let asked = Instant::now();
+    loop {
+        match register(client, mapping, with_trigger, &mut done).await {
+            Err(error) if error.sqlstate() == Some(LOCK_TIMEOUT) && asked.elapsed() < PATIENCE => {
+                // The writers that waited behind us go first.
+                tokio::time::sleep(BETWEEN).await;
+            }
+            Err(error) if error.sqlstate() == Some(LOCK_TIMEOUT) => {
+                return Err(error.during(&format!(
+                    "{} is in use by a transaction that stays open (see pg_stat_activity, xact_start), and services must \
+                     not wait behind `migrate`: run it again when that transaction is over",
+                    mapping.quoted_table()
+                )));
+            }
+            Err(error) if done.applied.is_empty() => return Err(error),
+            // What was done stays done.
+            Err(error) => {
+                return Err(error.during(
+                    "the schema `outrigger` was created, but the table could not be registered",
+                ));
+            }
+            Ok(()) => return Ok(done),
+        }
+    }
+}
+
+/// Creates a missing native table and registers the outbox.
+async fn register(
+    client: &mut Client,
+    mapping: &Mapping,
+    with_trigger: bool,
+    done: &mut Migrated,
+) -> Result<(), StoreError> {
     let transaction = begin(client).await?;
     transaction.batch_execute(LOCK).await?;
+    let mut created = false;
     if inspect::find(transaction.client(), mapping)
         .await?
         .is_none()
         && mapping.is_native()
     {
         transaction.batch_execute(&table_sql(mapping)).await?;
-        done.created_table = true;
+        created = true;
     }
     let table = inspect::inspect(transaction.client(), mapping).await?;
     transaction
@@ -93,8 +139,9 @@ pub(super) async fn migrate(
         )
         .await?;
     transaction.commit().await?;
+    done.created_table = created;
     done.outbox = table.name;
-    Ok(done)
+    Ok(())
 }
 
 /// Applies the next missing step, in its own transaction.
@@ -232,19 +279,26 @@ pub fn grants(mapping: &Mapping, writer: &str, relay: &str) -> String {
     let _ = write!(
         out,
         "grant insert on {table} to {writer};\n\
+         -- Lets the wake-up trigger see that the relay is awake, and so leave out its notification:\n\
+         grant select on all sequences in schema outrigger to {writer};\n\
          -- Only for writers that call outrigger.emit:\n\
          grant usage on schema outrigger to {writer};\n\
+         grant execute on function outrigger.emit, outrigger.default_outbox to {writer};\n\
          grant select, delete on {table} to {relay};\n"
     );
-    let marked = mapping
+    let marks: Vec<String> = mapping
         .wanted
         .iter()
-        .find(|w| w.field == Field::PublishedAt);
-    if let Some(column) = marked.filter(|_| mapping.after_publish == AfterPublish::Mark) {
+        .filter(|w| w.field.is_mark() && mapping.after_publish == AfterPublish::Mark)
+        // One that only a preset names may not be there.
+        .filter(|w| w.required || w.field == Field::PublishedAt)
+        .map(|w| quote(&w.column))
+        .collect();
+    if !marks.is_empty() {
         let _ = writeln!(
             out,
             "grant update ({}) on {table} to {relay};",
-            quote(&column.column)
+            marks.join(", ")
         );
     }
     let _ = write!(

@@ -3,7 +3,7 @@
 //! * [`connect`], `dsn`, `dialects`, `service`, `options`, `tls`: from settings to connections, with libpq's meanings.
 //! * [`mapping`], [`inspect`]: which table and columns; what the catalog says about them.
 //! * [`migrate`]: schema, native table, grants.
-//! * `sql`, `read`, `settle`, `failures`, `ownership`: what the relay does.
+//! * `sql`, `read`, `settle`, `retention`, `failures`, `ownership`: what the relay does.
 //! * [`listen`]: the wake-up hint. [`figures`]: what metrics need. [`status`], [`admin`], [`emit`], [`replay`]: what operators do. [`probe`]: what `check` asks.
 //!
 //! Every wait has a limit, and nothing depends on what a session keeps: no SET, no session lock. Statements are unnamed
@@ -21,13 +21,16 @@ pub mod figures;
 pub mod inspect;
 pub mod listen;
 pub mod mapping;
+mod mark;
 pub mod migrate;
+mod misfit;
 mod options;
 mod ownership;
 pub mod probe;
 mod read;
 mod repartition;
 pub mod replay;
+mod retention;
 mod service;
 mod session;
 mod settle;
@@ -51,7 +54,7 @@ pub use mapping::{AfterPublish, Mapping, OutboxSettings, Preset};
 pub use migrate::{Migrated, grants, print};
 pub use ownership::Registered;
 pub use repartition::Repartition;
-pub use settle::RetentionStep;
+pub use retention::{HISTORY_LOOKED_AT_MAX, History, RetentionStep};
 
 use crate::store::configuration::Configuration;
 use crate::store::{
@@ -441,19 +444,6 @@ impl PostgresStore {
             &inner.sql,
             horizon
         ))
-    }
-
-    /// Deletes published rows older than `older_than` among the next `limit` rows after `after`.
-    pub async fn retention_chunk(
-        &self,
-        older_than: Duration,
-        after: Option<i64>,
-        limit: usize,
-    ) -> Result<RetentionStep, StoreError> {
-        let inner = &*self.inner;
-        run!(self, |client| {
-            settle::retention_chunk(client, &inner.table, &inner.sql, older_than, after, limit)
-        })
     }
 
     /// Starts listening for wake-ups.

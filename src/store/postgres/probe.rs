@@ -6,8 +6,11 @@ use tokio_postgres::types::Type;
 
 use super::error::{StoreError, StoreErrorKind};
 use super::inspect::{self, Capabilities};
-use super::mapping::{AfterPublish, Field, literal};
-use super::{Database, migrate};
+use super::mapping::{AfterPublish, Field, literal, quote};
+use super::mark::Mark;
+use super::session::begin;
+use super::sql::Sql;
+use super::{Database, migrate, misfit};
 
 /// Facts about the server and the session.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -52,16 +55,28 @@ pub struct TableFacts {
     pub capabilities: Capabilities,
     /// Registered with `outrigger.attach`.
     pub registered: bool,
-    /// The wake-up trigger is installed and enabled.
+    /// The wake-up trigger of this table is installed and enabled.
     pub trigger: bool,
+    /// Roles that may write events and not read the promise to poll, so that each of their inserts notifies; a few of them.
+    pub writers_in_the_dark: Vec<String>,
+    /// The sequence that holds that promise.
+    pub awake: String,
+    /// The order column's sequence is behind the highest number in the table: last value and highest number.
+    pub sequence_behind: Option<(i64, i64)>,
     /// A usable index begins with the order column (or, without one, with `hashtextextended(id::text, 0)`).
     pub order_index: bool,
-    /// A partial index covers the pending rows alone; without a published column none is needed.
+    /// The relay's reads can use an index of the pending rows alone; without a published column none is needed.
     pub pending_index: bool,
+    /// The statements that create the indexes that are missing.
+    pub missing_indexes: Vec<String>,
+    /// Columns that are not mapped and look as if they should be: the setting, and the column.
+    pub looks_like: Vec<(String, String)>,
     /// The order column's sequence hands out numbers in blocks (CACHE above 1), which breaks the order.
     pub sequence_cached: bool,
     /// Publications for which the server refuses to mark or delete rows: the table has no replica identity.
     pub unidentified: Vec<String>,
+    /// Pending rows whose order number is null, up to a limit; they are never read.
+    pub unnumbered: i64,
     /// GRANT statements that are missing for the role logged in.
     pub missing_grants: Vec<String>,
 }
@@ -164,7 +179,7 @@ pub(super) async fn shares_sessions(one: &Client, other: &Client) -> Result<bool
     Ok(false)
 }
 
-async fn table(client: &Client, database: &Database) -> Result<TableFacts, StoreError> {
+async fn table(client: &mut Client, database: &Database) -> Result<TableFacts, StoreError> {
     let table = inspect::inspect(client, database.mapping()).await?;
     let registered = match client
         .query_typed_one(
@@ -198,29 +213,51 @@ async fn table(client: &Client, database: &Database) -> Result<TableFacts, Store
     let class = table.regclass();
     let text = format!(
         "select exists (select from pg_trigger t where t.tgrelid = {class} and t.tgname = 'outrigger_wake_up' \
-             and t.tgenabled <> 'D') as trigger, \
+             and t.tgenabled in ('O', 'A') and strpos(pg_get_triggerdef(t.oid), {channel}) > 0 \
+             and strpos(pg_get_triggerdef(t.oid), 'has_sequence_privilege') > 0) as trigger, \
+           array(select quote_ident(r.rolname) from pg_roles r, pg_class c \
+             join pg_namespace n on n.oid = c.relnamespace where n.nspname = 'outrigger' and c.relname = {awake} \
+               and c.relkind = 'S' and not starts_with(r.rolname, 'pg_') \
+               and (has_table_privilege(r.oid, {class}, 'insert') or has_any_column_privilege(r.oid, {class}, 'insert')) \
+               and not has_sequence_privilege(r.oid, c.oid, 'select, usage') order by 1 limit 5) as in_the_dark, \
            exists (select from pg_index i where i.indrelid = {class} and i.indisvalid and i.indpred is null \
              and {first_column}) as order_index, \
-           exists (select from pg_index i where i.indrelid = {class} and i.indisvalid and i.indpred is not null \
-             and {first_column} and pg_get_expr(i.indpred, i.indrelid) like '%' || $2 || '%') as pending_index, \
            coalesce((select s.seqcache > 1 from pg_sequence s \
              where s.seqrelid = pg_get_serial_sequence({}, $1)::regclass), false) as cached",
-        literal(&table.name)
+        literal(&table.name),
+        channel = literal(&format!("wake_up({})", literal(&table.channel))),
+        awake = literal(&table.awake_name),
     );
-    let published = table
-        .column(Field::PublishedAt)
-        .map(|column| column.name.clone());
     let row = client
-        .query_typed_one(&text, &[(&order, Type::TEXT), (&published, Type::TEXT)])
+        .query_typed_one(&text, &[(&order, Type::TEXT)])
         .await?;
+    let order_index: bool = row.try_get("order_index")?;
+    let missing_grants = missing_grants(client, &table).await?;
+    // Without privileges the planner cannot be asked.
+    let pending_index = !table.has_mark()
+        || !missing_grants.is_empty()
+        || uses_partial_index(client, &table).await?;
     Ok(TableFacts {
         registered,
         trigger: row.try_get("trigger")?,
-        order_index: row.try_get("order_index")?,
-        pending_index: published.is_none() || row.try_get("pending_index")?,
+        writers_in_the_dark: row.try_get("in_the_dark")?,
+        awake: table.awake.clone(),
+        sequence_behind: match order_index {
+            true => sequence_behind(client, &table).await?,
+            // Without an index the whole table would have to be read.
+            false => None,
+        },
+        order_index,
+        pending_index,
+        missing_indexes: missing_indexes(&table, order_index, pending_index),
+        looks_like: looks_like(client, database, &table).await?,
         sequence_cached: row.try_get("cached")?,
         unidentified: unidentified(client, &table).await?,
-        missing_grants: missing_grants(client, &table).await?,
+        unnumbered: match missing_grants.is_empty() {
+            true => unnumbered(client, &table).await?,
+            false => 0,
+        },
+        missing_grants,
         columns: table
             .columns
             .iter()
@@ -263,14 +300,165 @@ async fn unidentified(client: &Client, table: &inspect::Table) -> Result<Vec<Str
     Ok(names.collect::<Result<_, _>>()?)
 }
 
+/// Counts pending rows that have no number.
+async fn unnumbered(client: &Client, table: &inspect::Table) -> Result<i64, StoreError> {
+    let sql = Sql::new(table, false);
+    if sql.numbered.is_none() {
+        return Ok(0);
+    }
+    let text = format!(
+        "select count(*) from (select from {} o where {} is null and {} limit 1000) unnumbered",
+        sql.table, sql.seq, sql.pending
+    );
+    Ok(client.query_typed_one(&text, &[]).await?.try_get(0)?)
+}
+
+/// Whether the planner finds an index of the pending rows for what the relay asks. It alone knows which conditions follow from
+/// which.
+async fn uses_partial_index(
+    client: &mut Client,
+    table: &inspect::Table,
+) -> Result<bool, StoreError> {
+    let sql = Sql::new(table, false);
+    let order = match sql.has_order {
+        true => format!("order by {}", sql.seq),
+        false => String::new(),
+    };
+    let question = format!(
+        "explain (costs off, format json) select from {} o where {} {order} limit 1",
+        sql.table, sql.pending
+    );
+    let transaction = begin(client).await?;
+    transaction
+        .batch_execute(
+            "set local enable_seqscan = off; set local enable_bitmapscan = off; set local enable_sort = off",
+        )
+        .await?;
+    let plan: serde_json::Value = transaction
+        .query_typed_one(&question, &[])
+        .await?
+        .try_get(0)?;
+    let mut names = Vec::new();
+    index_names(&plan, &mut names);
+    let row = transaction
+        .query_typed_one(
+            "select exists (select from pg_class c join pg_index i on i.indexrelid = c.oid \
+               where c.relname = any($1) and i.indpred is not null)",
+            &[(&names, Type::TEXT_ARRAY)],
+        )
+        .await?;
+    Ok(row.try_get(0)?)
+}
+
+fn index_names(plan: &serde_json::Value, names: &mut Vec<String>) {
+    match plan {
+        serde_json::Value::Object(members) => {
+            for (name, value) in members {
+                match value.as_str() {
+                    Some(index) if name == "Index Name" => names.push(index.to_owned()),
+                    _ => index_names(value, names),
+                }
+            }
+        }
+        serde_json::Value::Array(values) => values.iter().for_each(|v| index_names(v, names)),
+        _ => {}
+    }
+}
+
+fn missing_indexes(table: &inspect::Table, order_index: bool, pending_index: bool) -> Vec<String> {
+    let id = || table.column(Field::Id).map_or("id", |id| &id.name);
+    let (by_order, any) = match table.column(Field::Seq) {
+        Some(seq) => (quote(&seq.name), quote(&seq.name)),
+        None => (
+            format!("hashtextextended({}::text, 0)", quote(id())),
+            quote(id()),
+        ),
+    };
+    let mut statements = Vec::new();
+    if !order_index {
+        statements.push(format!(
+            "create index concurrently on {} ({by_order});",
+            table.name
+        ));
+    }
+    if !pending_index {
+        statements.push(format!(
+            "create index concurrently on {} ({any}) where {};",
+            table.name,
+            Mark::of(table).index_condition()
+        ));
+    }
+    statements
+}
+
+/// What an event could carry and does not.
+async fn looks_like(
+    client: &Client,
+    database: &Database,
+    table: &inspect::Table,
+) -> Result<Vec<(String, String)>, StoreError> {
+    let found = inspect::columns(client, table).await?;
+    let mapped = |name: &str| table.columns.values().any(|column| column.name == name);
+    let mut alike = Vec::new();
+    for field in [Field::Data, Field::Key, Field::CreatedAt] {
+        let has = |field| table.column(field).is_some();
+        if has(field)
+            || database.mapping().left_out.contains(&field)
+            || field == Field::Data && has(Field::DataBinary)
+        {
+            continue;
+        }
+        let usual = misfit::usual(field, &found);
+        if let Some(name) = usual.into_iter().find(|name| !mapped(name)) {
+            alike.push((field.setting(), name));
+        }
+    }
+    Ok(alike)
+}
+
+/// Restores and replication of the data alone leave the sequence behind. Nothing if this role may not read it.
+async fn sequence_behind(
+    client: &Client,
+    table: &inspect::Table,
+) -> Result<Option<(i64, i64)>, StoreError> {
+    let Some(order) = table.column(Field::Seq) else {
+        return Ok(None);
+    };
+    // Privileges first: a query that names what may not be read is refused as a whole.
+    let sequence = format!(
+        "select format('%I.%I', n.nspname, c.relname) from pg_class c join pg_namespace n on n.oid = c.relnamespace \
+           join pg_sequence s on s.seqrelid = c.oid \
+         where c.oid = pg_get_serial_sequence({}, {})::regclass and s.seqincrement > 0 \
+           and has_sequence_privilege(c.oid, 'select, usage') and has_table_privilege({}, 'select')",
+        literal(&table.name),
+        literal(&order.name),
+        table.regclass(),
+    );
+    let Some(sequence) = client.query_typed_opt(&sequence, &[]).await? else {
+        return Ok(None);
+    };
+    let text = format!(
+        "select last, highest from (select coalesce(pg_sequence_last_value({}::regclass), 0) as last, \
+           (select max(o.{})::int8 from {} o) as highest) found where highest > last",
+        literal(sequence.try_get(0)?),
+        quote(&order.name),
+        table.name,
+    );
+    match client.query_typed_opt(&text, &[]).await? {
+        Some(row) => Ok(Some((row.try_get(0)?, row.try_get(1)?))),
+        None => Ok(None),
+    }
+}
+
 async fn missing_grants(
     client: &Client,
     table: &inspect::Table,
 ) -> Result<Vec<String>, StoreError> {
     let class = table.regclass();
-    let mark = table
-        .column(Field::PublishedAt)
-        .filter(|_| table.after_publish == AfterPublish::Mark);
+    let marks = [Field::PublishedAt, Field::Status]
+        .into_iter()
+        .filter(|_| table.after_publish == AfterPublish::Mark)
+        .filter_map(|field| table.column(field));
     let mut wanted = vec![
         (
             format!("has_table_privilege({class}, 'select')"),
@@ -281,20 +469,24 @@ async fn missing_grants(
             format!("grant delete on {}", table.name),
         ),
     ];
-    if let Some(column) = mark {
+    for column in marks {
         wanted.push((
             format!(
                 "has_column_privilege({class}, {}, 'update')",
                 literal(&column.name)
             ),
-            format!(
-                "grant update ({}) on {}",
-                super::mapping::quote(&column.name),
-                table.name
-            ),
+            format!("grant update ({}) on {}", quote(&column.name), table.name),
         ));
     }
-    // Names are resolved only where they exist and may be looked up.
+    // By their number in the catalog: a name is resolved only for a role that may look into the schema, and everything
+    // that is missing shall be told at once.
+    let relation = |name: &str| {
+        format!(
+            "(select c.oid from pg_class c join pg_namespace n on n.oid = c.relnamespace \
+               where n.nspname = 'outrigger' and c.relname = {})",
+            literal(name)
+        )
+    };
     let row = client
         .query_typed_one(
             "select n.oid is not null, coalesce(has_schema_privilege(n.oid, 'usage'), false) \
@@ -307,7 +499,7 @@ async fn missing_grants(
     if exists && !usage {
         missing.push("grant usage on schema outrigger".to_owned());
     }
-    if exists && usage {
+    if exists {
         for (tables, privileges) in [
             (&["migrations"][..], &["select"][..]),
             (&["outboxes"], &["select", "update"]),
@@ -321,15 +513,18 @@ async fn missing_grants(
                 .flat_map(|t| privileges.iter().map(move |p| (t, p)))
             {
                 wanted.push((
-                    format!("coalesce(has_table_privilege(to_regclass('outrigger.{name}'), '{privilege}'), true)"),
+                    format!(
+                        "coalesce(has_table_privilege({}, '{privilege}'), true)",
+                        relation(name)
+                    ),
                     format!("grant {privilege} on outrigger.{name}"),
                 ));
             }
         }
     }
-    if exists && usage {
+    if exists {
         for privilege in ["select", "update"] {
-            let sequence = format!("to_regclass({})", literal(&table.awake));
+            let sequence = relation(&table.awake_name);
             wanted.push((
                 format!("coalesce(has_sequence_privilege({sequence}, '{privilege}'), true)"),
                 format!("grant {privilege} on sequence {}", table.awake),

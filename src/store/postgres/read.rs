@@ -34,6 +34,7 @@ pub(super) fn statement<'a>(
 ) -> Statement<'a> {
     let mut params: Params<'a> = Vec::new();
     let mut filters = vec![sql.pending.clone()];
+    filters.extend(sql.numbered.clone());
     let seq = &sql.seq;
     let mut bind = |value: &'a (dyn ToSql + Sync), kind: Type| {
         params.push((value, kind));

@@ -10,6 +10,7 @@ use tokio_postgres::types::Type;
 use super::error::StoreError;
 use super::inspect::Kind;
 use super::mapping::{Field, quote};
+use super::mark::Mark;
 use super::session::Params;
 use super::sql::like;
 use super::{PostgresStore, run};
@@ -104,15 +105,10 @@ impl PostgresStore {
 
     fn reopen(&self) -> String {
         let table = &self.inner.table;
-        let published = table.column(Field::PublishedAt);
-        let value = match published.map(|column| column.kind) {
-            Some(Kind::Boolean) => "false",
-            _ => "null",
-        };
         format!(
-            "update {} o set {} = {value} where {} = any(array(select seq from chosen)) returning 1",
+            "update {} o set {} where {} = any(array(select seq from chosen)) returning 1",
             table.name,
-            quote(published.map_or("", |column| &column.name)),
+            Mark::of(table).unset,
             self.inner.sql.seq
         )
     }
@@ -124,6 +120,7 @@ impl PostgresStore {
             Field::Seq,
             Field::Id,
             Field::PublishedAt,
+            Field::Status,
             Field::CreatedAt,
             Field::AvailableAt,
             Field::ExpiresAt,
@@ -141,20 +138,23 @@ impl PostgresStore {
             }
         }
         let list = columns.join(", ");
-        let id = table.column(Field::Id);
+        let mut values = list.clone();
+        let mut names = list;
+        // Any other id is drawn by the table itself.
+        if let Some(id) = table.drawn_id() {
+            names = format!("{}, {names}", quote(&id.name));
+            values = format!("gen_random_uuid()::{}, {values}", id.type_name);
+        }
         format!(
-            "insert into {0} ({1}, {list}) select gen_random_uuid()::{2}, {list} from {0} o \
-             where {3} = any(array(select seq from chosen)) order by {3} returning 1",
-            table.name,
-            quote(id.map_or("id", |column| &column.name)),
-            id.map_or("uuid", |column| &column.type_name),
-            self.inner.sql.seq
+            "insert into {0} ({names}) select {values} from {0} o \
+             where {1} = any(array(select seq from chosen)) order by {1} returning 1",
+            table.name, self.inner.sql.seq
         )
     }
 
     fn replay_condition(&self, filter: &ReplayFilter) -> Result<String, StoreError> {
         let (table, sql) = (&self.inner.table, &self.inner.sql);
-        if !sql.has_order || table.column(Field::PublishedAt).is_none() {
+        if !sql.has_order || !table.has_mark() {
             return Err(StoreError::schema(format!(
                 "table {} keeps no published rows to replay: it needs an order column and a published column",
                 table.name
@@ -183,11 +183,11 @@ impl PostgresStore {
             None => "null::text".into(),
         };
         Ok(format!(
-            "not ({}) and {seq} > $1 and {seq} <= $2 and ($3 is null or {created} >= $3) and ($4 is null or {created} < $4) \
+            "{} and {seq} > $1 and {seq} <= $2 and ($3 is null or {created} >= $3) and ($4 is null or {created} < $4) \
              and ($5 is null or {}::text like $5) and ($6 is null or {key} = $6) \
              and (cardinality($7) = 0 or {}::text = any($7) or {seq}::text = any($7)) \
              and ($8 is null or {seq} >= $8) and ($9 is null or {seq} <= $9)",
-            sql.pending,
+            sql.published,
             table.sql(Field::Type).unwrap_or_default(),
             table.sql(Field::Id).unwrap_or_default(),
             seq = sql.seq,

@@ -5,6 +5,7 @@
 
 use super::inspect::{Kind, Table};
 use super::mapping::{AfterPublish, Field, literal, quote};
+use super::mark::Mark;
 
 /// Fragments and statements for one outbox table.
 #[derive(Debug)]
@@ -17,10 +18,14 @@ pub(super) struct Sql {
     pub(super) seq: String,
     /// Whether `seq` is a real column, so that bounds and order mean something.
     pub(super) has_order: bool,
+    /// True for rows that have a number, where the order column may be null: one without cannot be told from others.
+    pub(super) numbered: Option<String>,
     /// Placement hash.
     pub(super) hash: String,
     /// True for rows not published yet.
     pub(super) pending: String,
+    /// True for published rows.
+    pub(super) published: String,
     /// The delay column and the current time in its type.
     pub(super) available: Option<(String, String)>,
     /// Everything a [`Record`](crate::event::Record) needs but its failure counts, as a select list.
@@ -60,6 +65,9 @@ pub(super) fn now(kind: Kind) -> &'static str {
 /// Milliseconds since 1970, the unit of the promise to poll.
 pub(super) const NOW_MS: &str = "(extract(epoch from clock_timestamp()) * 1000)::int8";
 
+/// The end of the year 9999 in that unit: what is later was set by hand, and would not fit.
+const NEVER_MS: &str = "253402300799000";
+
 /// A pattern of people, in which only `*` is special, as a pattern of LIKE.
 pub(super) fn like(pattern: &str) -> String {
     let mut out = String::with_capacity(pattern.len());
@@ -88,13 +96,7 @@ impl Sql {
             ),
             None => format!("hashint8extended({seq}::int8, 0)"),
         };
-        let pending = match t.column(Field::PublishedAt) {
-            Some(column) if column.kind == Kind::Boolean => {
-                format!("o.{} is not true", quote(&column.name))
-            }
-            Some(column) => format!("o.{} is null", quote(&column.name)),
-            None => "true".into(),
-        };
+        let mark = Mark::of(t);
         let available = t.column(Field::AvailableAt).map(|column| {
             (
                 format!("o.{}", quote(&column.name)),
@@ -127,19 +129,24 @@ impl Sql {
         let awake = format!("{}::regclass", literal(&t.awake));
         Self {
             awake_for: format!(
-                "1000 * greatest(0, coalesce(pg_sequence_last_value({awake}), 0) - {NOW_MS})"
+                "1000 * greatest(0, least(coalesce(pg_sequence_last_value({awake}), 0), {NEVER_MS}) - {NOW_MS})"
             ),
             awake,
             holders: holders(t),
-            settle_around: settle(t, &pending),
+            settle_around: settle(t, &mark),
             source: source(t),
             id_text,
             table: t.name.clone(),
             outbox,
             has_order: order.is_some(),
+            numbered: t
+                .column(Field::Seq)
+                .filter(|column| column.nullable)
+                .map(|column| format!("o.{} is not null", quote(&column.name))),
             seq,
             hash,
-            pending,
+            pending: mark.pending,
+            published: mark.published,
             available,
             columns,
             nulls,
@@ -293,20 +300,13 @@ pub(super) const SERVER_START: &str =
     "(extract(epoch from pg_postmaster_start_time()) * 1000000)::int8";
 
 /// Only rows still pending are marked, so settling twice changes nothing and keeps the first time.
-fn settle(t: &Table, pending: &str) -> (String, String) {
+fn settle(t: &Table, mark: &Mark) -> (String, String) {
     let table = &t.name;
-    match (t.after_publish, t.column(Field::PublishedAt)) {
-        (AfterPublish::Mark, Some(column)) => {
-            let value = if column.kind == Kind::Boolean {
-                "true"
-            } else {
-                now(column.kind)
-            };
-            (
-                format!("update {table} o set {} = {value}", quote(&column.name)),
-                format!(" and {pending}"),
-            )
-        }
+    match t.after_publish {
+        AfterPublish::Mark if !mark.set.is_empty() => (
+            format!("update {table} o set {}", mark.set),
+            format!(" and {}", mark.pending),
+        ),
         _ => (format!("delete from {table} o"), String::new()),
     }
 }
