@@ -92,10 +92,10 @@ impl Status {
         }
     }
 
-    /// Says again what is not well, for those who read the log later.
+    /// Says again what is not well though events flow, for those who read the log later.
     pub(super) fn remind(&self) {
         let state = self.get();
-        if state != SinkState::Ready {
+        if matches!(state, SinkState::Impaired(_)) {
             self.tell(state);
         }
     }

@@ -71,9 +71,7 @@ impl Probe {
             SinkState::Impaired(reason)
             | SinkState::Down(reason)
             | SinkState::Blocked(reason)
-            | SinkState::Ended(reason) => {
-                Some(reason)
-            }
+            | SinkState::Ended(reason) => Some(reason),
         }
     }
 }

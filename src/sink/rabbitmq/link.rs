@@ -50,6 +50,9 @@ const SPENT_MAX: u16 = 64;
 /// How often it is asked whether lapin has forgotten a channel.
 const FORGETTING: Duration = Duration::from_millis(10);
 
+/// After this long it will not forget it any more.
+const FORGETTING_MAX: Duration = Duration::from_millis(500);
+
 /// A connection that can be ended for certain. Ends when dropped.
 pub(super) struct Link {
     connection: Connection,
@@ -226,7 +229,9 @@ impl Link {
             match error.kind() {
                 ErrorKind::ProtocolError(_) => spent += 1,
                 // lapin takes a moment to forget a channel that was closed.
-                ErrorKind::ChannelsLimitReached => sleep(FORGETTING).await,
+                ErrorKind::ChannelsLimitReached if begun.elapsed() < FORGETTING_MAX => {
+                    sleep(FORGETTING).await;
+                }
                 _ => failed += 1,
             }
             if spent >= numbers.min(SPENT_MAX)
