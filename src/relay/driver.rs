@@ -129,7 +129,7 @@ pub async fn run(
             Some(answer) = driver.tasks.join_next() => driver.answered(answer)?,
             Ok(()) = sink_state.changed() => {
                 let state = sink_state.borrow_and_update().clone();
-                driver.handle(Input::SinkReady(state == SinkState::Ready));
+                driver.handle(Input::SinkReady(state.is_ready()));
                 if matches!(state, SinkState::Ended(_)) && stop_by.is_none() {
                     stop_by = Some(Instant::now() + deadline);
                     driver.stop();

@@ -76,6 +76,8 @@ pub enum SinkState {
     Down(String),
     /// Ready to publish.
     Ready,
+    /// Ready, but not all is well: fewer channels than wanted, say. The text says what, and what to do.
+    Impaired(String),
     /// Connected, but the broker asked publishers to wait (RabbitMQ: `connection.blocked`).
     Blocked(String),
     /// There is nowhere to publish to any more, and never will be (standard output was closed): the relay stops.
@@ -85,7 +87,7 @@ pub enum SinkState {
 impl SinkState {
     /// Whether batches may be handed over.
     pub fn is_ready(&self) -> bool {
-        matches!(self, SinkState::Ready)
+        matches!(self, SinkState::Ready | SinkState::Impaired(_))
     }
 }
 
@@ -96,6 +98,10 @@ pub trait Lane: Send {
     /// Cancel-safety: dropping the future leaves the fate of the batch unknown; the lane must
     /// recover (fresh channel) before its next batch.
     fn publish<'a>(&'a mut self, batch: &'a [Message]) -> BoxFuture<'a, Vec<Verdict>>;
+
+    /// Told before a message is published whose event was [postponed](Verdict::Postponed) before, perhaps by a relay
+    /// that does not live any more: what this sink knows of its route may have begun with that.
+    fn has_waited(&self, _message: &Message) {}
 }
 
 /// A destination system.

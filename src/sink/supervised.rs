@@ -80,12 +80,23 @@ impl Status {
             }
             SinkState::Down(reason) => tracing::warn!(reason, "not connected to {system}"),
             SinkState::Ended(reason) => tracing::info!("{system} has ended: {reason}"),
+            SinkState::Impaired(reason) => {
+                tracing::warn!(reason, "publishing to {system}, but not all is well");
+            }
             SinkState::Blocked(reason) => {
                 tracing::warn!(
                     reason,
                     "{system} asks publishers to wait; events stay in the outbox"
                 );
             }
+        }
+    }
+
+    /// Says again what is not well though events flow, for those who read the log later.
+    pub(super) fn remind(&self) {
+        let state = self.get();
+        if matches!(state, SinkState::Impaired(_)) {
+            self.tell(state);
         }
     }
 
