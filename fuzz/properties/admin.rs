@@ -47,6 +47,8 @@ static ADDRESS: LazyLock<SocketAddr> = LazyLock::new(|| {
                     name: "name".into(),
                     table: "outbox".into(),
                     sink: "stdout",
+                    target: String::new(),
+                    destination: "events".into(),
                     database: "nowhere".into(),
                 },
                 live,

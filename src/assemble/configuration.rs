@@ -1,11 +1,9 @@
 //! What this replica stores of its settings beside its lease, for the others to compare: where and as what it sends
 //! events. Readable, and without secrets.
 
-use std::time::Duration;
-
 use crate::error::OnExhausted;
 use crate::settings::{
-    AfterPublish, Columns, EventMode, Ordering, Partitioner, Preset, Settings, SinkKind,
+    AfterPublish, Columns, EventMode, Ordering, Partitioner, Preset, Retention, Settings, SinkKind,
 };
 use crate::store::configuration::{Configuration, SINK, SOURCE, TARGET};
 
@@ -51,10 +49,28 @@ pub fn configuration(settings: &Settings) -> Configuration {
             match settings.outbox.preset {
                 Preset::Native => "native",
                 Preset::Debezium => "debezium",
+                Preset::Textbook => "textbook",
+                Preset::Modulith => "modulith",
             }
             .to_owned(),
         ),
         ("columns", columns(&settings.outbox.columns)),
+        ("status_pending", settings.outbox.status_pending.join(" ")),
+        (
+            "status_published",
+            settings.outbox.status_published.clone().unwrap_or_default(),
+        ),
+        (
+            "sequence",
+            event.sequence.then(|| "on".to_owned()).unwrap_or_default(),
+        ),
+        (
+            "expirytime",
+            event
+                .expirytime
+                .then(|| "on".to_owned())
+                .unwrap_or_default(),
+        ),
     ];
     if settings.sink == SinkKind::Kafka {
         // With another one, a key is in another partition.
@@ -110,10 +126,10 @@ fn after(settings: &Settings) -> &'static str {
 
 /// Only marked rows are kept.
 fn retention(settings: &Settings) -> String {
-    let seconds = |kept: Duration| format!("{} s", kept.as_secs());
-    match settings.outbox.after_publish {
-        AfterPublish::Mark => seconds(settings.outbox.retention),
-        AfterPublish::Delete => String::new(),
+    match (settings.outbox.after_publish, settings.outbox.retention) {
+        (AfterPublish::Delete, _) | (_, Retention::Unset) => String::new(),
+        (AfterPublish::Mark, Retention::Off) => "off".to_owned(),
+        (AfterPublish::Mark, Retention::For(kept)) => format!("{} s", kept.as_secs()),
     }
 }
 
@@ -138,6 +154,7 @@ fn columns(columns: &Columns) -> String {
         ("available_at", &columns.available_at),
         ("expires_at", &columns.expires_at),
         ("published_at", &columns.published_at),
+        ("status", &columns.status),
     ];
     let given = named.iter().filter_map(|(name, column)| {
         let column = column.as_ref()?;

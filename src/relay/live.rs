@@ -110,7 +110,7 @@ impl Live {
             return Some(format!("the outbox table does not fit: {why}"));
         }
         match &self.broker {
-            SinkState::Ready => None,
+            SinkState::Ready | SinkState::Impaired(_) => None,
             SinkState::Down(why) if why.is_empty() => {
                 Some("not connected to the broker yet".into())
             }

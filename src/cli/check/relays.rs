@@ -20,7 +20,7 @@ pub(super) async fn check(report: &mut Report, settings: &Settings) {
     };
     let status = match status {
         Ok(status) => status,
-        Err(error) => return report.warning(error.to_string(), &remedy(&error)),
+        Err(error) => return report.warning(error.to_string(), &remedy(&error, &database)),
     };
     let ours = assemble::configuration(settings);
     let living: Vec<_> = status
