@@ -97,6 +97,14 @@ pub enum Verdict {
     Confirmed,
     /// The broker answered and refused, now; a later attempt may succeed. Counts an attempt.
     Rejected(Reason),
+    /// Refused, or not even sent, for a cause outside the event that concerns only some of them: the queue of its route is
+    /// on a node that is down, say. Counts no attempt; the key is held, and the event is published again after the wait.
+    Postponed {
+        /// What it waits for.
+        reason: Reason,
+        /// How long until the next try.
+        after: Duration,
+    },
     /// No attempt can ever succeed. Dead at once.
     Impossible(Reason),
     /// The event's fate is unknown or it was never sent: connection lost, timeout, broker

@@ -154,6 +154,7 @@ fn relay(live: &Live) -> Check {
 fn broker(state: &SinkState) -> Check {
     match state {
         SinkState::Ready => Check::new("broker", Outcome::Ok, ""),
+        SinkState::Impaired(why) => Check::new("broker", Outcome::Degraded, why),
         SinkState::Down(why) if why.is_empty() => {
             Check::new("broker", Outcome::Failed, "not connected yet")
         }

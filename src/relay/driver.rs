@@ -21,7 +21,7 @@ use crate::relay::core::ownership::{STORED, Step};
 use crate::relay::core::pace::WakeReason;
 use crate::relay::core::{Command, Core, CoreConfig, HELD_MAX, Input, StoreFailed, Time};
 use crate::relay::live::{Live, Phase};
-use crate::sink::{Lane, Sink, SinkState};
+use crate::sink::{Lane, Sink};
 use crate::store::postgres::{
     Database, ListenState, Listener, PostgresStore, StoreError, StoreErrorKind,
 };
@@ -122,7 +122,7 @@ pub async fn run(
             Some(answer) = driver.tasks.join_next() => driver.answered(answer)?,
             Ok(()) = sink_state.changed() => {
                 let state = sink_state.borrow_and_update().clone();
-                driver.handle(Input::SinkReady(state == SinkState::Ready));
+                driver.handle(Input::SinkReady(state.is_ready()));
                 if matches!(state, SinkState::Ended(_)) && stop_by.is_none() {
                     stop_by = Some(Instant::now() + deadline);
                     driver.stop();

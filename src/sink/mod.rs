@@ -71,6 +71,8 @@ pub enum SinkState {
     Down(String),
     /// Ready to publish.
     Ready,
+    /// Ready, but not all is well: fewer channels than wanted, say. The text says what, and what to do.
+    Impaired(String),
     /// Connected, but the broker asked publishers to wait (RabbitMQ: `connection.blocked`).
     Blocked(String),
     /// There is nowhere to publish to any more, and never will be (standard output was closed): the relay stops.
@@ -80,7 +82,7 @@ pub enum SinkState {
 impl SinkState {
     /// Whether batches may be handed over.
     pub fn is_ready(&self) -> bool {
-        matches!(self, SinkState::Ready)
+        matches!(self, SinkState::Ready | SinkState::Impaired(_))
     }
 }
 

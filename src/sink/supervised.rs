@@ -80,6 +80,9 @@ impl Status {
             }
             SinkState::Down(reason) => tracing::warn!(reason, "not connected to {system}"),
             SinkState::Ended(reason) => tracing::info!("{system} has ended: {reason}"),
+            SinkState::Impaired(reason) => {
+                tracing::warn!(reason, "publishing to {system}, but not all is well");
+            }
             SinkState::Blocked(reason) => {
                 tracing::warn!(
                     reason,

@@ -69,6 +69,8 @@ enum Fate {
     RejectAlways,
     /// Returns it: acknowledged, but routed nowhere.
     Unroutable,
+    /// Its route is out of order for so many tries, which costs it no attempt.
+    RouteOut(u32),
     /// Refused before it is sent.
     Impossible,
     /// Kills the relay that encodes it.
@@ -244,6 +246,7 @@ pub struct World {
     /// By id, as are refusals and deliveries.
     fates: HashMap<i64, Fate>,
     refusals: HashMap<i64, u32>,
+    postponements: HashMap<i64, u32>,
     crashes: u32,
     /// Every acceptance by the broker: row and time.
     pub deliveries: Vec<(i64, Time)>,
@@ -317,6 +320,7 @@ impl World {
             next_batch: 0,
             fates: HashMap::new(),
             refusals: HashMap::new(),
+            postponements: HashMap::new(),
             crashes: 0,
             deliveries: Vec::new(),
             missed: Vec::new(),

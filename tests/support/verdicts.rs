@@ -10,6 +10,7 @@ pub enum Is {
     Confirmed,
     Rejected(ReasonCode),
     Impossible(ReasonCode),
+    Postponed(ReasonCode),
     Unavailable,
 }
 
@@ -18,6 +19,7 @@ pub fn is(verdict: &Verdict) -> Is {
         Verdict::Confirmed => Is::Confirmed,
         Verdict::Rejected(reason) => Is::Rejected(reason.code),
         Verdict::Impossible(reason) => Is::Impossible(reason.code),
+        Verdict::Postponed { reason, .. } => Is::Postponed(reason.code),
         Verdict::Unavailable => Is::Unavailable,
     }
 }

@@ -182,6 +182,8 @@ pub(super) async fn publish<F: Future<Output = Verdict>>(
                 ""
             },
         ),
+        // What a relay would wait for, the operator must know now.
+        Ok(Verdict::Postponed { reason, .. }) => report.failed(format!("{way}: {reason}"), ""),
         Ok(Verdict::Unavailable) | Err(_) => {
             let (looks, remedy) = why_silent();
             report.failed(format!("{way}: {looks}"), remedy);

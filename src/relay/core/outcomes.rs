@@ -172,7 +172,10 @@ impl Core {
             if verdict != Verdict::Unavailable && item.suspect != Suspect::No {
                 self.ownership.survived(item.record.hash);
             }
-            if let Verdict::Rejected(reason) | Verdict::Impossible(reason) = &verdict {
+            if let Verdict::Rejected(reason)
+            | Verdict::Impossible(reason)
+            | Verdict::Postponed { reason, .. } = &verdict
+            {
                 self.totals.refused[reason.code as usize] += 1;
             }
             match (verdict, item.dead_letter.clone()) {
@@ -198,6 +201,16 @@ impl Core {
                     );
                     self.give_up(item, Reason::new(reason.code, detail));
                 }
+                (Verdict::Postponed { reason, after }, None) => {
+                    self.postponed(now, item, reason, after);
+                }
+                (Verdict::Postponed { reason, after }, Some(_)) => {
+                    // The event is given up, and where its dead letter goes is out of order. Later it is tried once
+                    // more as what it was, and comes back here.
+                    let mut item = item;
+                    item.record.attempts = item.record.attempts.saturating_sub(1);
+                    self.postponed(now, item, reason, after);
+                }
                 (Verdict::Impossible(reason), None) => self.exhausted(item, reason, Action::Dead),
                 (Verdict::Rejected(reason), None) => self.rejected(now, item, reason),
             }
@@ -210,25 +223,34 @@ impl Core {
         item.record.crashes = 0;
         let jitter = self.jitter();
         match self.config.retry.decide(item.record.attempts, jitter) {
-            Action::Retry { after } => {
-                self.totals.retried += 1;
-                let hold = Hold::Failing {
-                    seq: item.record.seq,
-                    retry_at: now + after,
-                };
-                self.window.failed(&item, Some(hold));
-                self.reading.retry_at(now + after);
-                self.record(failure(
-                    &item,
-                    FailureState::Retrying,
-                    item.record.attempts,
-                    item.record.crashes,
-                    Some(reason),
-                    Some(after),
-                ));
-            }
+            Action::Retry { after } => self.retry(now, &item, reason, after),
             end => self.exhausted(item, reason, end),
         }
+    }
+
+    /// As if it had not been tried, except that this relay has lived through it.
+    fn postponed(&mut self, now: Time, mut item: Item, reason: Reason, after: Duration) {
+        item.record.crashes = 0;
+        self.retry(now, &item, reason, after);
+    }
+
+    /// Holds the key, and has the event published again after a while.
+    fn retry(&mut self, now: Time, item: &Item, reason: Reason, after: Duration) {
+        self.totals.retried += 1;
+        let hold = Hold::Failing {
+            seq: item.record.seq,
+            retry_at: now + after,
+        };
+        self.window.failed(item, Some(hold));
+        self.reading.retry_at(now + after);
+        self.record(failure(
+            item,
+            FailureState::Retrying,
+            item.record.attempts,
+            item.record.crashes,
+            Some(reason),
+            Some(after),
+        ));
     }
 
     /// No attempt is left (or none can help).

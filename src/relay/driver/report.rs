@@ -66,7 +66,7 @@ impl Report {
     pub(super) fn remind(&mut self, sink: &'static str, state: &SinkState, waiting: usize) {
         self.health.remind(waiting);
         let why = match state {
-            SinkState::Ready => {
+            SinkState::Ready | SinkState::Impaired(_) => {
                 let Some(away) = &self.sink_away else {
                     return;
                 };

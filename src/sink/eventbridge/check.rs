@@ -68,9 +68,10 @@ impl Probe {
     pub fn trouble(&self) -> Option<String> {
         match self.shared.status.get() {
             SinkState::Ready => self.link.failure(),
-            SinkState::Down(reason) | SinkState::Blocked(reason) | SinkState::Ended(reason) => {
-                Some(reason)
-            }
+            SinkState::Impaired(reason)
+            | SinkState::Down(reason)
+            | SinkState::Blocked(reason)
+            | SinkState::Ended(reason) => Some(reason),
         }
     }
 }

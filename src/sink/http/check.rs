@@ -48,9 +48,10 @@ impl Probe {
     pub fn trouble(&self) -> Option<String> {
         match self.shared.status.get() {
             SinkState::Ready => None,
-            SinkState::Down(reason) | SinkState::Blocked(reason) | SinkState::Ended(reason) => {
-                Some(reason)
-            }
+            SinkState::Impaired(reason)
+            | SinkState::Down(reason)
+            | SinkState::Blocked(reason)
+            | SinkState::Ended(reason) => Some(reason),
         }
     }
 }

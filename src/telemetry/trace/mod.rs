@@ -216,6 +216,7 @@ impl Sends {
                 Verdict::Rejected(reason) | Verdict::Impossible(reason) => {
                     (reason.code.as_str(), reason.detail.clone())
                 }
+                Verdict::Postponed { reason, .. } => ("postponed", reason.detail.clone()),
                 Verdict::Unavailable => (
                     "unavailable",
                     "not confirmed, will be published again".to_owned(),

@@ -76,11 +76,26 @@ impl World {
         }
         let item = &batch.items[index];
         let id = event(item);
+        let fate = self.fates.get(&id).copied();
+        let out_for = match (&item.dead_letter, fate) {
+            // Where dead letters go may be out of order as well.
+            (Some(_), _) if id % 3 == 0 => 1,
+            (None, Some(Fate::RouteOut(tries))) => tries,
+            _ => 0,
+        };
+        let tried = self.postponements.entry(id).or_default();
+        if *tried < out_for {
+            *tried += 1;
+            batch.verdicts[index] = Verdict::Postponed {
+                reason: Reason::new(ReasonCode::Unroutable, "out of order"),
+                after: Duration::from_millis(200),
+            };
+            return Ok(());
+        }
         if item.dead_letter.is_some() {
             batch.verdicts[index] = Verdict::Confirmed;
             return Ok(());
         }
-        let fate = self.fates.get(&id).copied();
         let refuse = |code| Verdict::Rejected(Reason::new(code, "refused"));
         let count = self.refusals.entry(id).or_default();
         let verdict = match fate {
@@ -89,7 +104,7 @@ impl World {
                     "phantom: row {id} was published but never committed"
                 ));
             }
-            Some(Fate::Accept | Fate::Poison) => Verdict::Confirmed,
+            Some(Fate::Accept | Fate::RouteOut(_) | Fate::Poison) => Verdict::Confirmed,
             Some(Fate::RejectFirst(times)) if *count >= times => Verdict::Confirmed,
             Some(Fate::RejectFirst(_) | Fate::RejectAlways) => refuse(ReasonCode::Nack),
             Some(Fate::Unroutable) => refuse(ReasonCode::Unroutable),

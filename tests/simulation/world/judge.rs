@@ -125,7 +125,8 @@ impl World {
                     row.seq, self.crashes
                 ));
             }
-            if dead && self.fates[&row.id] == Fate::Accept && !poison {
+            let acceptable = matches!(self.fates[&row.id], Fate::Accept | Fate::RouteOut(_));
+            if dead && acceptable && !poison {
                 return Err(format!(
                     "row {} is dead though the broker would take it: {failure:?}",
                     row.seq

@@ -125,6 +125,7 @@ impl World {
                     2 => Fate::RejectAlways,
                     3 => Fate::Unroutable,
                     4 => Fate::Impossible,
+                    5 => Fate::RouteOut(self.random.between(1, 8) as u32),
                     _ => Fate::Accept,
                 };
             }
