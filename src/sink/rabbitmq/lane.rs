@@ -10,19 +10,17 @@
 
 use std::collections::HashSet;
 use std::future::Future;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, Waker};
 
-use lapin::options::BasicPublishOptions;
 use lapin::protocol::{AMQPError, AMQPErrorKind};
 use lapin::types::ShortString;
-use lapin::{Channel, Confirmation, Error, ErrorKind, PublisherConfirm};
+use lapin::{Channel, Error, ErrorKind};
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, sleep_until};
 
 use super::exchanges::{Standing, absent, ask, forbidden};
-use super::link::{Link, STEP_TIMEOUT, explain};
+use super::flight::{Flight, close, issue};
+use super::link::Link;
 use super::outcome::decide;
 use super::prepare::{Limits, Prepared, prepare};
 use super::supervisor::Shared;
@@ -31,16 +29,8 @@ use crate::error::{Reason, ReasonCode, Verdict};
 use crate::event::Message;
 use crate::sink::{BoxFuture, Lane};
 
-/// Unroutable messages come back instead of vanishing.
-const OPTIONS: BasicPublishOptions = BasicPublishOptions {
-    mandatory: true,
-    immediate: false,
-};
-
 /// `connection-forced`: an operator or a shutdown closed the connection, not a message.
 const CONNECTION_FORCED: u16 = 320;
-
-type Publishing<'a> = Pin<Box<dyn Future<Output = lapin::Result<PublisherConfirm>> + Send + 'a>>;
 
 /// See the module.
 pub(super) struct RabbitMqLane {
@@ -420,115 +410,6 @@ impl RabbitMqLane {
             link.exchanges.doubt_all();
         }
         Run::Refused(refusal.clone())
-    }
-}
-
-/// Hands every message to lapin, in order. The first poll of each publish takes its delivery tag
-/// and queues its frames; nothing is awaited in between.
-fn issue<'a>(
-    channel: &'a Channel,
-    batch: &'a [Message],
-    run: Vec<Prepared>,
-) -> Vec<Result<lapin::Result<PublisherConfirm>, Publishing<'a>>> {
-    let mut nobody = Context::from_waker(Waker::noop());
-    run.into_iter()
-        .map(|prepared| {
-            let body = &batch[prepared.index].body;
-            let mut publishing: Publishing<'a> = Box::pin(channel.basic_publish(
-                prepared.exchange,
-                prepared.routing_key,
-                OPTIONS,
-                body,
-                prepared.properties,
-            ));
-            match publishing.as_mut().poll(&mut nobody) {
-                Poll::Ready(result) => Ok(result),
-                Poll::Pending => Err(publishing),
-            }
-        })
-        .collect()
-}
-
-/// A run between its first frame and its last confirm. Dropped in between, it ends the connection:
-/// frames may still be queued, and closing only the channel would let them follow its close.
-struct Flight<'a> {
-    link: &'a Link,
-    written: bool,
-    finished: bool,
-}
-
-impl<'a> Flight<'a> {
-    fn new(link: &'a Link) -> Self {
-        Self {
-            link,
-            written: false,
-            finished: false,
-        }
-    }
-
-    /// Waits until all is written and confirmed. Awaiting one after the other costs no time, as
-    /// all must be in, and few wake-ups, as most are there when the first is.
-    async fn land(
-        &mut self,
-        publishing: Vec<Result<lapin::Result<PublisherConfirm>, Publishing<'_>>>,
-    ) -> Result<Vec<Confirmation>, Error> {
-        let mut failure = None;
-        let mut confirms = Vec::with_capacity(publishing.len());
-        for publish in publishing {
-            let written = match publish {
-                Ok(result) => result,
-                Err(publishing) => publishing.await,
-            };
-            match written {
-                Ok(confirm) => confirms.push(confirm),
-                Err(error) => note(&mut failure, error),
-            }
-        }
-        self.written = true;
-        let mut confirmations = Vec::with_capacity(confirms.len());
-        for confirm in confirms {
-            match confirm.await {
-                Ok(confirmation) => confirmations.push(confirmation),
-                Err(error) => note(&mut failure, error),
-            }
-        }
-        match failure {
-            None => Ok(confirmations),
-            Some(error) => Err(error),
-        }
-    }
-
-    fn finish(mut self) {
-        self.finished = true;
-    }
-}
-
-impl Drop for Flight<'_> {
-    fn drop(&mut self) {
-        if !self.finished {
-            self.link.end("a batch was abandoned");
-        }
-    }
-}
-
-/// Keeps the most telling error: what the broker said, rather than what followed from it.
-fn note(failure: &mut Option<Error>, error: Error) {
-    let tells = |error: &Error| matches!(error.kind(), ErrorKind::ProtocolError(_));
-    if failure
-        .as_ref()
-        .is_none_or(|known| !tells(known) && tells(&error))
-    {
-        *failure = Some(error);
-    }
-}
-
-async fn close(link: &Link, channel: &Channel) {
-    let closing = channel.close(200, ShortString::from("OK"));
-    match timeout(STEP_TIMEOUT, closing).await {
-        Ok(Ok(())) => {}
-        // The channel is closed already, or goes down with its connection.
-        Ok(Err(error)) => tracing::debug!(error = explain(&error), "cannot close a channel"),
-        Err(_) => link.end(&format!("a channel did not close within {STEP_TIMEOUT:?}")),
     }
 }
 

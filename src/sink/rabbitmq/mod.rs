@@ -8,6 +8,7 @@
 //!
 //! * [`RabbitMqSettings`]: what can be set, and everything wrong with it at once.
 //! * `endpoint`: URLs.
+//! * `flight`: a run of messages between its first frame and its last confirm.
 //! * `exchanges`: which exchanges exist, asked before their first use.
 //! * `prepare`: a message becomes AMQP properties, or is refused for what AMQP cannot carry.
 //! * `outcome`: confirms and returns become verdicts. Its docs explain why a single confirm proves
@@ -25,6 +26,7 @@
 pub mod check;
 mod endpoint;
 mod exchanges;
+mod flight;
 mod lane;
 mod link;
 mod outcome;
