@@ -14,7 +14,7 @@ use hyper::{Response, StatusCode};
 use tokio::time::{Instant, timeout};
 
 use super::connection::Connection;
-use super::outcome::{Outcome, read};
+use super::outcome::{Outcome, quote, read};
 use super::prepare::prepare;
 use super::supervisor::Shared;
 use crate::error::{Reason, ReasonCode, Verdict};
@@ -133,6 +133,7 @@ impl HttpLane {
     /// failure, so the request is sent once more on a fresh one.
     async fn send(&mut self, request: Request<Full<Bytes>>, message: &Message) -> Sent {
         let limit = self.shared.settings.timeout;
+        let path = request.uri().path().to_owned();
         for kept_may_be_stale in [true, false] {
             let mut connection = match self.connect().await {
                 Ok(connection) => connection,
@@ -140,7 +141,9 @@ impl HttpLane {
             };
             let sending = connection.requests.send_request(request.clone());
             match timeout(limit, sending).await {
-                Ok(Ok(response)) => return self.answered(connection, response, message).await,
+                Ok(Ok(response)) => {
+                    return self.answered(connection, response, &path, message).await;
+                }
                 Ok(Err(error)) if kept_may_be_stale && connection.used => {
                     tracing::debug!(%error, "a kept connection was gone");
                 }
@@ -153,22 +156,19 @@ impl HttpLane {
         Sent::Silent("the connection broke before an answer".to_owned())
     }
 
-    /// The status decides. The body is only read so that the connection can be kept.
+    /// The status decides. The body is read so that the connection can be kept, and to quote from it.
     async fn answered(
         &mut self,
         mut connection: Connection,
         response: Response<Incoming>,
+        path: &str,
         message: &Message,
     ) -> Sent {
         let (head, body) = response.into_parts();
-        let outcome = read(
-            head.status,
-            &head.headers,
-            &message.destination,
-            message.body.len(),
-        );
+        let mut outcome = read(head.status, &head.headers, path, message.body.len());
         let reading = Limited::new(body, ANSWER_MAX).collect();
-        if let Ok(Ok(_)) = timeout(self.shared.settings.timeout, reading).await {
+        if let Ok(Ok(answer)) = timeout(self.shared.settings.timeout, reading).await {
+            quote(&mut outcome, &answer.to_bytes(), &message.body);
             connection.used = true;
             self.connection = Some(connection);
         }

@@ -1,5 +1,6 @@
 //! What an answer means.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use hyper::StatusCode;
@@ -12,6 +13,15 @@ use crate::error::{Reason, ReasonCode, Verdict};
 /// A service that asks for more patience is asked again after this long all the same.
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(3600);
 
+/// So much of an answer is quoted, in bytes.
+const QUOTED_MAX: usize = 200;
+
+/// What an answer has in common with what was posted is left out from this length on, in bytes.
+const COMMON: usize = 4;
+
+/// Answers to larger bodies are not quoted: comparing would take too long.
+const COMPARED_MAX: usize = 1024 * 1024;
+
 /// An answer, as far as the sink cares.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Outcome {
@@ -23,16 +33,11 @@ pub(super) enum Outcome {
     Failed,
 }
 
-/// Reads status and headers. The body is not looked at: it may echo what was posted.
-pub(super) fn read(
-    status: StatusCode,
-    headers: &HeaderMap,
-    destination: &str,
-    size: usize,
-) -> Outcome {
+/// Reads status and headers. The body decides nothing. `path` is what was posted to.
+pub(super) fn read(status: StatusCode, headers: &HeaderMap, path: &str, size: usize) -> Outcome {
     use ReasonCode::{Forbidden, InvalidHeader, Other, TooLarge, UnknownDestination};
     let rejected = |code: ReasonCode, remedy: &str| {
-        let detail = format!("the service answered {status} to `{destination}`; {remedy}");
+        let detail = format!("the service answered {status} to `{path}`; {remedy}");
         Outcome::Verdict(Verdict::Rejected(Reason::new(code, detail)))
     };
     let impossible = |code: ReasonCode, detail: String| {
@@ -63,6 +68,49 @@ pub(super) fn read(
         500.. => Outcome::Failed,
         _ => rejected(Other, "look for the cause in the service's log"),
     }
+}
+
+/// Adds the service's own words to a refusal.
+pub(super) fn quote(outcome: &mut Outcome, answer: &[u8], posted: &[u8]) {
+    if let Outcome::Verdict(Verdict::Rejected(reason) | Verdict::Impossible(reason)) = outcome
+        && let Some(words) = words(answer, posted)
+    {
+        reason.detail = format!("{}. It says: {words}", reason.detail);
+    }
+}
+
+/// The beginning of an answer, on one line. A service may repeat what was posted, and payloads have no business in logs:
+/// whatever the two have in common is left out.
+fn words(answer: &[u8], posted: &[u8]) -> Option<String> {
+    if posted.len() > COMPARED_MAX {
+        return None;
+    }
+    let answer = &answer[..answer.len().min(QUOTED_MAX)];
+    let parts: HashSet<&[u8]> = answer.windows(COMMON).collect();
+    let seen: HashSet<&[u8]> = posted
+        .windows(COMMON)
+        .filter(|part| parts.contains(part))
+        .collect();
+    let mut common = vec![false; answer.len()];
+    for (at, part) in answer.windows(COMMON).enumerate() {
+        if seen.contains(part) {
+            common[at..at + COMMON].fill(true);
+        }
+    }
+    let mut shown = Vec::with_capacity(answer.len());
+    let mut left_out = false;
+    for (byte, common) in answer.iter().zip(common) {
+        if !common {
+            shown.push(*byte);
+        } else if !left_out {
+            shown.extend("…".as_bytes());
+        }
+        left_out = common;
+    }
+    let text = String::from_utf8_lossy(&shown);
+    let line = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    let plain: String = line.chars().filter(|c| !c.is_control()).collect();
+    (!plain.is_empty()).then(|| format!("`{plain}`"))
 }
 
 /// Seconds, or a date; a date is compared with the service's own clock.
@@ -96,6 +144,33 @@ mod tests {
             map.insert(name, value.parse().unwrap());
         }
         read(StatusCode::from_u16(status).unwrap(), &map, "a", 7)
+    }
+
+    #[test]
+    fn the_service_is_quoted_but_never_what_was_posted() {
+        let refusal = || answer(400, &[]);
+        let quoted = |answer: &str, posted: &str| {
+            let mut outcome = refusal();
+            quote(&mut outcome, answer.as_bytes(), posted.as_bytes());
+            match outcome {
+                Outcome::Verdict(Verdict::Rejected(reason)) => reason.detail,
+                other => panic!("{other:?}"),
+            }
+        };
+        let posted = r#"{"name":"Jane Doe"}"#;
+        let told = quoted("invalid\n\tcontent type", posted);
+        assert!(told.ends_with("It says: `invalid content type`"), "{told}");
+        let told = quoted(r#"{"error":"Jane Doe is not known"}"#, posted);
+        assert!(
+            told.contains("is not known") && !told.contains("Jane"),
+            "{told}"
+        );
+        assert!(!quoted("", posted).contains("It says"));
+        let long = quoted(&"x".repeat(5_000), posted);
+        assert!(long.len() < 400, "{long}");
+        let mut fine = Outcome::Verdict(Verdict::Confirmed);
+        quote(&mut fine, b"thanks", b"");
+        assert_eq!(fine, Outcome::Verdict(Verdict::Confirmed));
     }
 
     fn code(outcome: &Outcome) -> Option<ReasonCode> {
