@@ -21,7 +21,7 @@ use crate::relay::core::ownership::{STORED, Step};
 use crate::relay::core::pace::WakeReason;
 use crate::relay::core::{Command, Core, CoreConfig, HELD_MAX, Input, StoreFailed, Time};
 use crate::relay::live::{Live, Phase};
-use crate::sink::{Lane, Sink};
+use crate::sink::{Lane, Sink, SinkState};
 use crate::store::postgres::{
     Database, ListenState, Listener, PostgresStore, StoreError, StoreErrorKind,
 };

@@ -252,3 +252,84 @@ async fn a_row_may_expect_a_state_of_its_stream() {
     }
     running.close().await;
 }
+
+#[tokio::test]
+async fn a_stream_that_acknowledges_nothing_is_waited_for() {
+    let node = NatsNode::start_with(JETSTREAM).await;
+    let client = &mut RawClient::connect(node.port(), Value::Null).await;
+    stream(client, json!({"no_ack": true})).await;
+    // One that the settings name: nothing is published before it is as it should be.
+    let mut running = start(settings(&node, ""));
+    let state = running
+        .await_state("held", |state| format!("{state:?}").contains("no_ack"))
+        .await;
+    assert!(matches!(state, SinkState::Down(_)), "{state:?}");
+    // One that comes from the row: those that go there wait, and only those.
+    client
+        .api(
+            "STREAM.CREATE.F",
+            json!({"name": "F", "subjects": ["f.>"], "storage": "file"}),
+            0,
+        )
+        .await;
+    let mut routed = start(NatsSettings {
+        known_destinations: Vec::new(),
+        ..settings(&node, "")
+    });
+    routed.await_state("ready", SinkState::is_ready).await;
+    let elsewhere = Place {
+        destination: "F".into(),
+        routing_key: "f.a".into(),
+    };
+    for round in 0..2 {
+        let batch = [
+            message(format!("e{round}"), &place("e.a")),
+            message(format!("f{round}"), &elsewhere),
+        ];
+        let verdicts = routed.publish(&batch).await;
+        assert_verdicts("routed", &verdicts, |index| match index {
+            0 => Is::Postponed(ReasonCode::Other),
+            _ => Is::Confirmed,
+        });
+    }
+    assert_eq!(stored(client).await, 0, "nothing is sent to it");
+    let probe = Probe::connect(&settings(&node, ""), 0).await.unwrap();
+    assert!(matches!(
+        probe.stream("E").await.unwrap(),
+        Stream::Exists { unfit: Some(text), .. } if text.contains("no_ack")
+    ));
+    probe.close().await;
+    let config = json!({"name": "E", "subjects": ["e.>"], "storage": "file", "no_ack": false});
+    client.api("STREAM.UPDATE.E", config, 0).await;
+    running.await_state("ready", SinkState::is_ready).await;
+    let verdicts = running.publish(&[message("a", &place("e.a"))]).await;
+    assert_verdicts("acknowledged", &verdicts, |_| Is::Confirmed);
+    running.close().await;
+    routed.close().await;
+}
+
+/// Whichever stream takes the subject: nothing can be asked before, so silence is looked into.
+#[tokio::test]
+async fn silence_of_an_unnamed_stream_is_explained() {
+    let node = NatsNode::start_with(JETSTREAM).await;
+    let client = &mut RawClient::connect(node.port(), Value::Null).await;
+    stream(client, json!({"no_ack": true})).await;
+    let mut running = start(NatsSettings {
+        known_destinations: Vec::new(),
+        confirm_timeout: std::time::Duration::from_millis(300),
+        ..settings(&node, "")
+    });
+    running.await_state("ready", SinkState::is_ready).await;
+    let anywhere = Place {
+        destination: String::new(),
+        routing_key: "e.a".into(),
+    };
+    let verdicts = running.publish(&[message("a", &anywhere)]).await;
+    assert_verdicts("silent", &verdicts, |_| Is::Unavailable);
+    let state = running.state.borrow().clone();
+    assert!(
+        matches!(&state, SinkState::Blocked(reason) if reason.contains("no_ack")),
+        "{state:?}"
+    );
+    running.close().await;
+}

@@ -36,7 +36,7 @@ pub(super) async fn check(report: &mut Report, event_type: Option<&str>, setting
             return Ok(true);
         }
         let stream = connection.stream(name).await?;
-        Ok(tell(report, what, name, &stream))
+        Ok(tell(report, what, name, &stream, nats.confirm_timeout))
     };
     if probe::look_at_destinations(report, settings, "stream", look).await
         && let Some(event_type) = event_type
@@ -73,14 +73,26 @@ fn introduce(report: &mut Report, server: &Server) {
 }
 
 /// False when a probe makes no sense any more.
-fn tell(report: &mut Report, what: &str, name: &str, stream: &Stream) -> bool {
+fn tell(
+    report: &mut Report,
+    what: &str,
+    name: &str,
+    stream: &Stream,
+    confirm_timeout: Duration,
+) -> bool {
     match stream {
         Stream::Exists {
             subjects,
             replicas,
             storage,
             duplicate_window,
+            needs_interest,
+            unfit,
         } => {
+            if let Some(unfit) = unfit {
+                report.failed(format!("{what}: {unfit}"), "");
+                return false;
+            }
             let text = format!(
                 "{what}: stream `{name}` takes {}; {storage}, {replicas} replicas, repetitions recognised for {}s",
                 subjects.join(", "),
@@ -91,19 +103,30 @@ fn tell(report: &mut Report, what: &str, name: &str, stream: &Stream) -> bool {
                     format!("{text}: a restart of the server loses what was confirmed"),
                     "store the stream in files",
                 );
-            } else if subjects.is_empty() {
-                report.failed(
-                    format!("{what}: stream `{name}` takes no subjects; it is a mirror"),
-                    "publish to the stream it mirrors",
-                );
-                return false;
             } else {
                 report.ok(text);
+            }
+            if *needs_interest {
+                report.warning(
+                    format!(
+                        "{what}: stream `{name}` keeps only what a consumer is interested in: without one it confirms \
+                         events and drops them"
+                    ),
+                    "create the consumers first, or use another retention policy",
+                );
             }
             if *duplicate_window < Duration::from_secs(1) {
                 report.warning(
                     format!("{what}: stream `{name}` recognises no repetitions"),
                     "set its duplicate window, or rely on consumers that remember ids",
+                );
+            } else if *duplicate_window < confirm_timeout {
+                report.warning(
+                    format!(
+                        "{what}: stream `{name}` recognises repetitions for {duplicate_window:?}, but an event that is not \
+                         acknowledged is published again after {confirm_timeout:?}: it would be stored twice"
+                    ),
+                    "set its duplicate window to twice OUTRIGGER_NATS_CONFIRM_TIMEOUT or more",
                 );
             }
             true

@@ -38,6 +38,39 @@ pub(super) struct Stream {
     pub(super) storage: String,
     /// How long repeated message ids are recognised.
     pub(super) duplicate_window: Duration,
+    /// Whether it drops what no consumer is interested in.
+    pub(super) needs_interest: bool,
+    /// Why nothing that is published to it can be confirmed.
+    pub(super) unfit: Option<Unfit>,
+}
+
+/// A stream that no event can be confirmed by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Unfit {
+    /// It stores and says nothing.
+    Silent,
+    /// It copies another stream.
+    Mirror,
+    /// It takes nothing any more, and never will.
+    Sealed,
+}
+
+impl Unfit {
+    /// What is wrong with this stream, and what to do.
+    pub(super) fn of(self, name: &str) -> String {
+        match self {
+            Self::Silent => format!(
+                "stream `{name}` acknowledges nothing (`no_ack`), so no event could ever count as published; switch \
+                 acknowledgements on, or publish to another stream"
+            ),
+            Self::Mirror => format!(
+                "stream `{name}` takes no subjects; it is a mirror: publish to the stream it mirrors"
+            ),
+            Self::Sealed => format!(
+                "stream `{name}` is sealed and takes nothing any more; publish to another stream"
+            ),
+        }
+    }
 }
 
 /// Why there is no answer.
@@ -66,6 +99,24 @@ struct Config {
     num_replicas: usize,
     storage: String,
     duplicate_window: u64,
+    retention: String,
+    no_ack: bool,
+    sealed: bool,
+    mirror: Option<serde::de::IgnoredAny>,
+}
+
+impl Config {
+    fn unfit(&self) -> Option<Unfit> {
+        if self.mirror.is_some() {
+            Some(Unfit::Mirror)
+        } else if self.sealed {
+            Some(Unfit::Sealed)
+        } else if self.no_ack {
+            Some(Unfit::Silent)
+        } else {
+            None
+        }
+    }
 }
 
 #[derive(Deserialize, Default)]
@@ -84,6 +135,8 @@ pub(super) async fn stream(link: &Link, name: &str) -> Result<Option<Stream>, Tr
         Some(error) if error.err_code == STREAM_NOT_FOUND => Ok(None),
         Some(error) => Err(Trouble::Other(error.description)),
         None => Ok(Some(Stream {
+            needs_interest: answer.config.retention == "interest",
+            unfit: answer.config.unfit(),
             subjects: answer.config.subjects,
             replicas: answer.config.num_replicas,
             storage: answer.config.storage,
@@ -182,6 +235,15 @@ mod tests {
         .unwrap();
         assert_eq!(answer.config.subjects, ["e.>"]);
         assert_eq!(answer.config.num_replicas, 3);
+        assert_eq!(answer.config.unfit(), None);
+        for (config, expected) in [
+            (r#"{"no_ack":true}"#, Unfit::Silent),
+            (r#"{"sealed":true}"#, Unfit::Sealed),
+            (r#"{"mirror":{"name":"A"},"no_ack":true}"#, Unfit::Mirror),
+        ] {
+            let config: Config = parsed(config.as_bytes()).unwrap();
+            assert_eq!(config.unfit(), Some(expected));
+        }
         let answer: InfoAnswer =
             parsed(br#"{"error":{"code":404,"err_code":10059,"description":"stream not found"}}"#)
                 .unwrap();

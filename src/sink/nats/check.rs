@@ -41,6 +41,10 @@ pub enum Stream {
         storage: String,
         /// How long repetitions are recognised.
         duplicate_window: Duration,
+        /// Whether it drops what no consumer is interested in.
+        needs_interest: bool,
+        /// Why nothing that is published to it can be confirmed.
+        unfit: Option<String>,
     },
     /// It does not exist, for this reason.
     Missing(String),
@@ -90,6 +94,8 @@ impl Probe {
                 replicas: stream.replicas,
                 storage: stream.storage,
                 duplicate_window: stream.duplicate_window,
+                needs_interest: stream.needs_interest,
+                unfit: stream.unfit.map(|unfit| unfit.of(name)),
             }),
             Ok(None) => Ok(Stream::Missing(missing(name).detail)),
             Err(Trouble::Forbidden) => Ok(Stream::Unknown),

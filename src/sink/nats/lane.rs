@@ -6,6 +6,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_nats::Subscriber;
 use futures_util::StreamExt as _;
@@ -15,11 +16,17 @@ use tokio::time::{Instant, sleep_until};
 use super::link::Link;
 use super::outcome::{Outcome, read};
 use super::prepare::{Prepared, Server, prepare};
-use super::streams::Inquiry;
+use super::streams::{Inquiry, why_silent};
 use super::supervisor::{FULL_PAUSE, Shared};
 use crate::error::{Reason, ReasonCode, Verdict};
 use crate::event::Message;
 use crate::sink::{BoxFuture, Lane};
+
+/// Streams that are asked about after a batch was not answered.
+const ASKED_MAX: usize = 4;
+
+/// How long everything waits when the stream that takes its subjects acknowledges nothing.
+const SILENT_PAUSE: Duration = Duration::from_secs(30);
 
 /// See the module.
 pub(super) struct NatsLane {
@@ -79,6 +86,8 @@ impl NatsLane {
                 Err(reason) => verdicts[index] = Verdict::Impossible(reason),
             }
         }
+        self.drop_unfit(&link, batch, &mut ready, &mut verdicts)
+            .await;
         if ready.is_empty() {
             return verdicts;
         }
@@ -94,6 +103,7 @@ impl NatsLane {
                     timeout = ?self.shared.settings.confirm_timeout,
                     "NATS did not acknowledge a batch in time; publishing it again"
                 );
+                self.look_for_silence(&link, batch, &verdicts).await;
                 return verdicts;
             }
         }
@@ -107,6 +117,63 @@ impl NatsLane {
             verdicts[index] = inquiry.verdict(&link, destination, routing_key).await;
         }
         verdicts
+    }
+
+    /// Takes out what goes to streams by which nothing can be confirmed.
+    async fn drop_unfit(
+        &self,
+        link: &Link,
+        batch: &[Message],
+        ready: &mut Vec<Prepared>,
+        verdicts: &mut [Verdict],
+    ) {
+        let mut asked: HashMap<&str, Option<Verdict>> = HashMap::new();
+        let mut left = Vec::with_capacity(ready.len());
+        for prepared in ready.drain(..) {
+            let name = batch[prepared.index].destination.as_str();
+            // An empty name means whichever stream takes the subject.
+            if !name.is_empty() && !asked.contains_key(name) {
+                asked.insert(name, self.shared.streams.unfit(link, name).await);
+            }
+            match asked.get(name) {
+                Some(Some(verdict)) => verdicts[prepared.index] = verdict.clone(),
+                _ => left.push(prepared),
+            }
+        }
+        *ready = left;
+    }
+
+    /// Some messages were not answered: is that how their streams are?
+    async fn look_for_silence(&self, link: &Link, batch: &[Message], verdicts: &[Verdict]) {
+        self.shared.streams.doubt();
+        let mut silent: Vec<&Message> = Vec::new();
+        for (message, verdict) in batch.iter().zip(verdicts) {
+            let asked = |other: &&Message| {
+                other.destination == message.destination
+                    && (!message.destination.is_empty() || other.routing_key == message.routing_key)
+            };
+            if *verdict == Verdict::Unavailable
+                && silent.len() < ASKED_MAX
+                && !silent.iter().any(asked)
+            {
+                silent.push(message);
+            }
+        }
+        for message in silent {
+            let (name, subject) = (&message.destination, &message.routing_key);
+            let Some(reason) = why_silent(link, name, subject).await else {
+                continue;
+            };
+            if self.shared.settings.known_destinations.contains(name) && !name.is_empty() {
+                // The next connection waits until it is as it should be.
+                link.end(&reason);
+                return;
+            }
+            if name.is_empty() {
+                self.shared.status.block_for(reason, SILENT_PAUSE);
+                return;
+            }
+        }
     }
 
     /// Sends everything and takes in the answers. Dropped at any time, it leaves the verdicts

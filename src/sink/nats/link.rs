@@ -155,6 +155,11 @@ impl Link {
         self.signals.forbidden.subscribe()
     }
 
+    /// Gives the connection up, for this reason.
+    pub(super) fn end(&self, reason: &str) {
+        self.signals.end(reason);
+    }
+
     /// Closes the connection, within a few seconds at most.
     pub(super) async fn close(&self) {
         let mut closed = self.signals.closed.subscribe();

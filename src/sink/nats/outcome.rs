@@ -3,7 +3,7 @@
 use async_nats::StatusCode;
 use serde::Deserialize;
 
-use super::api::ApiError;
+use super::api::{ApiError, Unfit};
 use crate::error::{Reason, ReasonCode, Verdict};
 
 /// What an answer means.
@@ -73,6 +73,7 @@ fn refused(error: &ApiError, stream: &str, size: usize) -> Outcome {
                  OUTRIGGER_ROUTE_DESTINATION or OUTRIGGER_ROUTE_KEY"
             ),
         )),
+        (10_109, _) => Verdict::Rejected(Reason::new(ReasonCode::Other, Unfit::Sealed.of(stream))),
         // The stream discards new messages when it is full (`discard: new`).
         (10_077, _) if text.starts_with("maximum ") => Verdict::Rejected(Reason::new(
             ReasonCode::Nack,

@@ -2,12 +2,99 @@
 //!
 //! Both look alike to a publisher. The first is a refusal, the second an outage, which must not cost
 //! any event an attempt.
+//!
+//! And before a stream is used: does it acknowledge at all? One with `no_ack` stores and keeps silent, so events would be
+//! stored again and again, and none would ever count as published.
 
 use std::collections::HashMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use super::api::{Stream, stream, streams_taking, takes};
 use super::link::Link;
 use crate::error::{Reason, ReasonCode, Verdict};
+
+/// How long it is believed that nothing can be confirmed by a stream.
+const UNFIT_FOR: Duration = Duration::from_secs(30);
+
+/// Streams remembered at most: templates can produce any number of them.
+const REMEMBERED: usize = 4_096;
+
+/// What is known of streams on one connection.
+#[derive(Default)]
+pub(super) struct Streams(Mutex<Known>);
+
+#[derive(Default)]
+struct Known {
+    link: u64,
+    streams: HashMap<String, Option<(Instant, String)>>,
+}
+
+impl Streams {
+    /// The verdict on messages to a stream by which nothing can be confirmed. Asks before its first use; who may not ask
+    /// finds out by publishing.
+    pub(super) async fn unfit(&self, link: &Link, name: &str) -> Option<Verdict> {
+        let known = {
+            let mut known = self.lock();
+            if known.link != link.id() || known.streams.len() >= REMEMBERED {
+                known.streams.clear();
+                known.link = link.id();
+            }
+            known.streams.get(name).cloned()
+        };
+        let reason = match known {
+            Some(None) => return None,
+            Some(Some((at, reason))) if at.elapsed() < UNFIT_FOR => reason,
+            _ => {
+                let unfit = match stream(link, name).await {
+                    Ok(Some(stream)) => stream.unfit.map(|unfit| unfit.of(name)),
+                    // It may come to be.
+                    Ok(None) => return None,
+                    Err(trouble) => {
+                        tracing::debug!(?trouble, name, "cannot find out about a stream");
+                        None
+                    }
+                };
+                let entry = unfit.clone().map(|reason| (Instant::now(), reason));
+                self.lock().streams.insert(name.to_owned(), entry);
+                unfit?
+            }
+        };
+        Some(Verdict::Postponed {
+            reason: Reason::new(
+                ReasonCode::Other,
+                format!("{reason}. The event waits, and no attempt is counted"),
+            ),
+            after: UNFIT_FOR,
+        })
+    }
+
+    /// A stream did not answer: it may have been changed.
+    pub(super) fn doubt(&self) {
+        self.lock().streams.clear();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Known> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Why a stream was silent for so long; `None` if it should have answered. `name` is the stream a message should have
+/// ended in, or empty.
+pub(super) async fn why_silent(link: &Link, name: &str, subject: &str) -> Option<String> {
+    let names = match name {
+        "" => streams_taking(link, subject).await.ok()?,
+        name => vec![name.to_owned()],
+    };
+    for name in names {
+        if let Ok(Some(stream)) = stream(link, &name).await
+            && let Some(unfit) = stream.unfit
+        {
+            return Some(unfit.of(&name));
+        }
+    }
+    None
+}
 
 /// Answers for one batch, so that a thousand messages to a missing stream cost one question.
 #[derive(Default)]

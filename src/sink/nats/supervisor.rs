@@ -10,7 +10,7 @@ use super::api::{Trouble, stream};
 use super::lane::NatsLane;
 use super::link::Link;
 use super::settings::{NatsSettings, Server};
-use super::streams::missing;
+use super::streams::{Streams, missing};
 use crate::sink::backoff::backoff;
 use crate::sink::supervised::{Connect, Status, Supervised, keep_connected};
 use crate::sink::{Lane, SinkState};
@@ -23,6 +23,7 @@ pub(super) struct Shared {
     pub(super) settings: NatsSettings,
     pub(super) status: Status,
     pub(super) link: watch::Sender<Option<Arc<Link>>>,
+    pub(super) streams: Streams,
     servers: Vec<Server>,
 }
 
@@ -32,6 +33,7 @@ impl Shared {
             settings,
             status: Status::new("NATS"),
             link: watch::Sender::new(None),
+            streams: Streams::default(),
             servers,
         }
     }
@@ -44,8 +46,12 @@ impl Shared {
             // An empty name means whichever stream takes the subject.
             while !name.is_empty() {
                 let reason = match stream(link, name).await {
+                    Ok(Some(stream)) => match stream.unfit {
+                        Some(unfit) => unfit.of(name),
+                        None => break,
+                    },
                     // A user that may only publish cannot look, and finds out by publishing.
-                    Ok(Some(_)) | Err(Trouble::Forbidden) => break,
+                    Err(Trouble::Forbidden) => break,
                     Ok(None) => missing(name).detail,
                     Err(Trouble::NoJetStream) => no_jetstream(),
                     Err(Trouble::Other(text)) => format!("cannot look for stream `{name}`: {text}"),
