@@ -37,6 +37,14 @@ fn all(verdict: Verdict) -> impl Fn(&Verdict) -> bool {
     move |other| *other == verdict
 }
 
+/// Here one routing key stands for any number of them, so none is believed to have worked.
+fn impatient(url: &str) -> RabbitMqSettings {
+    RabbitMqSettings {
+        unroutable_patience: Duration::ZERO,
+        ..settings(url)
+    }
+}
+
 /// Confirms everything that comes, `count` messages of one channel from `first_tag` on.
 async fn confirm_all(client: &mut Client, count: usize, first_tag: u64) {
     let published = client.published(count).await;
@@ -104,7 +112,7 @@ async fn answer(
 #[tokio::test]
 async fn every_order_of_returns_and_confirms_gives_the_right_verdicts() {
     let broker = Broker::listen().await;
-    let (mut running, mut client) = connect(&broker, settings(&broker.url())).await;
+    let (mut running, mut client) = connect(&broker, impatient(&broker.url())).await;
     let mut next_tag = 1;
     for seed in 0..500 {
         let mut random = StdRng::seed_from_u64(seed);
@@ -391,4 +399,94 @@ async fn closing_is_quick_even_when_the_broker_is_silent() {
         began.elapsed()
     );
     drop(client);
+}
+
+/// `x-delayed-message` returns what it keeps; `x-message-deduplication` returns what it drops.
+#[tokio::test]
+async fn a_plugin_that_returns_what_it_keeps_is_recognised() {
+    use outrigger::event::HeaderValue;
+    for (kind, header, expected) in [
+        (
+            Some("x-delayed-message"),
+            ("x-delay", HeaderValue::Int(1000)),
+            Is::Confirmed,
+        ),
+        (
+            Some("x-delayed-message"),
+            ("x-other", HeaderValue::Int(1000)),
+            Is::Rejected(ReasonCode::Unroutable),
+        ),
+        (
+            Some("topic"),
+            ("x-delay", HeaderValue::Int(1000)),
+            Is::Rejected(ReasonCode::Unroutable),
+        ),
+        (
+            Some("x-message-deduplication"),
+            ("x-deduplication-header", HeaderValue::Text("7".into())),
+            Is::Impossible(ReasonCode::Unroutable),
+        ),
+    ] {
+        let broker = Broker::listen().await;
+        let (mut running, mut client) = connect(&broker, impatient(&broker.url())).await;
+        client.kind = kind;
+        let mut batch = batch("m", 3);
+        batch[1].headers = vec![(header.0.to_owned(), header.1)];
+        let script = async {
+            let channel = client.published(3).await[0].channel;
+            client.give_back(channel, "events", "key", "m-1").await;
+            client.ack(channel, 3, true).await;
+            client.serve_until_end().await
+        };
+        let verdicts = tokio::select! {
+            verdicts = running.publish(&batch) => verdicts,
+            sent = script => panic!("the connection ended after {sent} more"),
+        };
+        assert_verdicts(&format!("{kind:?}"), &verdicts, |index| match index {
+            1 => expected,
+            _ => Is::Confirmed,
+        });
+    }
+}
+
+/// What is confirmed before the broker closes a channel is not sent again, and its words name the one to blame.
+#[tokio::test]
+async fn a_refusal_that_names_its_message_repeats_nothing_that_is_confirmed() {
+    let broker = Broker::listen().await;
+    let (mut running, mut client) = connect(&broker, settings(&broker.url())).await;
+    let mut batch = batch("m", 6);
+    batch[3].routing_key = "closed".into();
+    let script = async {
+        let first = client.published(6).await[0].channel;
+        client.ack(first, 2, true).await;
+        client
+            .close_channel(
+                first,
+                403,
+                "ACCESS_REFUSED - access to topic 'closed' in exchange 'events' in vhost '/' refused for user 'guest'",
+            )
+            .await;
+        let again = client.published(3).await;
+        let ids: Vec<_> = again.iter().map(|message| message.id.as_str()).collect();
+        assert_eq!(ids, ["m-2", "m-4", "m-5"]);
+        client.ack(again[0].channel, 3, true).await;
+        // Within a second the refusal is believed.
+        let alone = client.published(5).await;
+        assert!(alone.iter().all(|message| message.routing_key == "key"));
+        client.ack(alone[0].channel, 8, true).await;
+    };
+    let publish = async {
+        let mut both = Vec::new();
+        for _ in 0..2 {
+            both.push(running.publish(&batch).await);
+        }
+        both
+    };
+    let (both, ()) = tokio::join!(publish, within("script", script));
+    for verdicts in both {
+        assert_verdicts("named", &verdicts, |index| match index {
+            3 => Is::Rejected(ReasonCode::Forbidden),
+            _ => Is::Confirmed,
+        });
+    }
 }

@@ -13,6 +13,8 @@ pub fn rabbitmq(settings: &Settings) -> sink::rabbitmq::RabbitMqSettings {
         declare: rabbitmq.declare,
         expiration: rabbitmq.expiration,
         exchange_type: rabbitmq.exchange_type.as_str().to_owned(),
+        queues: rabbitmq.queues,
+        unroutable_patience: rabbitmq.unroutable_patience,
         channels: rabbitmq.channels,
         confirm_timeout: rabbitmq.confirm_timeout,
         ca_file: rabbitmq.ca_file,

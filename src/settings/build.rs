@@ -315,9 +315,17 @@ fn rabbitmq(v: &Values, inputs: &Inputs) -> RabbitMq {
                 ("direct", ExchangeType::Direct),
                 ("fanout", ExchangeType::Fanout),
                 ("headers", ExchangeType::Headers),
+                ("x-delayed-message", ExchangeType::Delayed),
             ],
             ExchangeType::Topic,
         ),
+        queues: v
+            .text("rabbitmq.queues")
+            .split(',')
+            .map(|name| name.trim().to_owned())
+            .filter(|name| !name.is_empty())
+            .collect(),
+        unroutable_patience: v.duration("rabbitmq.unroutable_patience"),
         channels: v.count("rabbitmq.channels"),
         confirm_timeout: v.duration("rabbitmq.confirm_timeout"),
         ca_file: v.path("rabbitmq.ca_file"),

@@ -289,6 +289,10 @@ pub struct RabbitMq {
     pub declare: bool,
     /// Type of exchanges to declare.
     pub exchange_type: ExchangeType,
+    /// Queues that must be there before anything is published.
+    pub queues: Vec<String>,
+    /// How long events wait for a queue of a route that once had one.
+    pub unroutable_patience: Duration,
     /// Channels publishing side by side.
     pub channels: usize,
     /// Longest wait for the confirms of a batch.
@@ -370,6 +374,8 @@ pub enum ExchangeType {
     Fanout,
     /// Routed by headers.
     Headers,
+    /// Routed by pattern after a delay, by a plugin.
+    Delayed,
 }
 
 impl ExchangeType {
@@ -380,6 +386,7 @@ impl ExchangeType {
             Self::Direct => "direct",
             Self::Fanout => "fanout",
             Self::Headers => "headers",
+            Self::Delayed => "x-delayed-message",
         }
     }
 }

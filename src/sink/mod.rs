@@ -93,6 +93,10 @@ pub trait Lane: Send {
     /// Cancel-safety: dropping the future leaves the fate of the batch unknown; the lane must
     /// recover (fresh channel) before its next batch.
     fn publish<'a>(&'a mut self, batch: &'a [Message]) -> BoxFuture<'a, Vec<Verdict>>;
+
+    /// Told before a message is published whose event was [postponed](Verdict::Postponed) before, perhaps by a relay
+    /// that does not live any more: what this sink knows of its route may have begun with that.
+    fn has_waited(&self, _message: &Message) {}
 }
 
 /// A destination system.

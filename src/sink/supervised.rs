@@ -92,6 +92,14 @@ impl Status {
         }
     }
 
+    /// Says again what is not well though events flow, for those who read the log later.
+    pub(super) fn remind(&self) {
+        let state = self.get();
+        if matches!(state, SinkState::Impaired(_)) {
+            self.tell(state);
+        }
+    }
+
     /// Holds everybody back for a while, where nothing but publishing tells that it is over. Whoever connects or
     /// disconnects meanwhile is not overruled.
     pub(super) fn block_for(&self, reason: String, wait: Duration) {

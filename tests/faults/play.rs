@@ -200,7 +200,7 @@ impl Play {
         self.exchange.as_mut().expect("a scenario for RabbitMQ")
     }
 
-    /// The place refuses each event from now on, for a reason that counts an attempt.
+    /// The place refuses each event from now on, for a reason that is recorded.
     pub(crate) async fn refuse(&self) {
         match &self.exchange {
             Some(exchange) => exchange.unbind().await,

@@ -7,6 +7,7 @@ mod connection;
 mod rabbitmq;
 #[path = "../support/sink.rs"]
 mod support;
+mod surroundings;
 
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;

@@ -33,13 +33,21 @@ impl Broker {
         stream
     }
 
-    /// A connection after its handshake.
+    /// A connection after its handshake, with all its channels open.
     pub async fn accept(&self) -> Client {
         let mut client = Client {
             stream: self.accept_raw().await,
             received: Vec::new(),
+            kind: None,
         };
         client.handshake().await;
+        // Two to publish on, with confirms, and one for questions.
+        for _ in 0..5 {
+            match client.frame().await {
+                Some(AMQPFrame::Method(number, method)) => client.grant(number, method).await,
+                other => panic!("unexpected {other:?}"),
+            }
+        }
         client
     }
 }
@@ -57,6 +65,8 @@ pub struct Published {
 pub struct Client {
     stream: TcpStream,
     received: Vec<u8>,
+    /// The type of every exchange, told to whoever declares another one.
+    pub kind: Option<&'static str>,
 }
 
 impl Client {
@@ -162,6 +172,17 @@ impl Client {
     }
 
     async fn grant(&mut self, number: u16, method: AMQPClass) {
+        if let AMQPClass::Exchange(exchange::AMQPMethod::Declare(declare)) = &method
+            && !declare.passive
+            && let Some(kind) = self.kind
+        {
+            let text = format!(
+                "PRECONDITION_FAILED - inequivalent arg 'type' for exchange '{}' in vhost '/': received '{}' but current is \
+                 ''{kind}''",
+                declare.exchange, declare.kind
+            );
+            return self.close_channel(number, 406, &text).await;
+        }
         let answer = match method {
             AMQPClass::Channel(channel::AMQPMethod::Open(_)) => {
                 AMQPClass::Channel(channel::AMQPMethod::OpenOk(channel::OpenOk {}))

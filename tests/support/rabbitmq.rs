@@ -76,7 +76,7 @@ impl RabbitMq {
         // Somebody may take a free port before the node does; then others are tried.
         let mut last = String::new();
         for _ in 0..3 {
-            let node = Self::spawn(config, &prepare);
+            let node = Self::spawn(config, None, &prepare);
             match node.ready().await {
                 Ok(()) => return node,
                 Err(problem) => last = problem,
@@ -85,10 +85,43 @@ impl RabbitMq {
         panic!("RabbitMQ does not start: {last}");
     }
 
-    fn spawn(config: &str, prepare: impl Fn(&Path)) -> Self {
+    /// Starts one more node and joins it to the cluster of this one.
+    pub async fn joined(&self) -> Self {
+        let epmd_port = self.variable("ERL_EPMD_PORT").parse().unwrap();
+        // Nodes trust each other by this file.
+        let cookie = std::fs::read(self.dir.join(".erlang.cookie")).unwrap();
+        let mut last = String::new();
+        for _ in 0..3 {
+            let node = Self::spawn("", Some(epmd_port), |dir| {
+                use std::os::unix::fs::PermissionsExt;
+                let path = dir.join(".erlang.cookie");
+                std::fs::write(&path, &cookie).unwrap();
+                std::fs::set_permissions(&path, PermissionsExt::from_mode(0o400)).unwrap();
+            });
+            match node.ready().await {
+                Ok(()) => {
+                    node.ctl_ok(&["stop_app"]);
+                    node.ctl_ok(&["join_cluster", self.variable("RABBITMQ_NODENAME")]);
+                    node.ctl_ok(&["start_app"]);
+                    node.ready().await.unwrap();
+                    return node;
+                }
+                Err(problem) => last = problem,
+            }
+        }
+        panic!("RabbitMQ does not start: {last}");
+    }
+
+    fn variable(&self, name: &str) -> &str {
+        let mut all = self.environment.iter();
+        all.find(|(known, _)| *known == name).unwrap().1.as_str()
+    }
+
+    fn spawn(config: &str, epmd_port: Option<u16>, prepare: impl Fn(&Path)) -> Self {
         let bin = bin();
         let dir = kept_folder("outrigger-rabbitmq-");
-        let [port, dist_port, epmd_port] = free_ports();
+        let [port, dist_port, own_port] = free_ports();
+        let epmd_port = epmd_port.unwrap_or(own_port);
         let shown = dir.display();
         let config = config.replace("@DIR@", &shown.to_string());
         write(

@@ -5,7 +5,7 @@ use super::report::Report;
 use crate::assemble;
 use crate::settings::Settings;
 use crate::sink::rabbitmq::RabbitMqSettings;
-use crate::sink::rabbitmq::check::{Broker, Exchange, Probe};
+use crate::sink::rabbitmq::check::{Broker, DELAYED, Exchange, Probe};
 
 /// Checks everything about the broker.
 pub(super) async fn check(report: &mut Report, event_type: Option<&str>, settings: &Settings) {
@@ -29,6 +29,15 @@ pub(super) async fn check(report: &mut Report, event_type: Option<&str>, setting
     let Some(connection) = connection.await else {
         return;
     };
+    if let Some(limited) = &connection.broker().limited {
+        report.warning(limited, "running relays of the same user count as well");
+    }
+    if !rabbitmq.queues.is_empty() {
+        match connection.missing_queue().await {
+            Ok(None) => report.ok(format!("queues: {} are there", rabbitmq.queues.join(", "))),
+            Ok(Some(problem)) | Err(problem) => report.failed(problem, ""),
+        }
+    }
     let look = async |report: &mut Report, what: &str, name: &str| {
         let standing = connection.exchange(name).await?;
         Ok(tell(report, &rabbitmq, what, name, standing))
@@ -90,6 +99,13 @@ fn tell(
                         "correct OUTRIGGER_RABBITMQ_EXCHANGE_TYPE; the existing exchange is used as it is",
                     );
                 }
+                Some(kind) if kind == DELAYED => report.warning(
+                    format!(
+                        "{text}: it returns messages while it keeps them, and does not tell whether a queue takes them \
+                         in the end; an event with `x-delay` counts as published once the exchange has it"
+                    ),
+                    "delays in the outbox (`available_at`) keep every promise",
+                ),
                 _ => report.ok(text),
             }
             true

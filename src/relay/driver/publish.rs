@@ -1,6 +1,6 @@
 //! One batch on one lane: encode, publish, one verdict per row.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use crate::error::{Reason, ReasonCode, Verdict};
@@ -40,6 +40,22 @@ pub(super) async fn publish(
     if !messages.is_empty() {
         let records = batch.iter().map(|item| &item.record);
         let sends = tracer.map(|tracer| tracer.sends(records, &mut messages));
+        // Only a postponement leaves a record without an attempt.
+        let waited: HashSet<i64> = batch
+            .iter()
+            .filter(|item| {
+                let untried = item.record.attempts == 0 && item.record.crashes == 0;
+                item.retried && untried && item.dead_letter.is_none()
+            })
+            .map(|item| item.record.seq)
+            .collect();
+        if !waited.is_empty() {
+            let has_waited =
+                |message: &&Message| message.seqs.iter().any(|seq| waited.contains(seq));
+            for message in messages.iter().filter(has_waited) {
+                lane.has_waited(message);
+            }
+        }
         let mut outcome = lane.publish(&messages).await;
         debug_assert_eq!(outcome.len(), messages.len());
         if let Some(sends) = sends {

@@ -25,10 +25,31 @@ pub(super) const SETTINGS: &[Setting] = &[
     Setting {
         key: "rabbitmq.exchange_type",
         kind: Kind::Choice {
-            allowed: &["topic", "direct", "fanout", "headers"],
+            allowed: &["topic", "direct", "fanout", "headers", "x-delayed-message"],
         },
         default: Some("topic"),
-        description: "Type of exchanges that `rabbitmq.declare` declares.",
+        description: "Type of exchanges that `rabbitmq.declare` declares. `x-delayed-message` takes the plugin of that name.",
+        ..BASE
+    },
+    Setting {
+        key: "rabbitmq.queues",
+        kind: Kind::Text,
+        unset: "no queue is asked for",
+        description: "Queues that must be there, comma separated. While one is missing, or on a cluster node that is down, \
+                      nothing is published.",
+        example: "billing,shipping",
+        ..BASE
+    },
+    Setting {
+        key: "rabbitmq.unroutable_patience",
+        kind: Kind::Duration {
+            min: "0s",
+            max: "3650d",
+        },
+        default: Some("24h"),
+        description: "How long an event waits, without losing an attempt, when no queue takes its route any more, although \
+                      one did: the queue may be on a node that is down. `0s`: such an event is refused like any other \
+                      that no queue takes.",
         ..BASE
     },
     Setting {

@@ -21,12 +21,16 @@ use lapin::types::{AMQPValue, FieldTable, ShortString};
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ClientConnection, StreamOwned};
 
+use super::channels::ChannelLimit;
 use super::endpoint::Endpoint;
-use super::exchanges::{Answer, absent, declare, kind};
+use super::exchanges::{Answer, declare, kind_of};
 use super::lane::RabbitMqLane;
-use super::link::Link;
+use super::link::{Link, TOO_MANY_CHANNELS};
+pub use super::plugins::DELAYED;
+use super::queues::missing;
 use super::settings::RabbitMqSettings;
 use super::supervisor::Shared;
+use super::words::absent;
 use crate::error::{Reason, Verdict};
 use crate::event::Message;
 use crate::sink::Lane;
@@ -34,6 +38,9 @@ use crate::tls;
 
 /// A broker's first frame is a few hundred bytes; anything much longer is no broker.
 const GREETING_MAX: usize = 64 * 1024;
+
+/// Limits that may be met with, one after the other, until a connection has its channels.
+const LIMITS_MAX: usize = 3;
 
 /// What a broker says about itself, and what was agreed with it.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -58,6 +65,8 @@ pub struct Broker {
     pub frame_max: u32,
     /// Negotiated number of channels.
     pub channel_max: u16,
+    /// Why there are fewer channels than the settings ask for.
+    pub limited: Option<String>,
     /// Negotiated heartbeat in seconds; 0 means none.
     pub heartbeat_secs: u16,
 }
@@ -99,8 +108,20 @@ impl Probe {
         let endpoint = endpoints
             .get(position)
             .ok_or_else(|| format!("OUTRIGGER_RABBITMQ_URL has no URL number {}", position + 1))?;
-        // First the real connection: its errors are the ones with explanations.
-        let link = Link::open(endpoint, settings).await?;
+        // First the real connection: its errors are the ones with explanations. A limit that one connection meets with,
+        // the next one keeps to, as the relay does.
+        let limit = ChannelLimit::default();
+        let mut link = Link::open(endpoint, settings).await?;
+        let mut met = link.set_up(settings, &limit).await;
+        for _ in 0..LIMITS_MAX {
+            if !matches!(&met, Err(problem) if problem.contains(TOO_MANY_CHANNELS)) {
+                break;
+            }
+            link.end("one channel too many");
+            link = Link::open(endpoint, settings).await?;
+            met = link.set_up(settings, &limit).await;
+        }
+        met?;
         let greeting = {
             let (endpoint, settings) = (endpoint.clone(), settings.clone());
             tokio::task::spawn_blocking(move || greet(&endpoint, &settings))
@@ -119,6 +140,7 @@ impl Probe {
             frame_max: agreed.frame_max(),
             channel_max: agreed.channel_max(),
             heartbeat_secs: agreed.heartbeat(),
+            limited: link.channels.plan().and_then(|plan| plan.limited.clone()),
             ..greeting
         };
         Ok(Self {
@@ -143,7 +165,7 @@ impl Probe {
         let Ok(exchange) = ShortString::try_new(name) else {
             return Ok(Exchange::Missing(absent(&self.link, name)));
         };
-        let passive = declare(&self.link, &exchange, kind("topic"), true).await?;
+        let passive = declare(&self.link, &exchange, "topic", true).await?;
         if let Answer::No { code, text } = passive {
             let mut reason = absent(&self.link, name);
             if code != 404 {
@@ -151,15 +173,14 @@ impl Probe {
             }
             return Ok(Exchange::Missing(reason));
         }
-        // A passive declare does not tell the type, but an ordinary one of an existing exchange
-        // does: it succeeds for the same type and is refused with the actual type otherwise.
-        let wanted = &self.settings.exchange_type;
-        let kind = match declare(&self.link, &exchange, kind(wanted), false).await? {
-            Answer::Yes => Some(wanted.clone()),
-            Answer::No { code: 406, text } => type_in(&text),
-            Answer::No { .. } => None,
-        };
+        let kind = kind_of(&self.link, name).await?;
         Ok(Exchange::Exists { kind })
+    }
+
+    /// Why not all queues of `OUTRIGGER_RABBITMQ_QUEUES` are there; `None` if they are, or none is named. An error means
+    /// that the connection broke.
+    pub async fn missing_queue(&self) -> Result<Option<String>, String> {
+        missing(&self.link, &self.settings.queues).await
     }
 
     /// Publishes one message the way the sink does, and reports the broker's answer.
@@ -185,15 +206,6 @@ impl Probe {
     pub async fn close(self) {
         self.link.close().await;
     }
-}
-
-/// From `inequivalent arg 'type' for exchange 'x' in vhost '/': received 'topic' but current is
-/// 'fanout'`.
-fn type_in(text: &str) -> Option<String> {
-    let (_, after) = text.split_once("inequivalent arg 'type'")?;
-    let (_, current) = after.split_once("current is '")?;
-    let (kind, _) = current.split_once('\'')?;
-    Some(kind.to_owned())
 }
 
 /// Reads a broker's `connection.start`, which lapin does not hand out, from a connection of its
@@ -285,16 +297,6 @@ fn text_of(table: &FieldTable, name: &str) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_type_is_found_in_the_refusal() {
-        let refusal = "PRECONDITION_FAILED - inequivalent arg 'type' for exchange 'a' in vhost \
-                       '/': received 'topic' but current is 'x-consistent-hash'";
-        assert_eq!(type_in(refusal).as_deref(), Some("x-consistent-hash"));
-        let other = "PRECONDITION_FAILED - inequivalent arg 'durable' for exchange 'a' in vhost \
-                     '/': received 'true' but current is 'false'";
-        assert_eq!(type_in(other), None);
-    }
 
     #[test]
     fn a_garbled_greeting_is_no_greeting() {

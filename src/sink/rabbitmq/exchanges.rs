@@ -1,7 +1,7 @@
 //! Which exchanges exist, asked once per connection and remembered.
 //!
 //! Publishing to an exchange that does not exist closes the channel, and the fate of everything in
-//! flight on it is lost. So every exchange is asked for, on a channel of its own, before its first
+//! flight on it is lost. So every exchange is asked for, on the channel for questions, before its first
 //! use. "It exists" is believed until the connection or a channel breaks; "it does not" only for a
 //! second, so that an exchange created meanwhile is found.
 
@@ -10,19 +10,18 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use lapin::options::ExchangeDeclareOptions;
-use lapin::types::{FieldTable, ShortString};
-use lapin::{ErrorKind, ExchangeKind};
+use lapin::types::{AMQPValue, FieldTable, ShortString};
+use lapin::{Channel, ErrorKind, ExchangeKind};
 use tokio::time::timeout;
 
 use super::link::{Link, STEP_TIMEOUT, explain};
+use super::plugins::DELAYED;
 use super::settings::RabbitMqSettings;
+use super::words::{absent, forbidden, type_in};
 use crate::error::{Reason, ReasonCode};
 
 /// How long "does not exist" is believed.
 const ABSENT_FOR: Duration = Duration::from_secs(1);
-
-/// How long messages to an exchange that refused one are published one at a time.
-const CAREFUL_FOR: Duration = Duration::from_secs(30);
 
 /// Names remembered at most: templates can produce any number of them.
 const REMEMBERED: usize = 4096;
@@ -32,8 +31,6 @@ const REMEMBERED: usize = 4096;
 pub(super) enum Standing {
     /// Publish.
     Known,
-    /// It exists but refuses messages: publish one at a time, so that each refusal has one cause.
-    Careful,
     /// Do not publish, for this reason.
     Absent(Reason),
     /// Ask the broker.
@@ -42,13 +39,16 @@ pub(super) enum Standing {
 
 enum Entry {
     Known,
-    CarefulUntil(Instant),
     AbsentUntil(Instant, Reason),
 }
 
 /// The memory of one connection.
 #[derive(Default)]
-pub(super) struct Exchanges(Mutex<HashMap<String, Entry>>);
+pub(super) struct Exchanges {
+    entries: Mutex<HashMap<String, Entry>>,
+    /// Types, as far as anybody wanted to know.
+    kinds: Mutex<HashMap<String, Option<String>>>,
+}
 
 impl Exchanges {
     pub(super) fn standing(&self, name: &str) -> Standing {
@@ -59,8 +59,6 @@ impl Exchanges {
         match self.entries().get(name) {
             None => Standing::Unknown,
             Some(Entry::Known) => Standing::Known,
-            Some(Entry::CarefulUntil(end)) if Instant::now() < *end => Standing::Careful,
-            Some(Entry::CarefulUntil(_)) => Standing::Known,
             Some(Entry::AbsentUntil(end, reason)) if Instant::now() < *end => {
                 Standing::Absent(reason.clone())
             }
@@ -68,15 +66,14 @@ impl Exchanges {
         }
     }
 
-    /// A message to this exchange was refused by itself.
-    pub(super) fn be_careful_with(&self, name: &str) {
-        self.remember(name, Entry::CarefulUntil(Instant::now() + CAREFUL_FOR));
-    }
-
     /// Forgets which exchanges exist: one has just proved not to.
     pub(super) fn doubt_all(&self) {
         self.entries()
             .retain(|_, entry| !matches!(entry, Entry::Known));
+    }
+
+    fn kinds(&self) -> MutexGuard<'_, HashMap<String, Option<String>>> {
+        self.kinds.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn remember(&self, name: &str, entry: Entry) {
@@ -88,7 +85,7 @@ impl Exchanges {
     }
 
     fn entries(&self) -> MutexGuard<'_, HashMap<String, Entry>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -103,27 +100,29 @@ pub(super) async fn ask(
         // Checked before; no exchange can have such a name.
         return Ok(Standing::Absent(absent(link, name)));
     };
+    let mut undeclared = None;
     if settings.declare {
-        match declare(link, &exchange, kind(&settings.exchange_type), false).await? {
+        match declare(link, &exchange, &settings.exchange_type, false).await? {
             Answer::Yes => {
                 link.exchanges.remember(name, Entry::Known);
                 return Ok(Standing::Known);
             }
             // It may exist with another type, or be off limits for declaring: look.
-            Answer::No { code, text } => {
-                tracing::debug!(exchange = name, code, text, "cannot declare the exchange");
-            }
+            Answer::No { text, .. } => undeclared = Some(text),
         }
     }
-    match declare(link, &exchange, ExchangeKind::Topic, true).await? {
+    match declare(link, &exchange, "topic", true).await? {
         Answer::Yes => {
             link.exchanges.remember(name, Entry::Known);
             Ok(Standing::Known)
         }
         Answer::No { code, text } => {
             let reason = match code {
-                404 => absent(link, name),
-                403 => forbidden(link, name),
+                404 => match undeclared {
+                    Some(text) => undeclarable(link, name, &text),
+                    None => absent(link, name),
+                },
+                403 => forbidden(link, name, &text),
                 _ => Reason::new(
                     ReasonCode::Other,
                     format!("the broker would not say whether exchange `{name}` exists: {text}"),
@@ -146,39 +145,82 @@ pub(super) enum Answer {
     },
 }
 
-/// One `exchange.declare` on a channel of its own.
+/// One `exchange.declare` on the channel for questions.
 pub(super) async fn declare(
     link: &Link,
     exchange: &ShortString,
-    kind: ExchangeKind,
+    kind: &str,
     passive: bool,
 ) -> Result<Answer, String> {
-    let channel = link.open_channel().await?;
+    let asked = link.channels.ask(link, async |channel| {
+        let declaring = declare_on(link, &channel, exchange.clone(), kind, passive);
+        let answer = declaring.await?;
+        let left = matches!(answer, Answer::Yes).then_some(channel);
+        Ok((answer, left))
+    });
+    asked.await
+}
+
+async fn declare_on(
+    link: &Link,
+    channel: &Channel,
+    exchange: ShortString,
+    kind: &str,
+    passive: bool,
+) -> Result<Answer, String> {
     let options = ExchangeDeclareOptions {
         passive,
         durable: true,
         ..ExchangeDeclareOptions::default()
     };
-    let declared = channel.exchange_declare(exchange.clone(), kind, options, FieldTable::default());
-    let answer = match timeout(STEP_TIMEOUT, declared).await {
-        Ok(Ok(())) => Answer::Yes,
+    let mut arguments = FieldTable::default();
+    if kind == DELAYED {
+        // It wants to know how it routes when the delay is over.
+        arguments.insert(
+            "x-delayed-type".into(),
+            AMQPValue::LongString("topic".into()),
+        );
+    }
+    let declared = channel.exchange_declare(exchange, exchange_kind(kind), options, arguments);
+    match timeout(STEP_TIMEOUT, declared).await {
+        Ok(Ok(())) => Ok(Answer::Yes),
         Ok(Err(error)) => match error.kind() {
-            ErrorKind::ProtocolError(refusal) if link.is_alive() => {
-                return Ok(Answer::No {
-                    code: refusal.get_id(),
-                    text: refusal.get_message().as_str().to_owned(),
-                });
-            }
-            _ => return Err(explain(&error)),
+            ErrorKind::ProtocolError(refusal) if link.is_alive() => Ok(Answer::No {
+                code: refusal.get_id(),
+                text: refusal.get_message().as_str().to_owned(),
+            }),
+            _ => Err(explain(&error)),
         },
-        Err(_) => return Err(format!("no answer about exchanges within {STEP_TIMEOUT:?}")),
-    };
-    // A channel that does not close in time is closed with the connection.
-    let _ = timeout(STEP_TIMEOUT, channel.close(200, ShortString::from("OK"))).await;
-    Ok(answer)
+        Err(_) => Err(format!("no answer about exchanges within {STEP_TIMEOUT:?}")),
+    }
 }
 
-pub(super) fn kind(name: &str) -> ExchangeKind {
+/// The type of an exchange that exists; `None` if this user may not find out. An error means that the question could
+/// not be asked.
+pub(super) async fn kind_of(link: &Link, name: &str) -> Result<Option<String>, String> {
+    let known = link.exchanges.kinds().get(name).cloned();
+    if let Some(known) = known {
+        return Ok(known);
+    }
+    let Ok(exchange) = ShortString::try_new(name) else {
+        return Ok(None);
+    };
+    // A passive declare does not tell the type, but an ordinary one of an existing exchange does: it succeeds for the
+    // same type and is refused with the actual type otherwise. Without the configure permission it is just refused.
+    let kind = match declare(link, &exchange, "headers", false).await? {
+        Answer::Yes => Some("headers".to_owned()),
+        Answer::No { code: 406, text } => type_in(&text),
+        Answer::No { .. } => None,
+    };
+    let mut kinds = link.exchanges.kinds();
+    if kinds.len() >= REMEMBERED {
+        kinds.clear();
+    }
+    kinds.insert(name.to_owned(), kind.clone());
+    Ok(kind)
+}
+
+fn exchange_kind(name: &str) -> ExchangeKind {
     match name {
         "direct" => ExchangeKind::Direct,
         "fanout" => ExchangeKind::Fanout,
@@ -188,25 +230,15 @@ pub(super) fn kind(name: &str) -> ExchangeKind {
     }
 }
 
-pub(super) fn absent(link: &Link, name: &str) -> Reason {
+/// It does not exist, and could not be declared.
+fn undeclarable(link: &Link, name: &str, text: &str) -> Reason {
     Reason::new(
         ReasonCode::UnknownDestination,
         format!(
-            "exchange `{name}` does not exist in vhost `{}`; declare it, or let Outrigger do so \
-             with OUTRIGGER_RABBITMQ_DECLARE=true",
-            link.vhost()
-        ),
-    )
-}
-
-pub(super) fn forbidden(link: &Link, name: &str) -> Reason {
-    Reason::new(
-        ReasonCode::Forbidden,
-        format!(
-            "user `{}` may not publish to exchange `{name}` in vhost `{}`; grant it the write \
-             permission (and the topic permission, if used)",
-            link.user(),
-            link.vhost()
+            "exchange `{name}` does not exist in vhost `{}` and cannot be declared: {text}; grant user `{}` the \
+             configure permission, or declare it yourself",
+            link.vhost(),
+            link.user()
         ),
     )
 }
@@ -222,12 +254,9 @@ mod tests {
         assert_eq!(exchanges.standing(""), Standing::Known);
         assert_eq!(exchanges.standing("a"), Standing::Unknown);
         exchanges.remember("a", Entry::Known);
-        exchanges.be_careful_with("b");
         assert_eq!(exchanges.standing("a"), Standing::Known);
-        assert_eq!(exchanges.standing("b"), Standing::Careful);
         exchanges.doubt_all();
         assert_eq!(exchanges.standing("a"), Standing::Unknown);
-        assert_eq!(exchanges.standing("b"), Standing::Careful);
         for n in 0..2 * REMEMBERED {
             exchanges.remember(&n.to_string(), Entry::Known);
         }
@@ -242,9 +271,7 @@ mod tests {
         let later = now + Duration::from_secs(60);
         exchanges.remember("a", Entry::AbsentUntil(later, reason.clone()));
         exchanges.remember("b", Entry::AbsentUntil(now, reason.clone()));
-        exchanges.remember("c", Entry::CarefulUntil(now));
         assert_eq!(exchanges.standing("a"), Standing::Absent(reason));
         assert_eq!(exchanges.standing("b"), Standing::Unknown);
-        assert_eq!(exchanges.standing("c"), Standing::Known);
     }
 }

@@ -48,6 +48,14 @@ pub(super) fn issue<'a>(
         .collect()
 }
 
+/// What came back.
+pub(super) enum Landed {
+    /// A confirm for each message.
+    All(Vec<Confirmation>),
+    /// Confirms for some, before this happened.
+    Partly(Vec<Option<Confirmation>>, Error),
+}
+
 /// A run between its first frame and its last confirm. Dropped in between, it ends the connection:
 /// frames may still be queued, and closing only the channel would let them follow its close.
 pub(super) struct Flight<'a> {
@@ -70,7 +78,7 @@ impl<'a> Flight<'a> {
     pub(super) async fn land(
         &mut self,
         publishing: Vec<Result<lapin::Result<PublisherConfirm>, Publishing<'_>>>,
-    ) -> Result<Vec<Confirmation>, Error> {
+    ) -> Landed {
         let mut failure = None;
         let mut confirms = Vec::with_capacity(publishing.len());
         for publish in publishing {
@@ -79,21 +87,31 @@ impl<'a> Flight<'a> {
                 Err(publishing) => publishing.await,
             };
             match written {
-                Ok(confirm) => confirms.push(confirm),
-                Err(error) => note(&mut failure, error),
+                Ok(confirm) => confirms.push(Some(confirm)),
+                Err(error) => {
+                    note(&mut failure, error);
+                    confirms.push(None);
+                }
             }
         }
         self.written = true;
         let mut confirmations = Vec::with_capacity(confirms.len());
         for confirm in confirms {
+            let Some(confirm) = confirm else {
+                confirmations.push(None);
+                continue;
+            };
             match confirm.await {
-                Ok(confirmation) => confirmations.push(confirmation),
-                Err(error) => note(&mut failure, error),
+                Ok(confirmation) => confirmations.push(Some(confirmation)),
+                Err(error) => {
+                    note(&mut failure, error);
+                    confirmations.push(None);
+                }
             }
         }
         match failure {
-            None => Ok(confirmations),
-            Some(error) => Err(error),
+            None => Landed::All(confirmations.into_iter().flatten().collect()),
+            Some(error) => Landed::Partly(confirmations, error),
         }
     }
 

@@ -1,16 +1,19 @@
-//! One publishing lane: a channel used by one task, with one batch on it at a time.
+//! One publishing lane: one batch at a time, on a channel that nobody else uses meanwhile.
 //!
 //! A batch is published in *runs*. Normally the whole batch is one run: all messages are issued in
 //! order without waiting, then all confirms are awaited. A run ends early where two messages share
-//! an id (returns are matched by id), and a message under suspicion is a run of its own.
+//! an id (returns are matched by id). A message under suspicion is a run of its own, and so is one whose route was
+//! refused not long ago; that comes last.
 //!
-//! When the broker closes the channel under a run of several, none of them is blamed. They are all
-//! published again one at a time, each alone on its channel, so that a refusal has exactly one
+//! When the broker closes the channel under a run of several, its words mostly name the one it means. That one has its
+//! verdict, and those that are not known to be confirmed are published again together. Where the words name none,
+//! all are published again one at a time, each alone on its channel, so that a refusal has exactly one
 //! cause and every innocent gets its own confirm.
 
-use std::collections::HashSet;
+use std::collections::{HashSet, VecDeque};
 use std::future::Future;
 use std::sync::Arc;
+use std::time::Duration;
 
 use lapin::protocol::{AMQPError, AMQPErrorKind};
 use lapin::types::ShortString;
@@ -18,13 +21,16 @@ use lapin::{Channel, Error, ErrorKind};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 
-use super::exchanges::{Standing, absent, ask, forbidden};
-use super::flight::{Flight, close, issue};
+use super::channels::Lent;
+use super::exchanges::{Standing as Exists, ask};
+use super::flight::{Flight, Landed, close, issue};
 use super::link::Link;
-use super::outcome::decide;
+use super::outcome::{decide, known_before_the_end};
 use super::prepare::{Limits, Prepared, prepare};
+use super::routes::Standing;
 use super::supervisor::Shared;
 use super::suspects::STRIKES;
+use super::words::meant;
 use crate::error::{Reason, ReasonCode, Verdict};
 use crate::event::Message;
 use crate::sink::{BoxFuture, Lane};
@@ -32,29 +38,46 @@ use crate::sink::{BoxFuture, Lane};
 /// `connection-forced`: an operator or a shutdown closed the connection, not a message.
 const CONNECTION_FORCED: u16 = 320;
 
+/// Messages of refused routes that one batch tries, each alone: more would hold its other messages up.
+const ALONE_MAX: usize = 4;
+
+/// When the others are tried; spread by up to as much again.
+const NOT_TRIED: Duration = Duration::from_secs(5);
+
 /// See the module.
 pub(super) struct RabbitMqLane {
-    shared: Arc<Shared>,
+    pub(super) shared: Arc<Shared>,
     links: watch::Receiver<Option<Arc<Link>>>,
     app_id: String,
-    /// Taken out while a run is on it, so that a run that does not end well, or whose future is
-    /// dropped, leaves no channel behind for the next one.
-    channel: Option<(Arc<Link>, Channel)>,
 }
 
 /// How a run ended.
 enum Run {
     /// Every message has its verdict.
     Settled(Vec<Verdict>),
-    /// The broker closed the channel, for one of the messages.
-    Refused(AMQPError),
+    /// The broker closed the channel, for one of the messages. These are known to be confirmed nevertheless.
+    Refused(AMQPError, Vec<bool>),
     /// The fate of the messages is unknown.
     Lost,
+}
+
+/// What to do after a run.
+enum Next {
+    /// All its messages have their verdicts.
+    GoOn,
+    /// These have not, and go again.
+    Again(Vec<Prepared>),
+    /// The connection is lost.
+    Stop,
 }
 
 impl Lane for RabbitMqLane {
     fn publish<'a>(&'a mut self, batch: &'a [Message]) -> BoxFuture<'a, Vec<Verdict>> {
         Box::pin(self.publish_batch(batch))
+    }
+
+    fn has_waited(&self, message: &Message) {
+        self.shared.routes.remember(message);
     }
 }
 
@@ -66,7 +89,6 @@ impl RabbitMqLane {
             shared,
             links,
             app_id: app_id.unwrap_or_else(|| "outrigger".to_owned()),
-            channel: None,
         }
     }
 
@@ -83,17 +105,111 @@ impl RabbitMqLane {
         if !self.drop_absent(&link, &mut ready, &mut verdicts).await {
             return verdicts;
         }
-        let mut ready = ready.into_iter().peekable();
-        while ready.peek().is_some() {
-            let run = self.next_run(&link, batch, &mut ready);
-            if !self
-                .settle_run(&link, batch, run, &mut deadline, &mut verdicts)
-                .await
-            {
-                break;
+        let mut last = VecDeque::new();
+        let mut ready = self.arrange(batch, ready, &mut last, &mut verdicts);
+        let mut alone_left = ALONE_MAX;
+        loop {
+            let run = if ready.is_empty() {
+                let Some(next) = self.next_alone(batch, &mut last, &mut alone_left, &mut verdicts)
+                else {
+                    return verdicts;
+                };
+                vec![next]
+            } else {
+                self.next_run(batch, &mut ready)
+            };
+            let settling = self.settle_run(&link, batch, run, &mut deadline, &mut verdicts);
+            match settling.await {
+                Next::GoOn => {}
+                Next::Again(mut again) => {
+                    // Asked again: the exchange may be what was missing.
+                    if !self.drop_absent(&link, &mut again, &mut verdicts).await {
+                        return verdicts;
+                    }
+                    for prepared in again.into_iter().rev() {
+                        ready.push_front(prepared);
+                    }
+                    self.set_refused_aside(batch, &mut ready, &mut last, &mut verdicts);
+                }
+                Next::Stop => return verdicts,
             }
         }
-        verdicts
+    }
+
+    /// Leaves out what waits for its route, and sets aside what goes alone.
+    fn arrange(
+        &self,
+        batch: &[Message],
+        mut ready: Vec<Prepared>,
+        last: &mut VecDeque<Prepared>,
+        verdicts: &mut [Verdict],
+    ) -> VecDeque<Prepared> {
+        ready.retain(|prepared| {
+            let waits = self.shared.routes.waits(&batch[prepared.index]);
+            let goes = waits.is_none();
+            if let Some(verdict) = waits {
+                verdicts[prepared.index] = verdict;
+            }
+            goes
+        });
+        let mut ready = ready.into();
+        self.set_refused_aside(batch, &mut ready, last, verdicts);
+        ready
+    }
+
+    /// Messages whose route was refused not long ago go last, and so do later ones of their keys: order is kept.
+    fn set_refused_aside(
+        &self,
+        batch: &[Message],
+        ready: &mut VecDeque<Prepared>,
+        last: &mut VecDeque<Prepared>,
+        verdicts: &mut [Verdict],
+    ) {
+        let mut behind: HashSet<&str> = HashSet::new();
+        let mut go = VecDeque::with_capacity(ready.len());
+        for prepared in ready.drain(..) {
+            let message = &batch[prepared.index];
+            let key = message.key.as_deref();
+            match self.shared.routes.standing(message) {
+                Standing::Refused(reason) => {
+                    verdicts[prepared.index] = Verdict::Rejected(reason);
+                }
+                Standing::Open if key.is_none_or(|key| !behind.contains(key)) => {
+                    go.push_back(prepared);
+                }
+                Standing::Open | Standing::Alone(_) => {
+                    behind.extend(key);
+                    last.push_back(prepared);
+                }
+            }
+        }
+        *ready = go;
+    }
+
+    /// The next of those that go alone.
+    fn next_alone(
+        &self,
+        batch: &[Message],
+        last: &mut VecDeque<Prepared>,
+        alone_left: &mut usize,
+        verdicts: &mut [Verdict],
+    ) -> Option<Prepared> {
+        while let Some(prepared) = last.pop_front() {
+            let index = prepared.index;
+            match self.shared.routes.standing(&batch[index]) {
+                Standing::Open => return Some(prepared),
+                Standing::Refused(reason) => verdicts[index] = Verdict::Rejected(reason),
+                Standing::Alone(_) if *alone_left > 0 => {
+                    *alone_left -= 1;
+                    return Some(prepared);
+                }
+                Standing::Alone(reason) => {
+                    let after = NOT_TRIED.mul_f64(1.0 + rand::random::<f64>());
+                    verdicts[index] = Verdict::Postponed { reason, after };
+                }
+            }
+        }
+        None
     }
 
     /// Refuses what can never be sent; the rest is ready.
@@ -141,16 +257,16 @@ impl RabbitMqLane {
             }
             last = Some(name);
             let mut standing = link.exchanges.standing(name);
-            if standing == Standing::Unknown {
+            if standing == Exists::Unknown {
                 standing = match ask(link, name, &self.shared.settings).await {
                     Ok(standing) => standing,
                     Err(reason) => {
-                        link.end(&reason);
+                        link.give_up(&reason);
                         return false;
                     }
                 };
             }
-            if let Standing::Absent(reason) = standing {
+            if let Exists::Absent(reason) = standing {
                 absent.push((prepared.exchange.clone(), reason));
             }
         }
@@ -168,31 +284,16 @@ impl RabbitMqLane {
     }
 
     /// The longest stretch that can be in flight together.
-    fn next_run(
-        &self,
-        link: &Link,
-        batch: &[Message],
-        ready: &mut std::iter::Peekable<std::vec::IntoIter<Prepared>>,
-    ) -> Vec<Prepared> {
+    fn next_run(&self, batch: &[Message], ready: &mut VecDeque<Prepared>) -> Vec<Prepared> {
         let mut run = Vec::with_capacity(ready.len());
         let mut ids = HashSet::with_capacity(ready.len());
-        let mut last: Option<(ShortString, bool)> = None;
-        while let Some(next) = ready.peek() {
+        while let Some(next) = ready.front() {
             let id = batch[next.index].id.as_str();
-            let careful = match &last {
-                Some((name, careful)) if *name == next.exchange => *careful,
-                _ => {
-                    let standing = link.exchanges.standing(next.exchange.as_str());
-                    let careful = standing == Standing::Careful;
-                    last = Some((next.exchange.clone(), careful));
-                    careful
-                }
-            };
-            let alone = careful || self.shared.suspects.contains(id);
+            let alone = self.shared.suspects.contains(id);
             if (alone && !run.is_empty()) || !ids.insert(id) {
                 break;
             }
-            run.extend(ready.next());
+            run.extend(ready.pop_front());
             if alone {
                 break;
             }
@@ -200,7 +301,7 @@ impl RabbitMqLane {
         run
     }
 
-    /// Publishes a run and records its verdicts. False if the connection is lost.
+    /// Publishes a run and records its verdicts.
     async fn settle_run(
         &mut self,
         link: &Arc<Link>,
@@ -208,29 +309,25 @@ impl RabbitMqLane {
         run: Vec<Prepared>,
         deadline: &mut Instant,
         verdicts: &mut [Verdict],
-    ) -> bool {
-        let indices: Vec<usize> = run.iter().map(|prepared| prepared.index).collect();
+    ) -> Next {
+        let mut indices: Vec<usize> = run.iter().map(|prepared| prepared.index).collect();
         match self.publish_run(link, batch, run, deadline).await {
             Run::Settled(settled) => {
                 for (index, verdict) in indices.into_iter().zip(settled) {
                     self.shared.suspects.clear(&batch[index].id);
                     verdicts[index] = verdict;
                 }
-                true
+                Next::GoOn
             }
-            Run::Refused(refusal) if indices.len() == 1 => {
-                let message = &batch[indices[0]];
-                self.shared.suspects.clear(&message.id);
-                verdicts[indices[0]] = blame(link, message, &refusal);
-                true
-            }
-            Run::Refused(refusal) => {
-                tracing::debug!(
-                    refusal = %refusal.get_message(),
-                    messages = indices.len(),
-                    "the broker closed the channel; publishing its messages one at a time"
-                );
-                self.settle_singly(link, batch, indices, deadline, verdicts)
+            Run::Refused(refusal, known) => {
+                let confirmed = indices.iter().zip(&known).filter(|(_, known)| **known);
+                for (index, _) in confirmed {
+                    self.shared.suspects.clear(&batch[*index].id);
+                    verdicts[*index] = Verdict::Confirmed;
+                }
+                let mut known = known.into_iter();
+                indices.retain(|_| !known.next().unwrap_or_default());
+                self.refused(link, batch, indices, &refusal, deadline, verdicts)
                     .await
             }
             Run::Lost => {
@@ -239,34 +336,80 @@ impl RabbitMqLane {
                 {
                     verdicts[index] = verdict;
                 }
-                false
+                Next::Stop
             }
         }
+    }
+
+    /// The broker closed the channel for one of these.
+    async fn refused(
+        &mut self,
+        link: &Arc<Link>,
+        batch: &[Message],
+        indices: Vec<usize>,
+        refusal: &AMQPError,
+        deadline: &mut Instant,
+        verdicts: &mut [Verdict],
+    ) -> Next {
+        let single = indices.len() == 1;
+        let mut left = self.prepare_all(link, batch, indices.into_iter(), verdicts);
+        let means =
+            |prepared: &Prepared| meant(refusal, prepared, batch[prepared.index].body.len());
+        // Messages are handled in order, so it is the first that fits.
+        let culprit = left
+            .iter()
+            .position(|prepared| means(prepared).is_some())
+            .or(single.then_some(0));
+        if let Some(culprit) = culprit
+            && culprit < left.len()
+        {
+            let culprit = left.remove(culprit);
+            let message = &batch[culprit.index];
+            self.shared.suspects.clear(&message.id);
+            verdicts[culprit.index] = self.blame(link, message, refusal, means(&culprit));
+            return Next::Again(left);
+        }
+        tracing::debug!(
+            refusal = %refusal.get_message(),
+            messages = left.len(),
+            "the broker closed the channel; publishing its messages one at a time"
+        );
+        if refusal.get_id() == 404 {
+            link.exchanges.doubt_all();
+        }
+        let ids = left
+            .iter()
+            .map(|prepared| batch[prepared.index].id.as_str());
+        self.shared.suspects.add(ids);
+        self.settle_singly(link, batch, left, deadline, verdicts)
+            .await
     }
 
     async fn settle_singly(
         &mut self,
         link: &Arc<Link>,
         batch: &[Message],
-        indices: Vec<usize>,
+        all: Vec<Prepared>,
         deadline: &mut Instant,
         verdicts: &mut [Verdict],
-    ) -> bool {
-        for index in indices {
-            let mut one = self.prepare_all(link, batch, std::iter::once(index), verdicts);
+    ) -> Next {
+        for prepared in all {
+            let index = prepared.index;
+            let mut one = vec![prepared];
             // Asked again each time: the exchange may be what was missing.
             if !self.drop_absent(link, &mut one, verdicts).await {
-                return false;
+                return Next::Stop;
             }
             if one.is_empty() {
                 self.shared.suspects.clear(&batch[index].id);
                 continue;
             }
-            if !Box::pin(self.settle_run(link, batch, one, deadline, verdicts)).await {
-                return false;
+            let settling = Box::pin(self.settle_run(link, batch, one, deadline, verdicts));
+            if let Next::Stop = settling.await {
+                return Next::Stop;
             }
         }
-        true
+        Next::GoOn
     }
 
     /// The verdict on a message that was alone in flight at too many failures.
@@ -292,39 +435,66 @@ impl RabbitMqLane {
         run: Vec<Prepared>,
         deadline: &mut Instant,
     ) -> Run {
-        let channel = match self.take_channel(link).await {
-            Ok(channel) => channel,
-            Err(reason) => {
-                link.end(&reason);
-                return Run::Lost;
-            }
+        let Some((lent, channel)) = self.take_channel(link, deadline).await else {
+            return Run::Lost;
         };
-        let ids: Vec<&str> = run
-            .iter()
-            .map(|prepared| batch[prepared.index].id.as_str())
-            .collect();
+        let indices: Vec<usize> = run.iter().map(|prepared| prepared.index).collect();
         let mut flight = Flight::new(link);
         let landing = flight.land(issue(&channel, batch, run));
-        let Some(result) = self.await_landing(link, landing, deadline).await else {
+        let Some(landed) = self.await_landing(link, landing, deadline).await else {
             self.give_up(link, &channel, flight).await;
             return Run::Lost;
         };
         flight.finish();
-        match result.map(|confirmations| decide(&ids, confirmations)) {
-            Ok(Ok(verdicts)) => {
-                self.channel = Some((Arc::clone(link), channel));
+        let confirmations = match landed {
+            Landed::All(confirmations) => confirmations,
+            Landed::Partly(known, error) => {
+                // Room for a channel again, before anything is asked.
+                drop(lent);
+                return self.judge(link, batch, &indices, &known_before_the_end(&known), &error);
+            }
+        };
+        match decide(batch, &indices, confirmations) {
+            Ok(mut verdicts) => {
+                lent.give_back(channel);
+                self.explain_returns(link, batch, &indices, &mut verdicts)
+                    .await;
+                self.shared.routes.learn(batch, &indices, &mut verdicts);
                 Run::Settled(verdicts)
             }
-            Ok(Err(contradiction)) => {
+            Err(contradiction) => {
                 tracing::warn!(
                     contradiction = contradiction.0,
-                    messages = ids.len(),
+                    messages = indices.len(),
                     "confirms and returns do not add up; publishing the batch again"
                 );
                 close(link, &channel).await;
                 Run::Lost
             }
-            Err(error) => self.judge(link, &ids, &error),
+        }
+    }
+
+    /// A channel to have alone for a while. Waiting for one does not count: others take their time with it.
+    async fn take_channel<'a>(
+        &self,
+        link: &'a Arc<Link>,
+        deadline: &mut Instant,
+    ) -> Option<(Lent<'a>, Channel)> {
+        let begun = Instant::now();
+        tokio::select! {
+            biased;
+            taken = link.channels.take(link) => match taken {
+                Ok(taken) => {
+                    *deadline += begun.elapsed();
+                    Some(taken)
+                }
+                Err(reason) => {
+                    link.give_up(&reason);
+                    None
+                }
+            },
+            _ = link.ended() => None,
+            () = sleep_until(*deadline) => None,
         }
     }
 
@@ -357,16 +527,6 @@ impl RabbitMqLane {
         }
     }
 
-    /// The channel of this lane, opened if there is none on this connection.
-    async fn take_channel(&mut self, link: &Arc<Link>) -> Result<Channel, String> {
-        match self.channel.take() {
-            Some((of, channel)) if of.id() == link.id() && channel.status().connected() => {
-                Ok(channel)
-            }
-            _ => link.open_confirm_channel().await,
-        }
-    }
-
     /// The confirms did not come in time. If everything had been written, the broker has received
     /// all of it before the close that follows, and a fresh channel will do. Otherwise the rest is
     /// still queued and would be sent some time later: only ending the connection prevents that.
@@ -387,58 +547,29 @@ impl RabbitMqLane {
         }
     }
 
-    fn judge(&self, link: &Link, ids: &[&str], error: &Error) -> Run {
+    fn judge(
+        &self,
+        link: &Link,
+        batch: &[Message],
+        run: &[usize],
+        known: &[bool],
+        error: &Error,
+    ) -> Run {
         let ErrorKind::ProtocolError(refusal) = error.kind() else {
             return Run::Lost;
         };
         let soft = matches!(refusal.kind(), AMQPErrorKind::Soft(_));
+        if soft && link.is_alive() {
+            return Run::Refused(refusal.clone(), known.to_vec());
+        }
         if !soft && refusal.get_id() == CONNECTION_FORCED {
             return Run::Lost;
         }
-        if let [id] = ids {
-            if soft && link.is_alive() {
-                return Run::Refused(refusal.clone());
-            }
-            self.shared.suspects.strike(id);
-            return Run::Lost;
+        let ids = run.iter().map(|index| batch[*index].id.as_str());
+        match run {
+            [index] => self.shared.suspects.strike(&batch[*index].id),
+            _ => self.shared.suspects.add(ids),
         }
-        self.shared.suspects.add(ids.iter().copied());
-        if !soft || !link.is_alive() {
-            return Run::Lost;
-        }
-        if refusal.get_id() == 404 {
-            link.exchanges.doubt_all();
-        }
-        Run::Refused(refusal.clone())
-    }
-}
-
-/// The verdict on the one message whose publishing closed its channel.
-fn blame(link: &Link, message: &Message, refusal: &AMQPError) -> Verdict {
-    let text = refusal.get_message();
-    match refusal.get_id() {
-        404 => {
-            link.exchanges.doubt_all();
-            Verdict::Rejected(absent(link, &message.destination))
-        }
-        403 => {
-            link.exchanges.be_careful_with(&message.destination);
-            Verdict::Rejected(forbidden(link, &message.destination))
-        }
-        406 if text.as_str().contains("message size") => {
-            link.note_refused_size(message.body.len());
-            Verdict::Impossible(Reason::new(
-                ReasonCode::TooLarge,
-                format!(
-                    "the broker refused a body of {} bytes: {text}; raise its `max_message_size`, \
-                     or lower OUTRIGGER_RABBITMQ_MAX_MESSAGE_SIZE to match it",
-                    message.body.len()
-                ),
-            ))
-        }
-        code => Verdict::Rejected(Reason::new(
-            ReasonCode::Other,
-            format!("the broker refused the message: {text} ({code})"),
-        )),
+        Run::Lost
     }
 }

@@ -8,30 +8,50 @@
 
 use std::net::{Shutdown, TcpStream};
 use std::os::fd::AsFd;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use lapin::options::ConfirmSelectOptions;
 use lapin::tcp::{AMQPUriTcpExt, RustlsConnector, TLSConfig};
 use lapin::uri::{AMQPScheme, AMQPUri};
 use lapin::{AsyncTcpStream, Channel, Connection, ConnectionProperties, ErrorKind};
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
+use super::channels::{ChannelLimit, Channels, Plan};
 use super::endpoint::Endpoint;
 use super::exchanges::Exchanges;
 use super::settings::RabbitMqSettings;
+use super::words::connection_remedy;
 use crate::tls::{self, Names};
 
 /// Limit for opening a channel, selecting confirms, declaring an exchange, or closing.
 pub(super) const STEP_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// lapin never uses a channel number again whose channel the broker has closed, but hands it out
-/// after the numbers wrapped around. So a failed opening is repeated with the next numbers.
+/// Largest frame that is agreed on, in bytes. The client library sets aside 64 of them, twice: with no limit on either
+/// side (`frame_max` 0, which means that) it would take all memory there is.
+const FRAME_MAX: u32 = 1024 * 1024;
+
+/// How a broker says that a user or a node has no more channels.
+pub(super) const TOO_MANY_CHANNELS: &str = "number of channels opened";
+
+/// How long a broker may take to forget the channels of a connection that has ended.
+const RECOUNT: Duration = Duration::from_secs(1);
+
+/// Other failures of opening a channel that are followed by one more attempt.
 const OPEN_ATTEMPTS: u32 = 3;
 
-static NEXT_ID: AtomicU64 = AtomicU64::new(1);
+/// lapin never uses a channel number again whose channel the broker has closed, but hands it out
+/// after the numbers wrapped around. So an opening that fails for that is repeated with the next numbers; if there are
+/// few of them, they are all spent one day.
+const SPENT_MAX: u16 = 64;
+
+/// How often it is asked whether lapin has forgotten a channel.
+const FORGETTING: Duration = Duration::from_millis(10);
+
+/// After this long it will not forget it any more.
+const FORGETTING_MAX: Duration = Duration::from_millis(500);
 
 /// A connection that can be ended for certain. Ends when dropped.
 pub(super) struct Link {
@@ -39,12 +59,15 @@ pub(super) struct Link {
     socket: Arc<Socket>,
     /// Set once nobody should use this connection any more, with the reason.
     ended: CancellationToken,
+    /// Set once no more channels can be opened.
+    retire: CancellationToken,
     reason: Mutex<Option<String>>,
-    id: u64,
     vhost: String,
     user: String,
     login: Option<String>,
+    host: String,
     pub(super) exchanges: Exchanges,
+    pub(super) channels: Channels,
     /// Smallest body this broker has refused as too large.
     refused_size: AtomicUsize,
 }
@@ -65,8 +88,11 @@ impl Link {
         let runtime = lapin::runtime::default_runtime().map_err(|error| error.to_string())?;
         let socket = Arc::new(Socket::default());
         let held = Arc::clone(&socket);
+        let mut uri = endpoint.uri().clone();
+        let frame_max = uri.query.frame_max.filter(|max| *max != 0);
+        uri.query.frame_max = Some(frame_max.unwrap_or(FRAME_MAX).min(FRAME_MAX));
         let connecting = Connection::connector(
-            endpoint.uri().clone(),
+            uri,
             runtime,
             async move |uri: AMQPUri, runtime| {
                 // Without TLS first, to get hold of the socket itself.
@@ -114,19 +140,16 @@ impl Link {
             connection,
             socket,
             ended: CancellationToken::new(),
+            retire: CancellationToken::new(),
             reason: Mutex::new(None),
-            id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
             vhost: endpoint.vhost().to_owned(),
             user: endpoint.user().to_owned(),
             login: endpoint.login().map(str::to_owned),
+            host: endpoint.host().to_owned(),
             exchanges: Exchanges::default(),
+            channels: Channels::new(),
             refused_size: AtomicUsize::new(usize::MAX),
         }))
-    }
-
-    /// Tells connections apart.
-    pub(super) fn id(&self) -> u64 {
-        self.id
     }
 
     pub(super) fn vhost(&self) -> &str {
@@ -187,18 +210,70 @@ impl Link {
 
     /// Opens a channel.
     pub(super) async fn open_channel(&self) -> Result<Channel, String> {
-        let mut last = String::new();
-        for _ in 0..OPEN_ATTEMPTS {
-            match timeout(STEP_TIMEOUT, self.connection.create_channel()).await {
+        let numbers = self.connection.configuration().channel_max();
+        let (mut spent, mut failed) = (0, 0);
+        let begun = Instant::now();
+        loop {
+            let error = match timeout(STEP_TIMEOUT, self.connection.create_channel()).await {
                 Ok(Ok(channel)) => return Ok(channel),
-                Ok(Err(error)) => last = explain(&error),
-                Err(_) => last = format!("no answer within {STEP_TIMEOUT:?}"),
-            }
+                Ok(Err(error)) => error,
+                Err(_) => {
+                    return Err(format!(
+                        "cannot open a channel: no answer within {STEP_TIMEOUT:?}"
+                    ));
+                }
+            };
             if !self.is_alive() {
-                break;
+                return Err(format!("cannot open a channel: {}", self.explain(&error)));
+            }
+            match error.kind() {
+                ErrorKind::ProtocolError(_) => spent += 1,
+                // lapin takes a moment to forget a channel that was closed.
+                ErrorKind::ChannelsLimitReached if begun.elapsed() < FORGETTING_MAX => {
+                    sleep(FORGETTING).await;
+                }
+                _ => failed += 1,
+            }
+            if spent >= numbers.min(SPENT_MAX)
+                || failed >= OPEN_ATTEMPTS
+                || begun.elapsed() >= STEP_TIMEOUT
+            {
+                self.retire.cancel();
+                return Err(format!("cannot open a channel: {}", self.explain(&error)));
             }
         }
-        Err(format!("cannot open a channel: {last}"))
+    }
+
+    /// Gives the connection up, unless it is on its way out already and others may still use it.
+    pub(super) fn give_up(&self, reason: &str) {
+        if !self.retire.is_cancelled() {
+            self.end(reason);
+        }
+    }
+
+    /// Resolves once no more channels can be opened, so that the connection should be replaced as soon as nothing is in
+    /// flight on it.
+    pub(super) async fn retiring(&self) {
+        self.retire.cancelled().await;
+    }
+
+    /// Opens all channels of this connection, as many as the settings want and the limits allow.
+    pub(super) async fn set_up(
+        &self,
+        settings: &RabbitMqSettings,
+        limit: &ChannelLimit,
+    ) -> Result<(), String> {
+        let channel_max = self.connection.configuration().channel_max();
+        let plan = Plan::make(settings.channels, channel_max, limit);
+        let Err((opened, problem)) = self.channels.open(self, plan).await else {
+            return Ok(());
+        };
+        if problem.contains(TOO_MANY_CHANNELS) {
+            limit.learn(opened, &problem);
+            // The broker counts channels of a closed connection for a moment longer.
+            sleep(RECOUNT).await;
+        }
+        Err(problem)
     }
 
     /// Opens a channel with publisher confirms.
@@ -211,10 +286,28 @@ impl Link {
         .await
         {
             Ok(Ok(())) => Ok(channel),
-            Ok(Err(error)) => Err(format!("cannot select confirms: {}", explain(&error))),
+            Ok(Err(error)) => Err(format!("cannot select confirms: {}", self.explain(&error))),
             Err(_) => Err(format!(
                 "cannot select confirms: no answer within {STEP_TIMEOUT:?}"
             )),
+        }
+    }
+
+    /// One line about an error, with what to do about it where that is known.
+    pub(super) fn explain(&self, error: &lapin::Error) -> String {
+        let text = explain(error);
+        let remedy = match error.kind() {
+            ErrorKind::ProtocolError(error) => connection_remedy(
+                error.get_id(),
+                error.get_message().as_str(),
+                &self.user,
+                &self.host,
+            ),
+            _ => None,
+        };
+        match remedy {
+            Some(remedy) => format!("{text}; {remedy}"),
+            None => text,
         }
     }
 
@@ -297,34 +390,38 @@ pub(super) fn explain(error: &lapin::Error) -> String {
 fn explain_connect(error: &lapin::Error, endpoint: &Endpoint) -> String {
     let cause = explain(error);
     let known = match error.kind() {
-        ErrorKind::ProtocolError(error) => match error.get_id() {
-            403 if endpoint.is_external() => {
-                "; the broker needs the plugin rabbitmq_auth_mechanism_ssl, the mechanism EXTERNAL, and a user \
-                 named like the certificate in OUTRIGGER_RABBITMQ_CERT_FILE"
-            }
-            403 => "; check user, password and permissions in OUTRIGGER_RABBITMQ_URL",
-            530 => "; check the vhost in OUTRIGGER_RABBITMQ_URL and the user's permissions on it",
-            _ => "",
-        },
-        ErrorKind::IOError(_) if cause.contains("InvalidContentType") => {
-            "; this port does not speak TLS: use `amqp://` in OUTRIGGER_RABBITMQ_URL, or the TLS port"
-        }
-        _ => "",
+        ErrorKind::ProtocolError(error) if error.get_id() == 403 && endpoint.is_external() => Some(
+            "the broker needs the plugin rabbitmq_auth_mechanism_ssl, the mechanism EXTERNAL, and a user named like the \
+             certificate in OUTRIGGER_RABBITMQ_CERT_FILE"
+                .to_owned(),
+        ),
+        ErrorKind::ProtocolError(error) => connection_remedy(
+            error.get_id(),
+            error.get_message().as_str(),
+            endpoint.user(),
+            endpoint.host(),
+        ),
+        ErrorKind::IOError(_) if cause.contains("InvalidContentType") => Some(
+            "this port does not speak TLS: use `amqp://` in OUTRIGGER_RABBITMQ_URL, or the TLS port"
+                .to_owned(),
+        ),
+        _ => None,
     };
     // It answers with an alert, which is no AMQP, or just hangs up.
     let speaks_otherwise = matches!(error.kind(), ErrorKind::ParsingError(_))
         || ["reset by peer", "broken pipe", "unexpected end"]
             .iter()
             .any(|part| cause.to_lowercase().contains(part));
-    let hint = match known {
-        "" if speaks_otherwise && !endpoint.is_tls() => {
-            "; if this port speaks TLS only, use `amqps://` in OUTRIGGER_RABBITMQ_URL"
-        }
-        known => known,
-    };
-    let explained = match (known, endpoint.is_tls()) {
-        ("", true) => tls::explain(&Names::of("OUTRIGGER_RABBITMQ"), &cause),
+    let explained = match (&known, endpoint.is_tls()) {
+        (None, true) => tls::explain(&Names::of("OUTRIGGER_RABBITMQ"), &cause),
         _ => None,
+    };
+    let hint = match known {
+        None if speaks_otherwise && !endpoint.is_tls() => {
+            "; if this port speaks TLS only, use `amqps://` in OUTRIGGER_RABBITMQ_URL".to_owned()
+        }
+        None => String::new(),
+        Some(known) => format!("; {known}"),
     };
     let cause = explained.unwrap_or(cause);
     format!(

@@ -3,12 +3,18 @@
 //! ```text
 //! supervisor   opens a Link, watches it, reconnects with backoff, reports the SinkState
 //! Link         one connection, and the means to end it for certain
-//! lane         one channel, one batch at a time: prepare, publish, await all confirms, decide
+//! lane         one batch at a time on a channel of its own: prepare, publish, await all confirms, decide
 //! ```
 //!
 //! * [`RabbitMqSettings`]: what can be set, and everything wrong with it at once.
 //! * `endpoint`: URLs.
 //! * `flight`: a run of messages between its first frame and its last confirm.
+//! * `channels`: how many there may be, and who has one.
+//! * `routes`: which routes worked, which do not any more, which are refused.
+//! * `words`: what the broker says when it refuses, and what to do about it.
+//! * `refusals`: what a refusal or a return means for a message.
+//! * `plugins`: exchanges that return what they keep.
+//! * `queues`: queues that must be there.
 //! * `exchanges`: which exchanges exist, asked before their first use.
 //! * `prepare`: a message becomes AMQP properties, or is refused for what AMQP cannot carry.
 //! * `outcome`: confirms and returns become verdicts. Its docs explain why a single confirm proves
@@ -23,6 +29,7 @@
 //! `lapin::returned_messages`, and other broker errors at ERROR. The log filter of the program must
 //! keep that target off; what matters about returns and errors is in the verdicts and states.
 
+mod channels;
 pub mod check;
 mod endpoint;
 mod exchanges;
@@ -30,11 +37,16 @@ mod flight;
 mod lane;
 mod link;
 mod outcome;
+mod plugins;
 mod prepare;
 mod properties;
+mod queues;
+mod refusals;
+mod routes;
 mod settings;
 mod supervisor;
 mod suspects;
+mod words;
 
 pub use settings::RabbitMqSettings;
 

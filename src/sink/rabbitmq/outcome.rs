@@ -12,16 +12,37 @@ use lapin::Confirmation;
 use lapin::message::BasicReturnMessage;
 
 use crate::error::{Reason, ReasonCode, Verdict};
+use crate::event::Message;
 
 /// The confirms contradict what was published: nothing about the run can be trusted.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Contradiction(pub(super) String);
 
-/// Verdicts of a run, in publish order. `ids` are the message ids, which must be distinct.
+/// Which messages of a run that was cut short are known to be confirmed.
+///
+/// A return precedes its confirm, and each confirm takes the oldest waiting return with it. So if no confirm brought one,
+/// no message that has its confirm was returned. If one did, another may be lost, and nothing is known.
+pub(super) fn known_before_the_end(confirmations: &[Option<Confirmation>]) -> Vec<bool> {
+    let brings = |confirmation: &Confirmation| {
+        matches!(
+            confirmation,
+            Confirmation::Ack(Some(_)) | Confirmation::Nack(Some(_)) | Confirmation::NotRequested
+        )
+    };
+    let trusted = !confirmations.iter().flatten().any(brings);
+    confirmations
+        .iter()
+        .map(|confirmation| trusted && matches!(confirmation, Some(Confirmation::Ack(None))))
+        .collect()
+}
+
+/// Verdicts of a run, in publish order. The ids of its messages must be distinct.
 pub(super) fn decide(
-    ids: &[&str],
+    batch: &[Message],
+    run: &[usize],
     confirmations: Vec<Confirmation>,
 ) -> Result<Vec<Verdict>, Contradiction> {
+    let ids: Vec<&str> = run.iter().map(|index| batch[*index].id.as_str()).collect();
     if ids.len() != confirmations.len() {
         return Err(Contradiction(format!(
             "{} confirms for {} messages",
@@ -31,10 +52,10 @@ pub(super) fn decide(
     }
     let mut verdicts = Vec::with_capacity(ids.len());
     let mut returns = Vec::new();
-    for confirmation in confirmations {
+    for (index, confirmation) in run.iter().zip(confirmations) {
         let (verdict, returned) = match confirmation {
             Confirmation::Ack(returned) => (Verdict::Confirmed, returned),
-            Confirmation::Nack(returned) => (Verdict::Rejected(nacked()), returned),
+            Confirmation::Nack(returned) => (Verdict::Rejected(nacked(&batch[*index])), returned),
             Confirmation::NotRequested => {
                 return Err(Contradiction("the channel has no confirms".to_owned()));
             }
@@ -43,7 +64,7 @@ pub(super) fn decide(
         returns.extend(returned);
     }
     for returned in returns {
-        assign(ids, &mut verdicts, &returned)?;
+        assign(&ids, &mut verdicts, &returned)?;
     }
     Ok(verdicts)
 }
@@ -73,11 +94,14 @@ fn is_unroutable(verdict: &Verdict) -> bool {
     matches!(verdict, Verdict::Rejected(reason) if reason.code == ReasonCode::Unroutable)
 }
 
-fn nacked() -> Reason {
+fn nacked(message: &Message) -> Reason {
     Reason::new(
         ReasonCode::Nack,
-        "the broker refused the message (basic.nack); a queue it is routed to is full \
-         (`x-overflow: reject-publish`) or failing",
+        format!(
+            "the broker refused the message (basic.nack; exchange `{}`, routing key `{}`); a queue that is bound for \
+             this routing key is full (`x-overflow: reject-publish`) or failing",
+            message.destination, message.routing_key
+        ),
     )
 }
 
@@ -119,6 +143,30 @@ mod tests {
         }
     }
 
+    fn decided(
+        ids: &[&str],
+        confirmations: Vec<Confirmation>,
+    ) -> Result<Vec<Verdict>, Contradiction> {
+        let batch: Vec<Message> = ids
+            .iter()
+            .map(|id| Message {
+                id: (*id).to_owned(),
+                ..crate::sink::stdout::tests::message(b"{}")
+            })
+            .collect();
+        let run: Vec<usize> = (0..batch.len()).collect();
+        decide(&batch, &run, confirmations)
+    }
+
+    #[test]
+    fn a_run_cut_short_is_trusted_only_if_nothing_was_returned() {
+        let ack = |returned| Some(Confirmation::Ack(returned));
+        let cut = [ack(None), None, Some(Confirmation::Nack(None)), ack(None)];
+        assert_eq!(known_before_the_end(&cut), [true, false, false, true]);
+        let cut = [ack(None), ack(Some(returned("b"))), None];
+        assert_eq!(known_before_the_end(&cut), [false, false, false]);
+    }
+
     fn code(verdict: &Verdict) -> Option<ReasonCode> {
         match verdict {
             Verdict::Confirmed => None,
@@ -134,7 +182,7 @@ mod tests {
             Confirmation::Nack(None),
             Confirmation::Ack(None),
         ];
-        let verdicts = decide(&["a", "b", "c"], confirmations).unwrap();
+        let verdicts = decided(&["a", "b", "c"], confirmations).unwrap();
         let codes: Vec<_> = verdicts.iter().map(code).collect();
         assert_eq!(
             codes,
@@ -181,7 +229,7 @@ mod tests {
                 "twice",
             ),
         ] {
-            let Contradiction(text) = decide(&ids, confirmations).unwrap_err();
+            let Contradiction(text) = decided(&ids, confirmations).unwrap_err();
             assert!(text.contains(part), "{text:?} lacks {part:?}");
         }
     }
@@ -235,7 +283,7 @@ mod tests {
 
             let names: Vec<&str> = ids.iter().map(String::as_str).collect();
             let confirmations = confirmations.into_iter().map(Option::unwrap).collect();
-            let verdicts = decide(&names, confirmations).unwrap();
+            let verdicts = decided(&names, confirmations).unwrap();
             for (tag, verdict) in verdicts.iter().enumerate() {
                 let expected = match (unroutable[tag], nacked[tag]) {
                     (true, _) => Some(ReasonCode::Unroutable),

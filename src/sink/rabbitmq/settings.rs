@@ -46,6 +46,11 @@ pub struct RabbitMqSettings {
     pub connection_name: String,
     /// The `app_id` property of every message; `None` means `outrigger`.
     pub app_id: Option<String>,
+    /// Queues that must be there before anything is published; may be empty. While one is missing, or on a node that is
+    /// down, the sink is not ready.
+    pub queues: Vec<String>,
+    /// How long events wait, without losing an attempt, for a queue of a route that once had one. Zero: not at all.
+    pub unroutable_patience: Duration,
     /// Exchanges known from the configuration. The sink is not ready before they exist, so that
     /// a missing exchange is an outage and costs no event an attempt.
     pub known_destinations: Vec<String>,
@@ -67,6 +72,8 @@ impl Default for RabbitMqSettings {
             expiration: false,
             connection_name: "outrigger".to_owned(),
             app_id: None,
+            queues: Vec::new(),
+            unroutable_patience: Duration::from_secs(24 * 60 * 60),
             known_destinations: Vec::new(),
         }
     }
@@ -184,6 +191,9 @@ impl RabbitMqSettings {
         );
         for destination in &self.known_destinations {
             short("OUTRIGGER_ROUTE_DESTINATION", destination);
+        }
+        for queue in &self.queues {
+            short("OUTRIGGER_RABBITMQ_QUEUES", queue);
         }
         if self.exchange_type.is_empty() {
             problems.push(
