@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use outrigger::event::Record;
 use outrigger::store::{
-    Claimed, Failing, Failure, FailureState, Holder, Holders, PartitionRow, Partitions, ReadKind,
-    ReadRequest, ReplicaRow, Settle, Tick, partition_of,
+    Failing, Failure, FailureState, Holder, Holders, Partitions, ReadKind, ReadRequest, Settle,
+    partition_of,
 };
 use uuid::Uuid;
 
