@@ -31,6 +31,8 @@ mod postgres;
 mod reading;
 #[path = "store/schema.rs"]
 mod schema;
+#[path = "store/settling.rs"]
+mod settling;
 #[path = "store/total_order.rs"]
 mod total_order;
 #[path = "store/waking.rs"]

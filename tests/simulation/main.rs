@@ -37,6 +37,8 @@ pub enum Mutation {
     IgnoreLocks,
     /// Failure records are matched with rows by number alone.
     RecordsByNumber,
+    /// A settle is believed, whatever it changed.
+    BelieveSettles,
 }
 
 impl Mutation {
@@ -56,6 +58,10 @@ impl Mutation {
             Mutation::RecordsByNumber => {
                 scenario.rejections = true;
                 scenario.emptied = true;
+            }
+            Mutation::BelieveSettles => {
+                scenario.faults = false;
+                scenario.inert = true;
             }
             Mutation::SettleBeforeConfirm => scenario.faults = true,
             Mutation::TwoOwners => {
@@ -188,4 +194,9 @@ fn ignoring_open_writers_is_caught() {
 #[test]
 fn records_matched_by_number_alone_are_caught() {
     is_caught(Mutation::RecordsByNumber);
+}
+
+#[test]
+fn believing_every_settle_is_caught() {
+    is_caught(Mutation::BelieveSettles);
 }

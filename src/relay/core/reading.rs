@@ -222,6 +222,11 @@ impl Reading {
         self.retry_at = Some(self.retry_at.map_or(at, |old| old.min(at)));
     }
 
+    /// When one does.
+    pub fn next_retry(&self) -> Option<Time> {
+        self.retry_at
+    }
+
     /// A retry or a delayed row falls due in this time, says the database.
     pub fn ticked(&mut self, now: Time, left: Option<Duration>) {
         self.refused.clear();
@@ -357,8 +362,7 @@ impl Reading {
             let holders = batch.holders.as_ref().unwrap_or(&nobody);
             let source = self.source.replace(holders.source);
             if source.is_some_and(|source| source != holders.source) {
-                self.forget(now);
-                self.change = SourceChange::Emptying;
+                self.start_over(now);
                 pace.read_done(now, 1, true);
                 return Arrivals::default();
             }
@@ -396,7 +400,7 @@ impl Core {
         )
     }
 
-    fn room(&self) -> usize {
+    pub(super) fn room(&self) -> usize {
         // Many small reads cost more than a few large ones.
         if self.free_bytes() < self.config.max_in_flight_bytes.div_ceil(4) {
             return 0;
@@ -424,12 +428,16 @@ impl Core {
         if self.reading.out.is_some()
             || self.is_stopping() && !self.wants_last_read()
             || self.paused
-            || self.room() == 0
             || self.ownership.partitions().is_none()
             || !self.ownership.proven(now)
             || self.reading.change != SourceChange::None
         {
             return None;
+        }
+        if self.room() == 0 {
+            // What fills the memory may wait for a row to be settled: one is tried all the same.
+            let due = self.retries_due().filter(|_| self.unsettled().is_some())?;
+            return Some(due.max(self.reading.after_failure));
         }
         let due = Next::ALL.into_iter().filter_map(|next| self.due(next));
         due.min().map(|due| due.max(self.reading.after_failure))
@@ -441,7 +449,7 @@ impl Core {
         let at_once = |wanted: bool| wanted.then_some(Time::ZERO);
         match next {
             Next::Last => at_once(self.wants_last_read()),
-            Next::Retries => reading.retry_at,
+            Next::Retries => self.retries_due(),
             Next::Due => reading.due_at,
             Next::CatchUp => at_once(reading.has_order && self.window.has_wanting()),
             Next::Main => (self.window.held() < HELD_MAX).then(|| self.pace.due()),
@@ -506,6 +514,10 @@ impl Core {
             Next::CatchUp if self.reading.caught_up_last && is_due(Next::Main) => false,
             next => is_due(*next),
         })?;
+        if room == 0 && next != Next::Retries {
+            return None;
+        }
+        let room_of_retries = self.room_of_retries(room);
         let reading = &mut self.reading;
         match next {
             Next::Last => {
@@ -514,7 +526,7 @@ impl Core {
             }
             Next::Retries => {
                 reading.retry_at = None;
-                Some((ReadKind::Retries, room))
+                Some((ReadKind::Retries, room_of_retries))
             }
             Next::Due => {
                 reading.due_at = None;

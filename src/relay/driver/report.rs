@@ -18,6 +18,8 @@ const MINUTE: Duration = Duration::from_secs(60);
 #[derive(Debug, Default)]
 pub(super) struct Report {
     health: Health,
+    /// When it was said last that nothing can be settled.
+    unsettled_at: Option<Instant>,
     said: HashMap<(FailureState, Option<ReasonCode>), (Option<Instant>, usize)>,
     waited_in_vain: Option<Instant>,
 }
@@ -47,6 +49,22 @@ impl Report {
     pub(super) fn reopened(&self) {
         self.health.lock().schema = None;
         tracing::info!("the outbox table was looked at again");
+    }
+
+    /// Whether publishing waits because published rows cannot be settled, and why: once a minute.
+    pub(super) fn settling(&mut self, problem: Option<&str>) {
+        match problem {
+            Some(problem) if self.unsettled_at.is_none_or(|at| at.elapsed() >= MINUTE) => {
+                self.unsettled_at = Some(Instant::now());
+                tracing::error!(
+                    "published rows cannot be settled; nothing is published until they can be: {problem}"
+                );
+            }
+            None if self.unsettled_at.take().is_some() => {
+                tracing::info!("published rows can be settled again");
+            }
+            _ => {}
+        }
     }
 
     /// Failures about to be recorded: one line per kind, with an example.
@@ -104,6 +122,14 @@ impl Report {
                     r#type = kind,
                     attempts,
                     "event dead, see `outrigger dead list`: {detail}"
+                ),
+                FailureState::Unsettled => tracing::warn!(
+                    count,
+                    seq,
+                    id,
+                    r#type = kind,
+                    attempts,
+                    "event published, but its row could not be settled; that is tried again, the event is not published again: {detail}"
                 ),
                 FailureState::Suspect => tracing::warn!(
                     count,

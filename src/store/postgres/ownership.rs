@@ -166,6 +166,7 @@ pub(super) async fn tick(
         standing_down: row.try_get("standing_down")?,
         failures_version: row.try_get("failures_version")?,
         awake_for: micros(row.try_get("awake_for")?).unwrap_or_default(),
+        unsettled: row.try_get("unsettled")?,
         next_due_in: micros(row.try_get("next_due_in")?),
     })
 }
@@ -206,7 +207,8 @@ fn state(table: &Table, sql: &Sql) -> String {
            coalesce((select visible_since + lease_ttl < clock_timestamp() from me), false) as may_take_over, \
            b.paused_at is not null as paused, b.failures_version, \
            coalesce(b.repartition_until > clock_timestamp(), false) as standing_down, \
-           {awake_for} as awake_for, {due} as next_due_in, {SERVER_START} as server_start \
+           {awake_for} as awake_for, {due} as next_due_in, {SERVER_START} as server_start, \
+           exists (select from outrigger.failures f where f.outbox = {outbox} and f.state = 'unsettled') as unsettled \
          from outrigger.outboxes b where b.outbox = {outbox}",
         awake_for = sql.awake_for,
     )
@@ -215,7 +217,7 @@ fn state(table: &Table, sql: &Sql) -> String {
 fn retry_due(outbox: &str) -> String {
     format!(
         "(select greatest(0, (extract(epoch from (f.next_attempt_at - clock_timestamp())) * 1000000)::int8) \
-         from outrigger.failures f where f.outbox = {outbox} and f.state = 'retrying' \
+         from outrigger.failures f where f.outbox = {outbox} and f.state in ('retrying', 'unsettled') \
          order by f.next_attempt_at nulls first limit 1)"
     )
 }
