@@ -72,7 +72,7 @@ create table outrigger.failures (
     event_id         text not null,
     event_type       text not null,
     key              text,
-    state            text not null check (state in ('retrying', 'blocked', 'dead', 'suspect')),
+    state            text not null check (state in ('retrying', 'blocked', 'dead', 'suspect', 'unsettled')),
     attempts         int not null,
     crashes          int not null,
     reason           text,
@@ -82,7 +82,8 @@ create table outrigger.failures (
     next_attempt_at  timestamptz,
     primary key (outbox, seq)
 ) with (fillfactor = 50, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 500);
-create index failures_due on outrigger.failures (outbox, next_attempt_at) where state = 'retrying';
+create index failures_due on outrigger.failures (outbox, next_attempt_at) where state in ('retrying', 'unsettled');
+create index failures_unsettled on outrigger.failures (outbox) where state = 'unsettled';
 
 -- The name under which an outbox is registered. Quoted and schema-qualified whatever the search path.
 create function outrigger.outbox_name(outbox regclass) returns text

@@ -98,7 +98,7 @@ fn amqp_methods_are_told_apart() {
 #[test]
 fn postgres_answers_belong_to_their_statements() {
     let mut talk = Conversation::new(Protocol::Postgres);
-    let settle = b"\0update \"public\".\"outbox\" o set \"published_at\" = now() where o.\"seq\" = any($1)\0\0\0";
+    let settle = b"\0with done as (update \"public\".\"outbox\" o set \"published_at\" = now() where o.\"seq\" = any($1)\0\0\0";
     let read = b"s1\0select x as retry from y\0\0\0";
     let sent = [
         startup(),
@@ -175,7 +175,11 @@ fn statements_are_told_apart() {
         Statement::Settle,
     );
     check(
-        "with cleared as (delete from outrigger.failures f) update o set x = 1",
+        "with done as (delete from public.outbox o where o.seq = any($1)) select count(*)",
+        Statement::Settle,
+    );
+    check(
+        "with done as (update public.outbox o set x = 1), cleared as (delete from outrigger.failures f) select count(*)",
         Statement::Settle,
     );
     check(

@@ -39,6 +39,8 @@ mod reading;
 mod retention;
 #[path = "store/schema.rs"]
 mod schema;
+#[path = "store/settling.rs"]
+mod settling;
 #[path = "store/total_order.rs"]
 mod total_order;
 #[path = "store/waking.rs"]

@@ -31,7 +31,7 @@ pub enum Outcome {
 /// One check.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Check {
-    /// Its name: `loop`, `relay`, `database`, `schema`, `broker`, `leases`, `replicas` or `listener`.
+    /// Its name: `loop`, `relay`, `database`, `schema`, `settling`, `broker`, `leases`, `replicas` or `listener`.
     pub name: &'static str,
     /// How it went.
     pub outcome: Outcome,
@@ -124,6 +124,7 @@ pub fn ready(live: &Live) -> Report {
             relay(live),
             Check::fails_if("database", live.database.as_ref()),
             Check::fails_if("schema", live.schema.as_ref()),
+            Check::fails_if("settling", live.settling.as_ref()),
             broker(&live.broker),
             leases(live),
             replicas(live),
@@ -255,6 +256,7 @@ mod tests {
             standing_down: false,
             failures_version: 0,
             awake_for: Duration::ZERO,
+            unsettled: false,
             next_due_in: None,
         }));
         live
@@ -276,7 +278,7 @@ mod tests {
     fn a_running_relay_is_ready_and_names_each_check() {
         assert_eq!(
             ready(&running()).to_string(),
-            "[+]relay ok\n[+]database ok\n[+]schema ok\n[+]broker ok\n\
+            "[+]relay ok\n[+]database ok\n[+]schema ok\n[+]settling ok\n[+]broker ok\n\
              [+]leases ok: 1 of 1 partitions\n[+]replicas ok\n[+]listener ok\nreadyz check passed\n"
         );
     }
@@ -291,6 +293,9 @@ mod tests {
         let mut live = running();
         live.schema = Some("no column".into());
         assert_eq!(failed(&live), ["schema"]);
+        let mut live = running();
+        live.settling = Some("a trigger".into());
+        assert_eq!(failed(&live), ["settling"]);
         let mut live = running();
         live.broker = SinkState::Blocked("low on memory".into());
         assert_eq!(failed(&live), ["broker"]);

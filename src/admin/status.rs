@@ -141,7 +141,7 @@ fn failure(site: &Site, now: Instant, row: &FailureRow) -> Value {
     let command = match row.state {
         FailureState::Blocked | FailureState::Dead => "retry",
         // These go by themselves.
-        FailureState::Retrying | FailureState::Suspect => "show",
+        FailureState::Retrying | FailureState::Suspect | FailureState::Unsettled => "show",
     };
     let ago = site.measured.clock.since(now, row.last_failed_at);
     json!({

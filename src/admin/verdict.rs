@@ -178,6 +178,7 @@ mod tests {
             standing_down: false,
             failures_version: 0,
             awake_for: Duration::ZERO,
+            unsettled: false,
             next_due_in: None,
         }));
         live

@@ -323,6 +323,8 @@ pub enum State {
     Blocked,
     /// Given up; its key went on.
     Dead,
+    /// Published, but its row could not be marked or deleted so far.
+    Unsettled,
 }
 
 impl From<State> for FailureState {
@@ -331,6 +333,7 @@ impl From<State> for FailureState {
             State::Retrying => Self::Retrying,
             State::Blocked => Self::Blocked,
             State::Dead => Self::Dead,
+            State::Unsettled => Self::Unsettled,
         }
     }
 }

@@ -19,11 +19,12 @@ use crate::store::postgres::PostgresStore;
 use crate::store::postgres::admin::{FailureFilter, FailureRow};
 
 /// Every state, suspects included: someone who names an event means that one.
-const ANY_STATE: [FailureState; 4] = [
+const ANY_STATE: [FailureState; 5] = [
     FailureState::Retrying,
     FailureState::Blocked,
     FailureState::Dead,
     FailureState::Suspect,
+    FailureState::Unsettled,
 ];
 
 /// What is done to failed events.
@@ -246,6 +247,9 @@ fn state(state: FailureState) -> &'static str {
         FailureState::Blocked => "blocked: given up, its key waits for you",
         FailureState::Dead => "dead: given up, its key went on",
         FailureState::Suspect => "suspect: was in flight when a relay died, is tried again",
+        FailureState::Unsettled => {
+            "unsettled: published, its row cannot be marked; that is tried again by itself"
+        }
     }
 }
 

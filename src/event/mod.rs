@@ -84,6 +84,8 @@ pub struct Record {
     /// Time left until a failed row may be tried again: zero if it may be now, `Duration::MAX` if only
     /// an operator can release it. `None`: it has not failed.
     pub retry_in: Option<Duration>,
+    /// It was published, and its row could not be marked or deleted so far: only that is missing.
+    pub published: bool,
     /// Time left until the row expires, by the database's clock when it was read.
     /// `None`: never expires. Zero: already expired.
     pub expires_in: Option<Duration>,

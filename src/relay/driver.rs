@@ -28,7 +28,7 @@ use crate::store::configuration::Configuration;
 use crate::store::postgres::{
     Database, ListenState, Listener, PostgresStore, StoreError, StoreErrorKind,
 };
-use crate::store::{Partitions, Settle, Tick};
+use crate::store::{Partitions, Tick};
 use crate::telemetry::metrics::{Measured, Operation};
 use crate::telemetry::trace::Tracer;
 use measure::Measure;
@@ -319,11 +319,13 @@ impl Driver {
                 );
             }
             Command::Settle(settle) => {
-                self.measure.measured().settled(settle.rows.len());
+                if !settle.careful {
+                    self.measure.measured().settled(settle.rows.len());
+                }
                 self.ask(
                     Operation::Settle,
                     "settle",
-                    async move { settle_all(&store, settle).await },
+                    async move { store.settle(&settle).await },
                     Input::Settled,
                 );
             }
@@ -520,6 +522,7 @@ impl Driver {
         }
         self.live_at = Some(Instant::now());
         let now = self.now();
+        self.report.settling(self.core.unsettled());
         let health = self.report.health();
         let mut live_now = Live {
             at: Instant::now(),
@@ -536,6 +539,7 @@ impl Driver {
             replica: self.core.replica(),
             database: health.problem(),
             schema: health.schema(),
+            settling: self.core.unsettled().map(str::to_owned),
             broker: self.sink.state().borrow().clone(),
             listener: self
                 .listener
@@ -570,8 +574,4 @@ impl Driver {
         let closing = self.sink.close();
         let _ = tokio::time::timeout(Duration::from_secs(1), closing).await;
     }
-}
-
-async fn settle_all(store: &PostgresStore, settle: Settle) -> Result<(), StoreError> {
-    store.settle(&settle).await.map(|_| ())
 }

@@ -67,6 +67,8 @@ pub struct Live {
     pub database: Option<String>,
     /// Why the outbox table or our own tables do not fit; `None`: they do.
     pub schema: Option<String>,
+    /// Why published rows cannot be settled, so that nothing is published; `None`: they can.
+    pub settling: Option<String>,
     /// The sink.
     pub broker: SinkState,
     /// The wake-up hint; `None`: polling alone was asked for.
@@ -95,6 +97,7 @@ impl Live {
             replica: None,
             database: Some("not connected yet".into()),
             schema: Some("not looked at yet".into()),
+            settling: None,
             broker: SinkState::Down(String::new()),
             listener: None,
             tick: None,

@@ -71,7 +71,7 @@ pub enum ReadKind {
 
 /// One read of the outbox.
 ///
-/// Failed rows (`retrying`, `blocked`) come by `Retries`, and by `CatchUp` in the order of their key, with
+/// Unsettled rows come by `Retries` alone, as published ones. Failed rows (`retrying`, `blocked`) come by `Retries`, and by `CatchUp` in the order of their key, with
 /// [`Record::retry_in`]; dead ones never come. Suspects come like any other row, with their crashes.
 /// Rows whose `available_at` lies in the future never come.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -136,6 +136,17 @@ pub struct Settle {
     pub rows: Vec<Settled>,
     /// Those among them that have a failure record to remove, by `seq`.
     pub failed_before: Vec<i64>,
+    /// They could not be settled before: each is to stand in nobody's way.
+    pub careful: bool,
+}
+
+/// A row that is pending although it was to be settled: the database refused that, did nothing, or somebody else holds the row.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unsettled {
+    /// The row.
+    pub seq: i64,
+    /// What the database did or said.
+    pub reason: String,
 }
 
 /// A finished row. Both `seq` and id must be those of the row in the table: after a failover that lost the last
@@ -159,6 +170,9 @@ pub enum FailureState {
     Dead,
     /// Was in flight when a relay died; removed again when it is published.
     Suspect,
+    /// Published, but its row could not be marked or deleted. It is not published again; settling is tried again at
+    /// `next_attempt_at`. Its key went on.
+    Unsettled,
 }
 
 impl FailureState {
@@ -169,6 +183,7 @@ impl FailureState {
             Self::Blocked => "blocked",
             Self::Dead => "dead",
             Self::Suspect => "suspect",
+            Self::Unsettled => "unsettled",
         }
     }
 }
@@ -283,6 +298,8 @@ pub struct Tick {
     pub failures_version: i64,
     /// How much longer writers skip the wake-up notification. Zero: they notify.
     pub awake_for: Duration,
+    /// Some row of this outbox was published and could not be settled so far.
+    pub unsettled: bool,
     /// Time until the next retry or delayed event falls due in any partition, zero if one is due.
     pub next_due_in: Option<Duration>,
 }

@@ -132,7 +132,7 @@ impl World {
                 for row in &settle.rows {
                     self.pending.remove(&row.seq);
                 }
-                Input::Settled(Ok(()))
+                Input::Settled(Ok(Vec::new()))
             }
             Command::Record(failures) => {
                 self.counted.records += 1;
@@ -185,6 +185,7 @@ impl World {
             standing_down: false,
             failures_version: 0,
             awake_for: Duration::ZERO,
+            unsettled: false,
             next_due_in: None,
         }
     }

@@ -19,6 +19,7 @@ mod mapping;
 mod order;
 mod refusals;
 mod replicas;
+mod settling;
 #[cfg(feature = "otel")]
 mod traces;
 

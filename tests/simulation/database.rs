@@ -1,6 +1,7 @@
 //! A model of Postgres, as far as the relay can tell: transactions with row and table locks, snapshots,
 //! sequence values drawn before the commit, leases on the database's clock.
 
+mod outcomes;
 mod ownership;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -8,8 +9,7 @@ use std::time::Duration;
 
 use outrigger::event::Record;
 use outrigger::store::{
-    Failing, Failure, FailureState, Holder, Holders, Partitions, ReadKind, ReadRequest, Settle,
-    partition_of,
+    Failure, FailureState, Holder, Holders, Partitions, ReadKind, ReadRequest, partition_of,
 };
 use uuid::Uuid;
 
@@ -69,6 +69,10 @@ pub struct Database {
     /// By `seq`.
     pub pending: BTreeSet<i64>,
     next_seq: i64,
+    /// Settling changes nothing, as with a trigger in its way.
+    pub inert: bool,
+    /// Events whose rows somebody else has locked.
+    pub locked: BTreeSet<i64>,
     /// How often the table was given another file.
     table_file: i64,
     pub txns: BTreeMap<u64, Txn>,
@@ -100,6 +104,8 @@ impl Database {
             present: BTreeMap::new(),
             pending: BTreeSet::new(),
             next_seq: 1,
+            inert: false,
+            locked: BTreeSet::new(),
             table_file: 0,
             txns: BTreeMap::new(),
             next_txn: 1,
@@ -276,6 +282,7 @@ impl Database {
                 }
                 _ => None,
             }),
+            published: failure.is_some_and(|row| row.failure.state == FailureState::Unsettled),
             id: row.id.to_string(),
             key: row.key.map(|key| key.to_string()),
             ..Record::default()
@@ -317,9 +324,12 @@ impl Database {
             ReadKind::CatchUp { after, up_to, keys } => range(Some(*after), Some(*up_to))
                 .copied()
                 .filter(|seq| {
-                    let failed = self
-                        .failure(*seq)
-                        .is_some_and(|row| row.failure.state != FailureState::Dead);
+                    let failed = self.failure(*seq).is_some_and(|row| {
+                        !matches!(
+                            row.failure.state,
+                            FailureState::Dead | FailureState::Unsettled
+                        )
+                    });
                     keys.contains(&self.row(*seq).hash) && wanted(*seq) && (failed || fresh(*seq))
                 })
                 .collect(),
@@ -335,14 +345,20 @@ impl Database {
                     self.pending.contains(seq)
                         && self.failure(**seq).is_some()
                         && match row.failure.state {
-                            FailureState::Retrying => {
+                            FailureState::Retrying | FailureState::Unsettled => {
                                 row.next_attempt_at.is_none_or(|at| at <= now)
                             }
                             _ => false,
                         }
                 })
-                .map(|(seq, _)| *seq)
-                .filter(|seq| wanted(*seq))
+                .map(|(seq, row)| (row.failure.state != FailureState::Unsettled, *seq))
+                .filter(|(waits, seq)| {
+                    let row = self.row(*seq);
+                    wanted(*seq) || !waits && covers(row.hash) && !request.known.contains(seq)
+                })
+                .collect::<BTreeSet<_>>()
+                .into_iter()
+                .map(|(_, seq)| seq)
                 .collect(),
             ReadKind::Due => {
                 let mut due: Vec<(Time, i64)> = self
@@ -362,97 +378,5 @@ impl Database {
             .map(|seq| self.record(seq, now))
             .collect();
         (rows, cut)
-    }
-
-    pub fn settle(&mut self, settle: &Settle) {
-        for settled in &settle.rows {
-            let Some(id) = self.present.get(&settled.seq).copied() else {
-                continue;
-            };
-            if id.to_string() == settled.id {
-                self.rows[id as usize - 1].published = true;
-                self.pending.remove(&settled.seq);
-            }
-        }
-        for seq in &settle.failed_before {
-            let ids: Vec<&str> = settle.rows.iter().map(|row| row.id.as_str()).collect();
-            if let Some(record) = self.failures.get(seq)
-                && ids.contains(&record.failure.event_id.as_str())
-            {
-                self.failures.remove(seq);
-            }
-        }
-    }
-
-    pub fn record_failures(&mut self, failures: &[Failure], replica: Uuid, now: Time) -> Vec<i64> {
-        let mut stored = Vec::new();
-        let mut seqs: Vec<i64> = failures.iter().map(|failure| failure.seq).collect();
-        seqs.sort_unstable();
-        // PostgreSQL refuses the whole statement then (SQLSTATE 21000), and would again and again.
-        let twice = seqs.windows(2).find(|pair| pair[0] == pair[1]);
-        assert_eq!(twice, None, "a row twice in one recording");
-        for failure in failures {
-            let partition = partition_of(failure.hash, self.partitions());
-            let id = self.present.get(&failure.seq).map(i64::to_string);
-            if self.owners[partition as usize].0 != Some(replica)
-                || id.as_ref() != Some(&failure.event_id)
-            {
-                continue;
-            }
-            let mut failure = failure.clone();
-            if self.mutation == Mutation::RetryBehindItsKey && failure.state == FailureState::Dead {
-                failure.state = FailureState::Retrying;
-                failure.retry_after = Some(Duration::from_millis(200));
-            }
-            stored.push(failure.seq);
-            let attempts = self
-                .attempts
-                .entry(failure.event_id.parse().unwrap())
-                .or_default();
-            *attempts = (*attempts).max(failure.attempts);
-            let next_attempt_at = failure.retry_after.map(|after| now + after);
-            self.failures.insert(
-                failure.seq,
-                FailureRow {
-                    failure,
-                    next_attempt_at,
-                },
-            );
-        }
-        stored
-    }
-
-    pub fn load_failing(&mut self, partitions: &[i32], now: Time) -> Vec<Failing> {
-        let count = self.partitions();
-        let over: Vec<i64> = self
-            .failures
-            .iter()
-            .filter(|(seq, row)| {
-                let dead = row.failure.state == FailureState::Dead;
-                partitions.contains(&partition_of(row.failure.hash, count))
-                    && (self.failure(**seq).is_none() || !dead && !self.pending.contains(seq))
-            })
-            .map(|(seq, _)| *seq)
-            .collect();
-        for seq in over {
-            self.failures.remove(&seq);
-        }
-        self.failures
-            .values()
-            .filter(|row| {
-                matches!(
-                    row.failure.state,
-                    FailureState::Retrying | FailureState::Blocked
-                ) && self.pending.contains(&row.failure.seq)
-                    && partitions.contains(&partition_of(row.failure.hash, self.partitions()))
-            })
-            .map(|row| Failing {
-                seq: row.failure.seq,
-                hash: row.failure.hash,
-                keyed: row.failure.keyed,
-                state: row.failure.state,
-                retry_in: row.next_attempt_at.unwrap_or(now).saturating_sub(now),
-            })
-            .collect()
     }
 }

@@ -41,6 +41,8 @@ pub enum Mutation {
     MixConfigurations,
     /// A replica that was taken for dead keeps its place before those that took over.
     SleepersKeepTheirPlace,
+    /// A settle is believed, whatever it changed.
+    BelieveSettles,
 }
 
 impl Mutation {
@@ -60,6 +62,10 @@ impl Mutation {
             Mutation::RecordsByNumber => {
                 scenario.rejections = true;
                 scenario.emptied = true;
+            }
+            Mutation::BelieveSettles => {
+                scenario.faults = false;
+                scenario.inert = true;
             }
             Mutation::SettleBeforeConfirm => scenario.faults = true,
             Mutation::SleepersKeepTheirPlace => {
@@ -215,4 +221,9 @@ fn sharing_with_another_configuration_is_caught() {
 #[test]
 fn sleepers_that_keep_their_place_are_caught() {
     is_caught(Mutation::SleepersKeepTheirPlace);
+}
+
+#[test]
+fn believing_every_settle_is_caught() {
+    is_caught(Mutation::BelieveSettles);
 }

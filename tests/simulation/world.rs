@@ -40,6 +40,8 @@ pub struct Scenario {
     pub emptied: bool,
     /// Configurations that send events to different places; a replica that starts has one of them.
     pub configurations: u64,
+    /// For a while settling changes nothing, or some rows are locked.
+    pub inert: bool,
 }
 
 impl Scenario {
@@ -58,6 +60,7 @@ impl Scenario {
             busy: random.chance(30),
             emptied: random.chance(15),
             configurations: if random.chance(30) { 2 } else { 1 },
+            inert: random.chance(20),
         }
     }
 }
@@ -124,6 +127,12 @@ enum Event {
     /// The table is emptied and its numbers are drawn again. `true`: by TRUNCATE.
     Empty(bool),
     Resume,
+    /// Settling changes nothing for so long.
+    Inert(Duration),
+    Works,
+    /// Some rows are locked for so long.
+    Lock(Duration),
+    Unlock,
     /// An attempt to change the number of partitions.
     Repartition(usize),
 }
@@ -406,6 +415,18 @@ impl World {
             let at = ms(self.random.below(span));
             self.at(at, Event::Operator);
         }
+        if self.scenario.inert {
+            for _ in 0..self.random.between(1, 3) {
+                let at = ms(self.random.below(span));
+                let wait = ms(self.random.between(10, 8_000));
+                let event = if self.random.chance(50) {
+                    Event::Inert(wait)
+                } else {
+                    Event::Lock(wait)
+                };
+                self.at(at, event);
+            }
+        }
         if self.scenario.emptied {
             let at = ms(self.random.below(span));
             let by_truncate = self.random.chance(50);
@@ -541,6 +562,27 @@ impl World {
                 let partitions = self.random.between(1, 6) as usize;
                 self.at(self.now + ms(300), Event::Repartition(partitions));
             }
+            Event::Inert(wait) => {
+                self.log(|| format!("settling changes nothing for {wait:?}"));
+                self.database.inert = true;
+                self.at(self.now + wait, Event::Works);
+            }
+            Event::Works => {
+                self.log(|| "settling works again".to_owned());
+                self.database.inert = false;
+            }
+            Event::Lock(wait) => {
+                let pending: Vec<i64> = self.database.pending.iter().copied().collect();
+                for seq in pending {
+                    if self.random.chance(30) {
+                        let id = self.database.row(seq).id;
+                        self.database.locked.insert(id);
+                    }
+                }
+                self.log(|| format!("locked for {wait:?}: {:?}", self.database.locked));
+                self.at(self.now + wait, Event::Unlock);
+            }
+            Event::Unlock => self.database.locked.clear(),
             Event::Empty(by_truncate) => {
                 if self.outage.is_none() && self.database.empty(by_truncate) {
                     self.restarted_by_hand |= !by_truncate;

@@ -10,7 +10,7 @@ use super::ownership::Step;
 use super::pace::WakeReason;
 use super::window::Item;
 use crate::error::{ReasonCode, Verdict};
-use crate::store::{Claimed, Failing, Failure, ReadBatch, ReadRequest, Settle, Tick};
+use crate::store::{Claimed, Failing, Failure, ReadBatch, ReadRequest, Settle, Tick, Unsettled};
 
 /// A store command did not succeed; nothing is known about its effect.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,8 +40,8 @@ pub enum Input {
         /// Its batch, in order.
         results: Vec<(Item, Verdict)>,
     },
-    /// Answer to [`Command::Settle`].
-    Settled(Result<(), StoreFailed>),
+    /// Answer to [`Command::Settle`]: the rows that are pending all the same.
+    Settled(Result<Vec<Unsettled>, StoreFailed>),
     /// Answer to [`Command::Record`]: the rows that were stored (the others are no longer ours).
     Recorded(Result<Vec<i64>, StoreFailed>),
     /// Answer to [`Command::Own`] with [`Step::Register`].
@@ -102,6 +102,8 @@ pub struct Totals {
     pub dead: ByReason,
     /// Events given up, their keys wait for an operator.
     pub blocked: ByReason,
+    /// Published events whose rows could not be settled at the first attempt.
+    pub unsettled: u64,
     /// Events that expired before they could go.
     pub expired: u64,
     /// Events whose fate was unknown after an outage, to be published again.

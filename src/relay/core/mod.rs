@@ -24,6 +24,7 @@ pub mod pace;
 pub mod reading;
 #[cfg(test)]
 mod samples;
+mod settling;
 pub mod window;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -38,10 +39,10 @@ use crate::store::{Failing, Failure, FailureState, ReadBatch, Tick, partition_of
 
 use leaving::Leaving;
 pub use messages::{ByReason, Command, Gauges, Input, StoreFailed, Totals};
-use outcomes::Finished;
 use ownership::{Ownership, Step};
 use pace::{AWAKE_HORIZON, Pace, WakeReason};
 use reading::{Reading, Way};
+use settling::{Finished, Trust};
 use window::{Hold, Item, Ordering, Suspect, Window};
 
 /// Time since the relay started, on a monotonic clock.
@@ -175,6 +176,9 @@ pub struct Core {
     failures_version: Option<i64>,
     /// Finished rows to settle.
     to_settle: Vec<Finished>,
+    /// Those that could not be settled before.
+    to_settle_again: Vec<Finished>,
+    trust: Trust,
     settling: Vec<Finished>,
     settle_after: Time,
     /// When the oldest row in `to_settle` came.
@@ -213,6 +217,8 @@ impl Core {
             leaving: Leaving::No,
             failures_version: None,
             to_settle: Vec::new(),
+            to_settle_again: Vec::new(),
+            trust: Trust::default(),
             settling: Vec::new(),
             settle_after: Time::ZERO,
             settle_from: Time::ZERO,
@@ -358,7 +364,7 @@ impl Core {
 
     /// When a batch can go out.
     fn publish_due(&self, now: Time) -> Option<Time> {
-        if !self.may_publish(now) || !self.window.can_send() {
+        if !self.may_publish(now) || !self.window.can_send() || self.may_go() == 0 {
             return None;
         }
         self.lanes.iter().filter_map(|lane| lane.free_at()).min()
@@ -370,13 +376,14 @@ impl Core {
         }
         let free = |lane: &Lane| lane.free_at().is_some_and(|at| at <= now);
         let lane = self.lanes.iter().position(free)?;
+        let allowed = self.may_go();
         let mut most = self.config.lane_batch;
         if self.config.ordering == Ordering::Pipelined {
             // One key cannot use several lanes, so it may use one lane for several batches.
             let spread = self.window.ready().min(self.lanes.len()).max(1);
             most = most * self.lanes.len() / spread;
         }
-        let (batch, expired) = self.window.take_batch(most, now);
+        let (batch, expired) = self.window.take_batch(most.min(allowed), now);
         for item in expired {
             self.totals.expired += 1;
             self.ownership.departed(item.record.hash);
@@ -471,6 +478,7 @@ impl Core {
         }
         self.pace.awake_for(now, tick.awake_for);
         self.reading.ticked(now, tick.next_due_in);
+        self.trust_ticked(tick.unsettled);
         if self.failures_version.replace(tick.failures_version) != Some(tick.failures_version) {
             self.reload_after = Some(now);
         }
@@ -540,9 +548,19 @@ impl Core {
             self.reload_after = Some(now);
         }
         let way = arrivals.way;
+        self.probed(now, &arrivals);
         let mut touched = Vec::new();
         for record in arrivals.rows {
             if !self.ownership.active(record.hash) || self.window.knows(record.seq) {
+                continue;
+            }
+            if record.published {
+                self.settle_again(record);
+                continue;
+            }
+            if way == Way::Retry && self.unsettled().is_some() {
+                // It would only wait in memory, where room may be scarce.
+                self.reading.refused(record.seq);
                 continue;
             }
             let (hash, keyed) = (record.hash, record.keyed);

@@ -1,4 +1,4 @@
-//! What becomes of rows: published, settled, tried again, given up, and what is recorded of it.
+//! What becomes of rows: published, tried again, given up, and what is recorded of it.
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -6,70 +6,13 @@ use std::time::Duration;
 use super::reading::Way;
 use super::window::{Hold, Item, Suspect};
 use super::{
-    Command, Core, LANE_RETRY, Lane, MAX_CRASHES, RECORD_MAX, SETTLE_MAX, SETTLE_WAIT,
-    SETTLE_WORTH, STORE_RETRY, StoreFailed, Time,
+    Command, Core, LANE_RETRY, Lane, MAX_CRASHES, RECORD_MAX, STORE_RETRY, StoreFailed, Time,
 };
 use crate::error::{Action, Reason, ReasonCode, Verdict};
 use crate::event::Record;
-use crate::store::{Failure, FailureState, Settle, Settled};
-
-/// A finished row on its way to the database.
-#[derive(Debug, Clone)]
-pub(super) struct Finished {
-    row: Settled,
-    hash: i64,
-    /// Has a failure record.
-    failed_before: bool,
-}
+use crate::store::{Failure, FailureState};
 
 impl Core {
-    /// Settling waits a moment for more rows: a commit per event would cost the database more than the
-    /// events do. Nobody waits for it but a stop and a hand-over.
-    pub(super) fn settle_due(&self) -> Option<Time> {
-        if self.to_settle.is_empty() || !self.settling.is_empty() {
-            return None;
-        }
-        let hurry = self.is_stopping() || self.ownership.is_draining();
-        let enough = self.to_settle.len() >= SETTLE_WORTH;
-        let patience = if hurry || enough {
-            Time::ZERO
-        } else {
-            self.settle_from + SETTLE_WAIT
-        };
-        Some(patience.max(self.settle_after))
-    }
-
-    /// A row is finished: the database is to know.
-    pub(super) fn finish(&mut self, now: Time, item: Item) {
-        if self.to_settle.is_empty() {
-            self.settle_from = now;
-        }
-        self.to_settle.push(Finished {
-            hash: item.record.hash,
-            failed_before: item.retried,
-            row: Settled {
-                seq: item.record.seq,
-                id: item.record.id,
-            },
-        });
-    }
-
-    pub(super) fn next_settle(&mut self, now: Time) -> Option<Command> {
-        if self.settle_due().is_none_or(|due| due > now) {
-            return None;
-        }
-        let most = self.to_settle.len().min(SETTLE_MAX);
-        self.settling = self.to_settle.drain(..most).collect();
-        let mut settle = Settle::default();
-        for finished in &self.settling {
-            settle.rows.push(finished.row.clone());
-            if finished.failed_before {
-                settle.failed_before.push(finished.row.seq);
-            }
-        }
-        Some(Command::Settle(settle))
-    }
-
     /// When failures may be recorded again, after that failed. Otherwise they are recorded as they come.
     pub(super) fn record_due(&self, now: Time) -> Option<Time> {
         (self.recording.is_empty() && self.record_after > now).then_some(self.record_after)
@@ -300,25 +243,6 @@ impl Core {
         // A record that is there already is of a row that was dropped before it went, and read again: nothing counts
         // on it any more. A row that has gone is not read again before it is recorded.
         self.to_record.insert(failure.seq, failure);
-    }
-
-    pub(super) fn settled(&mut self, now: Time, result: Result<(), StoreFailed>) {
-        let rows = std::mem::take(&mut self.settling);
-        match result {
-            Ok(()) => {
-                let epoch = self.reading.epoch();
-                for finished in rows {
-                    self.suspected.remove(&finished.row.seq);
-                    self.window.settled(finished.row.seq, epoch);
-                    self.ownership.arrived(finished.hash);
-                }
-                self.reading.settle_epochs(&mut self.window);
-            }
-            Err(StoreFailed) => {
-                self.settle_after = now + STORE_RETRY;
-                self.to_settle.splice(0..0, rows);
-            }
-        }
     }
 
     pub(super) fn recorded(&mut self, now: Time, result: Result<Vec<i64>, StoreFailed>) {

@@ -224,6 +224,11 @@ impl Reading {
         self.retry_at = Some(self.retry_at.map_or(at, |old| old.min(at)));
     }
 
+    /// When one does.
+    pub fn next_retry(&self) -> Option<Time> {
+        self.retry_at
+    }
+
     /// A retry or a delayed row falls due in this time, says the database.
     pub fn ticked(&mut self, now: Time, left: Option<Duration>) {
         self.refused.clear();
@@ -358,8 +363,7 @@ impl Reading {
             let holders = batch.holders.as_ref().unwrap_or(&nobody);
             let source = self.source.replace(holders.source);
             if source.is_some_and(|source| source != holders.source) {
-                self.forget(now);
-                self.change = SourceChange::Emptying;
+                self.start_over(now);
                 pace.read_done(now, 1, true);
                 return Arrivals::default();
             }
@@ -397,7 +401,7 @@ impl Core {
         )
     }
 
-    fn room(&self) -> usize {
+    pub(super) fn room(&self) -> usize {
         // Many small reads cost more than a few large ones.
         if self.free_bytes() < self.config.max_in_flight_bytes.div_ceil(4) {
             return 0;
@@ -425,12 +429,16 @@ impl Core {
         if self.reading.out.is_some()
             || self.is_stopping() && !self.wants_last_read()
             || self.paused
-            || self.room() == 0
             || self.ownership.partitions().is_none()
             || !self.ownership.proven(now)
             || self.reading.change != SourceChange::None
         {
             return None;
+        }
+        if self.room() == 0 {
+            // What fills the memory may wait for a row to be settled: one is tried all the same.
+            let due = self.retries_due().filter(|_| self.unsettled().is_some())?;
+            return Some(due.max(self.reading.after_failure));
         }
         let due = Next::ALL.into_iter().filter_map(|next| self.due(next));
         due.min().map(|due| due.max(self.reading.after_failure))
@@ -442,7 +450,7 @@ impl Core {
         let at_once = |wanted: bool| wanted.then_some(Time::ZERO);
         match next {
             Next::Last => at_once(self.wants_last_read()),
-            Next::Retries => reading.retry_at,
+            Next::Retries => self.retries_due(),
             Next::Due => reading.due_at,
             Next::CatchUp => at_once(reading.has_order && self.window.has_wanting()),
             Next::Main => (self.window.held() < HELD_MAX).then(|| self.pace.due()),
@@ -502,14 +510,21 @@ impl Core {
 
     fn choose(&mut self, now: Time, room: usize) -> Option<(ReadKind, usize)> {
         let is_due = |next: Next| self.due(next).is_some_and(|due| due <= now);
-        let next = match (is_due(Next::Last), is_due(Next::Sweep)) {
-            (true, _) => Some(Next::Last),
-            (false, sweep) => Next::TURNS
-                .into_iter()
-                .filter(|next| is_due(*next))
-                .min_by_key(|next| self.reading.served[*next as usize])
-                .or(sweep.then_some(Next::Sweep)),
+        let next = if room == 0 {
+            // Only a probe of whether rows can be settled again has use for no room.
+            is_due(Next::Retries).then_some(Next::Retries)
+        } else {
+            match (is_due(Next::Last), is_due(Next::Sweep)) {
+                (true, _) => Some(Next::Last),
+                (false, sweep) => Next::TURNS
+                    .into_iter()
+                    .filter(|next| is_due(*next))
+                    .min_by_key(|next| self.reading.served[*next as usize])
+                    .or(sweep.then_some(Next::Sweep)),
+            }
         }?;
+        // The other half is for new rows.
+        let room_of_retries = self.room_of_retries(room.div_ceil(2));
         let reading = &mut self.reading;
         reading.served[next as usize] = reading.next_ticket;
         match next {
@@ -519,8 +534,7 @@ impl Core {
             }
             Next::Retries => {
                 reading.retry_at = None;
-                // The other half is for new rows.
-                Some((ReadKind::Retries, room.div_ceil(2)))
+                Some((ReadKind::Retries, room_of_retries))
             }
             Next::Due => {
                 reading.due_at = None;

@@ -43,6 +43,7 @@ pub(super) fn tick(partitions: Vec<PartitionRow>, replicas: Vec<ReplicaRow>) -> 
         standing_down: false,
         failures_version: 0,
         awake_for: Duration::ZERO,
+        unsettled: false,
         next_due_in: None,
     }
 }

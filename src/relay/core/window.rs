@@ -240,6 +240,17 @@ impl Window {
         self.slots.range((from, to)).map(|(seq, _)| *seq).collect()
     }
 
+    /// Rows in flight, or done with and not settled.
+    pub fn busy(&self) -> usize {
+        let busy = |slot: &&Slot| matches!(slot, Slot::InFlight | Slot::Finished);
+        self.slots.values().filter(busy).count()
+    }
+
+    /// A row that was published before is to be settled.
+    pub fn admit_finished(&mut self, seq: i64) {
+        self.slots.insert(seq, Slot::Finished);
+    }
+
     /// Whether this row is in memory, in whatever state.
     pub fn knows(&self, seq: i64) -> bool {
         self.slots.contains_key(&seq)

@@ -31,6 +31,8 @@ pub(super) struct Report {
     /// It is back, since when, and how long it was away. One that comes and goes counts as away.
     sink_back: Option<(Instant, Duration)>,
     paused: bool,
+    /// When it was said last that nothing can be settled.
+    unsettled_at: Option<Instant>,
     said: HashMap<(FailureState, Option<ReasonCode>), (Option<Instant>, usize)>,
     waited_in_vain: Option<Instant>,
 }
@@ -109,6 +111,22 @@ impl Report {
         }
     }
 
+    /// Whether publishing waits because published rows cannot be settled, and why: once a minute.
+    pub(super) fn settling(&mut self, problem: Option<&str>) {
+        match problem {
+            Some(problem) if self.unsettled_at.is_none_or(|at| at.elapsed() >= MINUTE) => {
+                self.unsettled_at = Some(Instant::now());
+                tracing::error!(
+                    "published rows cannot be settled; nothing is published until they can be: {problem}"
+                );
+            }
+            None if self.unsettled_at.take().is_some() => {
+                tracing::info!("published rows can be settled again");
+            }
+            _ => {}
+        }
+    }
+
     /// Failures about to be recorded: one line per kind, with an example.
     pub(super) fn failures(&mut self, failures: &[Failure]) {
         let mut kinds: HashMap<(FailureState, Option<ReasonCode>), Vec<&Failure>> = HashMap::new();
@@ -164,6 +182,14 @@ impl Report {
                     r#type = kind,
                     attempts,
                     "event dead, see `outrigger dead list`: {detail}"
+                ),
+                FailureState::Unsettled => tracing::warn!(
+                    count,
+                    seq,
+                    id,
+                    r#type = kind,
+                    attempts,
+                    "event published, but its row could not be settled; that is tried again, the event is not published again: {detail}"
                 ),
                 FailureState::Suspect => tracing::warn!(
                     count,

@@ -166,12 +166,13 @@ impl PostgresStore {
         Ok(row.try_get(0)?)
     }
 
-    /// Lets the selected rows be tried again at once, with all their attempts. Returns how many.
+    /// Lets the selected rows be tried again at once, with all their attempts: published ones are settled. Returns how many.
     pub async fn retry(&self, filter: &FailureFilter) -> Result<u64, StoreError> {
         let sql = &self.inner.sql;
         let text = format!(
             "with chosen as ({}), version as ({} and exists (select from chosen)) \
-             update outrigger.failures f set state = 'retrying', attempts = 0, crashes = 0, next_attempt_at = clock_timestamp() \
+             update outrigger.failures f set state = case f.state when 'unsettled' then f.state else 'retrying' end, \
+               attempts = 0, crashes = 0, next_attempt_at = clock_timestamp() \
              from chosen where f.outbox = {} and f.seq = chosen.seq",
             selected(sql, "f.seq", filter),
             bump(sql),
@@ -186,11 +187,16 @@ impl PostgresStore {
         let sql = &self.inner.sql;
         let settled = sql.settle_those("array(select seq from chosen)", "select id from chosen");
         let text = format!(
-            "with chosen as materialized ({}), version as ({} and exists (select from chosen)), settled as ({settled}) \
-             delete from outrigger.failures f using chosen where f.outbox = {} and f.seq = chosen.seq",
+            "with chosen as materialized ({}), version as ({} and exists (select from chosen)), \
+               settled as ({settled} returning {seq}::int8 as seq, {over} as over) \
+             delete from outrigger.failures f using chosen where f.outbox = {} and f.seq = chosen.seq and f.event_id = chosen.id \
+               and (f.seq in (select seq from settled where over) or {})",
             selected(sql, "f.seq, f.event_id as id", filter),
             bump(sql),
-            sql.outbox
+            sql.outbox,
+            sql.row_is_over(),
+            seq = sql.seq,
+            over = sql.over,
         );
         self.change(&text, filter).await
     }

@@ -159,6 +159,7 @@ pub(super) fn state(text: &str) -> Result<FailureState, StoreError> {
         "blocked" => Ok(FailureState::Blocked),
         "dead" => Ok(FailureState::Dead),
         "suspect" => Ok(FailureState::Suspect),
+        "unsettled" => Ok(FailureState::Unsettled),
         other => Err(StoreError::schema(format!(
             "outrigger.failures holds the unknown state `{other}`: upgrade the binary"
         ))),

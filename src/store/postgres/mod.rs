@@ -58,7 +58,7 @@ pub use retention::{HISTORY_LOOKED_AT_MAX, History, RetentionStep};
 
 use crate::store::configuration::Configuration;
 use crate::store::{
-    Claimed, Failing, Failure, Partitions, ReadBatch, ReadRequest, Settle, Tick, Told,
+    Claimed, Failing, Failure, Partitions, ReadBatch, ReadRequest, Settle, Tick, Told, Unsettled,
 };
 use connect::Connector;
 use inspect::Table;
@@ -308,15 +308,50 @@ impl PostgresStore {
         ))
     }
 
-    /// Marks or deletes finished rows. Idempotent. Returns how many rows it changed.
+    /// Marks or deletes finished rows. Idempotent. Returns those that are pending all the same, each with the reason; the
+    /// others are settled, whoever did it. An error: the database is out of reach, nothing is known.
     ///
     /// Without an order column rows are found by hashing every id of the table, unless it has an index on
     /// `hashtextextended(id::text, 0)`.
-    pub async fn settle(&self, settle: &Settle) -> Result<u64, StoreError> {
+    pub async fn settle(&self, settle: &Settle) -> Result<Vec<Unsettled>, StoreError> {
         let inner = &*self.inner;
-        run!(self, session, |session| settle::settle(
-            &session, &inner.sql, settle
-        ))
+        if settle.rows.is_empty() {
+            return Ok(Vec::new());
+        }
+        if !settle.careful {
+            match self.settle_at_once(settle).await {
+                Some(Ok(settled)) if settled >= settle.rows.len() as u64 => return Ok(Vec::new()),
+                // Settled by somebody else before, or not at all.
+                Some(Ok(_)) => {
+                    return run!(self, |client| settle::without_effect(
+                        client, &inner.sql, settle
+                    ));
+                }
+                Some(Err(error)) if error.is_outage() => return Err(error),
+                // One row may be the cause.
+                Some(Err(_)) | None => {}
+            }
+        }
+        run!(self, |client| settle::carefully(client, &inner.sql, settle))
+    }
+
+    /// One statement for all; `None` if it takes long: it may wait for a lock.
+    async fn settle_at_once(&self, settle: &Settle) -> Option<Result<u64, StoreError>> {
+        let inner = &*self.inner;
+        let lease = match inner.database.lease().await {
+            Ok(lease) => lease,
+            Err(error) => return Some(Err(error)),
+        };
+        let patience = settle::PATIENCE.min(inner.database.timeout);
+        let question = async { settle::settle(&lease.session(), &inner.sql, settle).await };
+        match timeout(patience, question).await {
+            Ok(result) => Some(
+                lease
+                    .finish(Ok(result))
+                    .map_err(|error| error.with_grants(&inner.grants)),
+            ),
+            Err(_) => None,
+        }
     }
 
     /// Stores failures of rows in partitions that `replica` owns; returns the `seq` of those stored.

@@ -205,6 +205,7 @@ pub(super) async fn tick(
         standing_down: row.try_get("standing_down")?,
         failures_version: row.try_get("failures_version")?,
         awake_for: micros(row.try_get("awake_for")?).unwrap_or_default(),
+        unsettled: row.try_get("unsettled")?,
         next_due_in: micros(row.try_get("next_due_in")?),
     })
 }
@@ -251,7 +252,8 @@ fn state(table: &Table, sql: &Sql) -> String {
            b.paused_at is not null as paused, b.failures_version, \
            coalesce(b.repartition_until > clock_timestamp(), false) as standing_down, \
            {awake_for} as awake_for, {due} as next_due_in, {SERVER_START} as server_start, \
-           current_setting('transaction_read_only')::bool as read_only \
+           current_setting('transaction_read_only')::bool as read_only, \
+           exists (select from outrigger.failures f where f.outbox = {outbox} and f.state = 'unsettled') as unsettled \
          from outrigger.outboxes b where b.outbox = {outbox}",
         awake_for = sql.awake_for,
     )
@@ -260,7 +262,7 @@ fn state(table: &Table, sql: &Sql) -> String {
 fn retry_due(outbox: &str) -> String {
     format!(
         "(select greatest(0, (extract(epoch from (f.next_attempt_at - clock_timestamp())) * 1000000)::int8) \
-         from outrigger.failures f where f.outbox = {outbox} and f.state = 'retrying' \
+         from outrigger.failures f where f.outbox = {outbox} and f.state in ('retrying', 'unsettled') \
          order by f.next_attempt_at nulls first limit 1)"
     )
 }

@@ -80,7 +80,15 @@ pub(super) fn statement<'a>(
     }
     if !request.skip_keys.is_empty() {
         let list = bind(&request.skip_keys, Type::INT8_ARRAY);
-        filters.push(format!("{} not in (select unnest({list}))", sql.hash));
+        // An unsettled row waits for nothing of its key.
+        let or_unsettled = match request.kind {
+            ReadKind::Retries => "f.state = 'unsettled' or ",
+            _ => "",
+        };
+        filters.push(format!(
+            "({or_unsettled}{} not in (select unnest({list})))",
+            sql.hash
+        ));
     }
     if let (Some(source), false) = (
         &request.source,
@@ -99,17 +107,21 @@ pub(super) fn statement<'a>(
     let (counts, retry, join) = match request.kind {
         ReadKind::Retries => {
             filters.push(format!(
-                "f.outbox = {} and f.state = 'retrying' and coalesce(f.next_attempt_at, '-infinity') <= clock_timestamp()",
+                "f.outbox = {} and f.state in ('retrying', 'unsettled') and coalesce(f.next_attempt_at, '-infinity') <= clock_timestamp()",
                 sql.outbox
             ));
             let join = format!(
                 "outrigger.failures f join {} o on {}",
                 sql.table, sql.failure_join
             );
-            (PACKED, "0::int8", join)
+            (
+                PACKED,
+                "case f.state when 'unsettled' then -2 else 0 end::int8",
+                join,
+            )
         }
         ReadKind::CatchUp { .. } => {
-            filters.push("f.state is distinct from 'dead'".to_owned());
+            filters.push("(f.state is null or f.state not in ('dead', 'unsettled'))".to_owned());
             let join = format!(
                 "{} o left join outrigger.failures f on f.outbox = {} and {}",
                 sql.table, sql.outbox, sql.failure_join
@@ -125,7 +137,10 @@ pub(super) fn statement<'a>(
             )
         }
     };
-    let mut order = if sql.has_order {
+    let mut order = if retries {
+        // Unsettled rows first: whether they can be settled by now decides whether anything is published.
+        format!("order by f.state desc, {seq} ")
+    } else if sql.has_order {
         format!("order by {seq} ")
     } else {
         String::new()
@@ -159,6 +174,9 @@ pub(super) fn statement<'a>(
     };
     Statement { text, params }
 }
+
+/// Instead of them, for a row that was published.
+const PUBLISHED: i64 = -2;
 
 /// Microseconds until a failed row may be tried again; negative if only an operator can release it.
 const RETRY_IN: &str = "case f.state when 'blocked' then -1::int8 when 'retrying' then \
@@ -309,6 +327,7 @@ impl<'a> Layout<'a> {
             keyed: row.try_get(2)?,
             attempts: (counts >> 32) as u32,
             crashes: counts as u32,
+            published: retry_in == Some(PUBLISHED),
             retry_in: retry_in
                 .map(|us| u64::try_from(us).map_or(Duration::MAX, Duration::from_micros)),
             expires_in: expires_in.map(|us| Duration::from_micros(us.max(0) as u64)),

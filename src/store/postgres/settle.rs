@@ -1,28 +1,208 @@
 //! Finishing rows.
 
+use std::time::{Duration, Instant};
+
 use tokio_postgres::types::Type;
+use tokio_postgres::{Client, Row, Transaction};
 
 use super::error::StoreError;
-use super::session::{Params, Session};
+use super::session::{Params, Session, begin};
 use super::sql::Sql;
-use crate::store::Settle;
+use crate::store::{Settle, Settled, Unsettled};
+
+/// How long a settle may take before it is suspected to wait for somebody's lock.
+pub(super) const PATIENCE: Duration = Duration::from_secs(1);
+/// How long a statement that is tried with care waits for a lock.
+const LOCK_TIMEOUT: &str = "set local lock_timeout = '100ms'";
+/// How long rows are told apart; the rest is tried again later.
+const SEARCH: Duration = Duration::from_secs(2);
+/// So many rows that failed alone, and none that did not: the others need not be tried.
+const HOPELESS: usize = 3;
+
+/// The rows, as the statements want them.
+struct Rows<'a> {
+    seqs: Vec<i64>,
+    ids: Vec<&'a str>,
+}
+
+impl<'a> Rows<'a> {
+    fn new(rows: &'a [Settled]) -> Self {
+        Self {
+            seqs: rows.iter().map(|row| row.seq).collect(),
+            ids: rows.iter().map(|row| row.id.as_str()).collect(),
+        }
+    }
+
+    fn params(&self) -> Params<'_> {
+        vec![
+            (&self.seqs, Type::INT8_ARRAY),
+            (&self.ids, Type::TEXT_ARRAY),
+        ]
+    }
+}
 
 /// Marks or deletes rows and removes their failure records: one statement, so one transaction. Not fenced: a confirmed
-/// event is a fact, whoever reports it.
+/// event is a fact, whoever reports it. Returns how many were settled: fewer, if somebody else settled some before.
 pub(super) async fn settle(
     session: &Session<'_>,
     sql: &Sql,
     settle: &Settle,
 ) -> Result<u64, StoreError> {
-    if settle.rows.is_empty() {
-        return Ok(0);
+    let rows = Rows::new(&settle.rows);
+    let mut params = rows.params();
+    let text = if settle.failed_before.is_empty() {
+        sql.settle()
+    } else {
+        params.push((&settle.failed_before, Type::INT8_ARRAY));
+        sql.settle_with_failures()
+    };
+    let answer = session.query(&text, params).await?;
+    let count: Option<i64> = answer.first().map(|row| row.try_get(0)).transpose()?;
+    Ok(count.unwrap_or(0).max(0) as u64)
+}
+
+/// Those of the rows that are still pending, after a statement that was to settle them.
+pub(super) async fn without_effect(
+    client: &Client,
+    sql: &Sql,
+    settle: &Settle,
+) -> Result<Vec<Unsettled>, StoreError> {
+    let rows = Rows::new(&settle.rows);
+    let pending = numbers(
+        client
+            .query_typed(&sql.still_pending(), &rows.params())
+            .await?,
+    )?;
+    Ok(unsettled(pending, &no_effect(sql)))
+}
+
+fn numbers(rows: Vec<Row>) -> Result<Vec<i64>, StoreError> {
+    rows.iter().map(|row| Ok(row.try_get(0)?)).collect()
+}
+
+fn unsettled(seqs: Vec<i64>, reason: &str) -> Vec<Unsettled> {
+    let reason = reason.to_owned();
+    seqs.into_iter()
+        .map(|seq| Unsettled {
+            seq,
+            reason: reason.clone(),
+        })
+        .collect()
+}
+
+fn no_effect(sql: &Sql) -> String {
+    let (what, done) = if sql.marks {
+        ("UPDATE", "the row is still unmarked")
+    } else {
+        ("DELETE", "the row is still there")
+    };
+    format!(
+        "the database took the {what} and {done}; look for a trigger, a rule or a row-level security policy on {what} of {}",
+        sql.table
+    )
+}
+
+/// Settles what can be settled and finds out which rows cannot, and why. Waits for nobody's lock. An error means that the
+/// database is out of reach: rows settled until then are settled.
+pub(super) async fn carefully(
+    client: &mut Client,
+    sql: &Sql,
+    settle: &Settle,
+) -> Result<Vec<Unsettled>, StoreError> {
+    let until = Instant::now() + SEARCH;
+    let all = &settle.rows[..];
+    let mut found = Vec::new();
+    let (mut settled, mut alone) = (0, 0);
+    let mut groups = vec![all];
+    while let Some(group) = groups.pop() {
+        let error = match attempt(client, sql, group).await {
+            Ok(stuck) => {
+                settled += group.len() - stuck.len();
+                found.extend(stuck);
+                continue;
+            }
+            Err(error) if error.is_outage() => return Err(error),
+            Err(error) => error,
+        };
+        alone += usize::from(group.len() == 1);
+        let hopeless = settled == 0 && alone >= HOPELESS;
+        if group.len() == 1 || hopeless || Instant::now() > until {
+            let seqs = group.iter().map(|row| row.seq).collect();
+            found.extend(unsettled(
+                seqs,
+                &format!("the database refuses it: {error}"),
+            ));
+            continue;
+        }
+        let (first, second) = group.split_at(group.len() / 2);
+        groups.extend([second, first]);
+        if group.len() == all.len() {
+            // One from the middle and one from the end tell whether it is all of them.
+            groups.extend([&second[..1], &second[second.len() - 1..]]);
+        }
     }
-    let seqs: Vec<i64> = settle.rows.iter().map(|row| row.seq).collect();
-    let ids: Vec<&str> = settle.rows.iter().map(|row| row.id.as_str()).collect();
-    let mut params: Params<'_> = vec![(&seqs, Type::INT8_ARRAY), (&ids, Type::TEXT_ARRAY)];
-    if settle.failed_before.is_empty() {
-        return Ok(session.execute(&sql.settle(), params).await?);
+    found.sort_unstable_by_key(|row| row.seq);
+    found.dedup_by_key(|row| row.seq);
+    Ok(found)
+}
+
+/// Settles these rows, all but those that somebody else has locked or that the database leaves as they are.
+async fn attempt(
+    client: &mut Client,
+    sql: &Sql,
+    group: &[Settled],
+) -> Result<Vec<Unsettled>, StoreError> {
+    let rows = Rows::new(group);
+    let transaction = begin(client).await?;
+    transaction.batch_execute(LOCK_TIMEOUT).await?;
+    let mut free = rows.seqs.clone();
+    if sql.marks {
+        // Who deletes has not always the privilege to lock. Then a locked row fails by the time limit.
+        let text = sql.lock_pending();
+        free = numbers(transaction.query_typed(&text, &rows.params()).await?)?;
     }
-    params.push((&settle.failed_before, Type::INT8_ARRAY));
-    Ok(session.execute(&sql.settle_with_failures(), params).await?)
+    let params: Params<'_> = vec![(&free, Type::INT8_ARRAY), (&rows.ids, Type::TEXT_ARRAY)];
+    transaction
+        .execute_typed(&sql.settle_plainly(), &params)
+        .await?;
+    transaction
+        .execute_typed(&sql.clear_settled(), &rows.params())
+        .await?;
+    let text = sql.still_pending();
+    let pending = numbers(transaction.query_typed(&text, &rows.params()).await?)?;
+    let locked: Vec<i64> = pending
+        .iter()
+        .copied()
+        .filter(|seq| !free.contains(seq))
+        .collect();
+    let reason = match locked.first() {
+        Some(seq) => holder(&transaction, sql, *seq).await?,
+        None => String::new(),
+    };
+    transaction.commit().await?;
+    let left: Vec<i64> = pending
+        .into_iter()
+        .filter(|seq| !locked.contains(seq))
+        .collect();
+    let mut stuck = unsettled(locked, &reason);
+    stuck.extend(unsettled(left, &no_effect(sql)));
+    Ok(stuck)
+}
+
+/// Who has this row locked, as far as that can be seen.
+async fn holder(transaction: &Transaction<'_>, sql: &Sql, seq: i64) -> Result<String, StoreError> {
+    let text = format!(
+        "select string_agg(distinct l.pid::text, ', ') from {} o join pg_locks l \
+         on l.locktype = 'transactionid' and l.granted and l.transactionid = o.xmax where {} = $1",
+        sql.table, sql.seq
+    );
+    let row = transaction
+        .query_typed_one(&text, &[(&seq, Type::INT8)])
+        .await?;
+    Ok(match row.try_get::<_, Option<String>>(0)? {
+        Some(processes) => format!(
+            "another session has the row locked: server process {processes} (see pg_stat_activity); it is settled when the lock goes"
+        ),
+        None => "another session has the row locked, or a row-level security policy forbids to change it".into(),
+    })
 }

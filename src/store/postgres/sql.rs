@@ -36,7 +36,7 @@ pub(super) struct Sql {
     pub(super) counts: String,
     /// True for rows without a failure record that holds them up.
     pub(super) not_failing: String,
-    /// True for rows that are not given up.
+    /// True for rows that are not given up, and not published without being settled.
     pub(super) not_dead: String,
     /// Joins `outrigger.failures f` to its row `o`: by number and id, since a number may be drawn again for another event.
     pub(super) failure_join: String,
@@ -52,6 +52,10 @@ pub(super) struct Sql {
     pub(super) id_text: String,
     /// What is before and after the condition on the rows to settle.
     settle_around: (String, String),
+    /// True for a row that was settled, as its triggers left it.
+    pub(super) over: String,
+    /// Rows are marked, not deleted.
+    pub(super) marks: bool,
 }
 
 /// The current time in a column's type.
@@ -115,7 +119,9 @@ impl Sql {
         );
         let not_failing =
             format!("(not {any} or not exists (select {row} and f.state <> 'suspect'))");
-        let not_dead = format!("(not {any} or not exists (select {row} and f.state = 'dead'))");
+        let not_dead = format!(
+            "(not {any} or not exists (select {row} and f.state in ('dead', 'unsettled')))"
+        );
         let counts = format!(
             "case when {any} then (select (f.attempts::int8 << 32) | f.crashes {row}) end as counts"
         );
@@ -127,7 +133,14 @@ impl Sql {
             _ => format!("{seq} = f.seq and {id_text} = f.event_id"),
         };
         let awake = format!("{}::regclass", literal(&t.awake));
+        let marks = t.after_publish == AfterPublish::Mark && !mark.set.is_empty();
         Self {
+            over: if marks {
+                format!("not ({})", mark.pending)
+            } else {
+                "true".into()
+            },
+            marks,
             awake_for: format!(
                 "1000 * greatest(0, least(coalesce(pg_sequence_last_value({awake}), 0), {NEVER_MS}) - {NOW_MS})"
             ),
@@ -173,21 +186,70 @@ impl Sql {
         )
     }
 
-    /// Marks or deletes the rows with `seq` in `$1` and id in `$2`.
-    pub(super) fn settle(&self) -> String {
-        self.settle_those("$1", "select unnest($2)")
+    /// Marks or deletes the rows with `seq` in `$1` and id in `$2`, and nothing else: also where a rule forbids more.
+    pub(super) fn settle_plainly(&self) -> String {
+        self.settle_those("$1", THOSE)
     }
 
-    /// The settle statement, with the removal of failure records (those of `$3`).
-    pub(super) fn settle_with_failures(&self) -> String {
+    /// The same, and says how many of them are not pending any more. What a trigger made of a row counts, not what was asked.
+    pub(super) fn settle(&self) -> String {
         format!(
-            "with cleared as (delete from outrigger.failures f where f.outbox = {} and f.seq = any($3) \
-               and (f.event_id in (select unnest($2))) is true) {}",
-            self.outbox,
-            self.settle()
+            "with done as ({} returning {} as over) select count(*) filter (where over) from done",
+            self.settle_plainly(),
+            self.over
         )
     }
+
+    /// The settle statement, with the removal of failure records (those of `$3`), if their rows are settled.
+    pub(super) fn settle_with_failures(&self) -> String {
+        format!(
+            "with done as ({} returning {} as over, {}::int8 as seq), \
+             cleared as (delete from outrigger.failures f where f.outbox = {} and f.seq = any($3) \
+               and (f.event_id in ({THOSE})) is true \
+               and (f.seq in (select seq from done where over) or {})) \
+             select count(*) filter (where over) from done",
+            self.settle_plainly(),
+            self.over,
+            self.seq,
+            self.outbox,
+            self.row_is_over(),
+        )
+    }
+
+    /// True for a failure record `f` whose row is not pending any more.
+    pub(super) fn row_is_over(&self) -> String {
+        format!(
+            "not exists (select from {} o where {} and {})",
+            self.table, self.failure_join, self.pending
+        )
+    }
+
+    /// Removes the failure records of those rows, as far as they are settled.
+    pub(super) fn clear_settled(&self) -> String {
+        format!(
+            "delete from outrigger.failures f where f.outbox = {} and f.seq = any($1) \
+             and (f.event_id in ({THOSE})) is true and {}",
+            self.outbox,
+            self.row_is_over()
+        )
+    }
+
+    /// Those of the rows that are still pending, by `seq`.
+    pub(super) fn still_pending(&self) -> String {
+        format!(
+            "select {0}::int8 from {1} o where {0} = any($1) and ({2} in ({THOSE})) is true and {3}",
+            self.seq, self.table, self.id_text, self.pending
+        )
+    }
+
+    /// The same, without those that somebody else has locked; locks the others.
+    pub(super) fn lock_pending(&self) -> String {
+        format!("{} for update skip locked", self.still_pending())
+    }
 }
+
+/// The ids of the rows to settle.
+const THOSE: &str = "select unnest($2)";
 
 fn select_list(t: &Table, seq: &str, hash: &str, total: bool) -> (String, String) {
     let mut columns = vec![format!("{seq}::int8 as seq"), format!("{hash} as hash")];

@@ -42,7 +42,12 @@ impl Database {
         let due = self
             .failures
             .values()
-            .filter(|row| row.failure.state == FailureState::Retrying)
+            .filter(|row| {
+                matches!(
+                    row.failure.state,
+                    FailureState::Retrying | FailureState::Unsettled
+                )
+            })
             .map(|row| row.next_attempt_at.unwrap_or(now))
             .chain(
                 self.pending
@@ -82,6 +87,10 @@ impl Database {
             standing_down: self.stand_down_until > now,
             failures_version: self.failures_version,
             awake_for: self.awake_until.saturating_sub(now),
+            unsettled: self
+                .failures
+                .values()
+                .any(|row| row.failure.state == FailureState::Unsettled),
             next_due_in: due.map(|at| at.saturating_sub(now)),
         }
     }

@@ -36,7 +36,7 @@ impl World {
             };
             self.database.settle(&Settle {
                 rows: items.iter().map(settled).collect(),
-                failed_before: Vec::new(),
+                ..Settle::default()
             });
         }
         let mut at = self.now;

@@ -138,7 +138,7 @@ impl World {
                 delivered,
                 self.fates[&row.id],
                 self.faults,
-                self.scenario.busy || self.scenario.emptied,
+                self.scenario.busy || self.scenario.emptied || self.scenario.inert,
             ) && !self.shares_a_failing_key(row.key)
             {
                 let from = committed

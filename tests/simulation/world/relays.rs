@@ -303,12 +303,19 @@ impl World {
                 Input::Read(Ok(*batch))
             }
             Op::Settle(settle) => {
+                let mut unsettled = Vec::new();
                 if up {
-                    self.log(|| format!("replica {replica} settles {:?}", settle.rows));
-                    self.database.settle(&settle);
+                    unsettled = self.database.settle(&settle);
+                    self.log(|| {
+                        let rows = &settle.rows;
+                        format!("replica {replica} settles {rows:?}, not: {unsettled:?}")
+                    });
+                }
+                if self.mutation == Mutation::BelieveSettles {
+                    unsettled.clear();
                 }
                 let heard = up && !self.random_glitch();
-                Input::Settled(if heard { Ok(()) } else { Err(StoreFailed) })
+                Input::Settled(heard.then_some(unsettled).ok_or(StoreFailed))
             }
             Op::Record(failures) => {
                 let stored = up.then(|| self.database.record_failures(&failures, id, now));

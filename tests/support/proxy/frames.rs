@@ -77,7 +77,8 @@ impl Label {
 impl Statement {
     /// The statement with this text.
     pub fn of(sql: &str) -> Self {
-        let settles = sql.starts_with("with cleared as")
+        let settles = sql.starts_with("with done as (update ")
+            || sql.starts_with("with done as (delete from ")
             || (sql.contains(" o set ") && sql.starts_with("update "))
             || (sql.contains(" = any($1)") && sql.starts_with("delete from "));
         if sql.contains("insert into outrigger.failures as f") {

@@ -50,7 +50,7 @@ fn assert_leaves(core: &mut Core, settled: usize) {
             panic!("nothing to settle");
         };
         assert_eq!(settle.rows.len(), settled);
-        core.handle(NOW, Input::Settled(Ok(())));
+        core.handle(NOW, Input::Settled(Ok(Vec::new())));
     }
     assert!(matches!(next(core), Command::Own(Step::Unregister)));
     core.handle(NOW, Input::Unregistered(Ok(())));
@@ -75,7 +75,7 @@ fn what_was_committed_last_is_published_before_the_relay_leaves() {
     let Command::Settle(_) = next(&mut core) else {
         panic!("the first is settled at once");
     };
-    core.handle(NOW, Input::Settled(Ok(())));
+    core.handle(NOW, Input::Settled(Ok(Vec::new())));
     let second = publish(&mut core);
     confirm(&mut core, second);
     assert_leaves(&mut core, 1);

@@ -2,6 +2,7 @@
 
 use super::super::pace::WakeReason;
 use super::super::{Core, Time};
+use super::Reading;
 
 /// Whether another server answers than before, or another table, and how far the relay is with following it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -11,6 +12,14 @@ pub(super) enum SourceChange {
     Emptying,
     /// The failing rows are being loaded.
     Reloading,
+}
+
+impl Reading {
+    /// Empties the memory and begins at the beginning.
+    pub(in crate::relay::core) fn start_over(&mut self, now: Time) {
+        self.forget(now);
+        self.change = SourceChange::Emptying;
+    }
 }
 
 impl Core {

@@ -1,0 +1,260 @@
+//! Settling is not believed: what stays pending is told, with the reason, and keeps nobody else from being settled.
+
+use std::time::{Duration, Instant};
+
+use outrigger::store::postgres::{AfterPublish, OutboxSettings};
+use outrigger::store::{Failure, FailureState, ReadKind, Settle};
+
+use crate::fixture::{Fixture, from_start, request, server, settled};
+
+const MARKED: &str = "select count(*) from outbox where published_at is not null";
+
+const NOTHING: &str =
+    "create function nothing() returns trigger language plpgsql as $$ begin return null; end $$;";
+
+fn deleting() -> OutboxSettings {
+    OutboxSettings {
+        after_publish: Some(AfterPublish::Delete),
+        ..OutboxSettings::default()
+    }
+}
+
+async fn first(f: &Fixture, rows: i64) -> Settle {
+    settled(&f.store, &(1..=rows).collect::<Vec<_>>(), &[]).await
+}
+
+/// The rows that were not settled, and the reason of the first.
+async fn unsettled(f: &Fixture, settle: &Settle) -> (Vec<i64>, String) {
+    let answer = f.store.settle(settle).await.unwrap();
+    let reason = answer.first().map(|row| row.reason.clone());
+    let rows = answer.into_iter().map(|row| row.seq).collect();
+    (rows, reason.unwrap_or_default())
+}
+
+#[tokio::test]
+async fn a_settle_that_changes_nothing_is_noticed() {
+    for ddl in [
+        "create trigger t before update on outbox for each row execute function nothing()",
+        "create rule r as on update to outbox do instead nothing",
+        "create function undo() returns trigger language plpgsql as $$ begin new.published_at := null; return new; end $$; \
+         create trigger t before update on outbox for each row execute function undo()",
+    ] {
+        let f = Fixture::new().await;
+        f.insert(5, 5).await;
+        f.sql(&format!("{NOTHING} {ddl}")).await;
+        for careful in [false, true] {
+            let settle = Settle {
+                careful,
+                ..first(&f, 5).await
+            };
+            let (rows, reason) = unsettled(&f, &settle).await;
+            assert_eq!(rows, [1, 2, 3, 4, 5], "{ddl}");
+            assert!(reason.contains("UPDATE of"), "{ddl}: {reason}");
+        }
+        assert_eq!(f.count(MARKED).await, 0, "{ddl}");
+    }
+    for ddl in [
+        "create trigger t before delete on outbox for each row execute function nothing()",
+        "create rule r as on delete to outbox do instead nothing",
+    ] {
+        let f = Fixture::with("", &deleting()).await;
+        f.insert(5, 5).await;
+        f.sql(&format!("{NOTHING} {ddl}")).await;
+        let settle = first(&f, 5).await;
+        let (rows, reason) = unsettled(&f, &settle).await;
+        assert_eq!(rows, [1, 2, 3, 4, 5], "{ddl}");
+        assert!(reason.contains("DELETE of"), "{ddl}: {reason}");
+    }
+}
+
+#[tokio::test]
+async fn a_trigger_that_only_watches_and_rules_that_add_are_no_trouble() {
+    for ddl in [
+        "create function touch() returns trigger language plpgsql as $$ begin new.subject := 'seen'; return new; end $$; \
+         create trigger t before update on outbox for each row execute function touch()",
+        "create table log (n bigint); create rule r as on update to outbox do also insert into log values (new.seq)",
+    ] {
+        let f = Fixture::new().await;
+        f.insert(5, 5).await;
+        f.sql(ddl).await;
+        let settle = first(&f, 5).await;
+        assert_eq!(unsettled(&f, &settle).await.0, Vec::<i64>::new(), "{ddl}");
+        assert_eq!(f.count(MARKED).await, 5, "{ddl}");
+    }
+}
+
+#[tokio::test]
+async fn row_level_security_without_a_policy_for_updates_is_noticed() {
+    let f = Fixture::new().await;
+    f.insert(3, 3).await;
+    let role = format!("relay_{}", f.name);
+    f.sql(&format!(
+        "create role {role} login; grant select, update, delete on outbox to {role}; \
+         grant usage on schema outrigger to {role}; grant all on all tables in schema outrigger to {role}; \
+         grant all on all sequences in schema outrigger to {role}; \
+         alter table outbox enable row level security; create policy p on outbox for select using (true)"
+    ))
+    .await;
+    let settle = first(&f, 3).await;
+    let url = server().await.url(&f.name);
+    let separator = if url.contains('?') { '&' } else { '?' };
+    let url = format!("{url}{separator}options=-c%20role%3D{role}");
+    let store = crate::fixture::database(&url, &OutboxSettings::default())
+        .open()
+        .await
+        .unwrap();
+    let answer = store.settle(&settle).await.unwrap();
+    assert_eq!(answer.len(), 3);
+    assert_eq!(f.count(MARKED).await, 0);
+}
+
+#[tokio::test]
+async fn rows_that_others_have_settled_are_settled() {
+    let f = Fixture::new().await;
+    f.insert(3, 3).await;
+    let settle = first(&f, 3).await;
+    f.sql("update outbox set published_at = now() where seq = 1; delete from outbox where seq = 2")
+        .await;
+    assert_eq!(unsettled(&f, &settle).await.0, Vec::<i64>::new());
+    assert_eq!(f.count(MARKED).await, 2);
+}
+
+#[tokio::test]
+async fn a_locked_row_keeps_no_other_from_being_settled() {
+    for settings in [OutboxSettings::default(), deleting()] {
+        let f = Fixture::with("", &settings).await;
+        f.insert(500, 500).await;
+        let settle = first(&f, 500).await;
+        let other = server().await.client(&f.name).await;
+        other
+            .batch_execute("begin; select from outbox where seq = 123 for update")
+            .await
+            .unwrap();
+        let began = Instant::now();
+        let (rows, reason) = unsettled(&f, &settle).await;
+        assert!(rows.contains(&123) && rows.len() < 20, "{rows:?}");
+        assert!(reason.contains("lock"), "{reason}");
+        // Not for as long as a statement may take.
+        assert!(began.elapsed() < Duration::from_secs(15));
+        other.batch_execute("rollback").await.unwrap();
+        assert_eq!(unsettled(&f, &settle).await.0, Vec::<i64>::new());
+        assert_eq!(f.seqs(&from_start()).await, Vec::<i64>::new());
+    }
+}
+
+#[tokio::test]
+async fn a_row_that_the_database_refuses_to_change_keeps_no_other_from_being_settled() {
+    const RAISE: &str = "create function refuse() returns trigger language plpgsql as $$ begin \
+        if new.seq in (77, 400) then raise 'not this one'; end if; return new; end $$; \
+        create trigger t before update on outbox for each row execute function refuse()";
+    const DEFERRED: &str = "create function refuse() returns trigger language plpgsql as $$ begin \
+        if new.seq in (77, 400) then raise 'not this one'; end if; return null; end $$; \
+        create constraint trigger t after update on outbox deferrable initially deferred for each row execute function refuse()";
+    const REFERENCED: &str =
+        "create table note (o bigint references outbox(seq)); insert into note values (77), (400)";
+    for (ddl, settings, says) in [
+        (RAISE, OutboxSettings::default(), "not this one"),
+        (DEFERRED, OutboxSettings::default(), "not this one"),
+        (REFERENCED, deleting(), "foreign key"),
+    ] {
+        let f = Fixture::with("", &settings).await;
+        f.insert(500, 500).await;
+        f.sql(ddl).await;
+        let settle = first(&f, 500).await;
+        let (rows, reason) = unsettled(&f, &settle).await;
+        assert_eq!(rows, [77, 400], "{ddl}");
+        assert!(reason.contains(says), "{reason}");
+        assert_eq!(f.seqs(&from_start()).await, [77, 400], "{ddl}");
+    }
+}
+
+#[tokio::test]
+async fn what_hits_every_row_is_not_tried_with_each() {
+    let f = Fixture::new().await;
+    f.insert(900, 900).await;
+    f.sql(
+        "create sequence tried; create function refuse() returns trigger language plpgsql as $$ begin \
+           perform nextval('tried'); raise 'none of them'; end $$; \
+         create trigger t before update on outbox for each row execute function refuse()",
+    )
+    .await;
+    let settle = first(&f, 900).await;
+    assert_eq!(unsettled(&f, &settle).await.0.len(), 900);
+    assert!(f.count("select last_value from tried").await < 30);
+}
+
+#[tokio::test]
+async fn an_unsettled_row_is_not_read_again_and_comes_back_to_be_settled() {
+    let f = Fixture::new().await;
+    f.insert(3, 1).await;
+    let me = f.store.register("a", Duration::from_secs(10), 4).await;
+    let me = me.unwrap().replica;
+    f.store.claim(me, &[0, 1, 2, 3]).await.unwrap();
+    assert!(!f.store.tick(me, false).await.unwrap().unsettled);
+    let rows = f.store.read(&from_start()).await.unwrap().rows;
+    let record = |after| Failure {
+        seq: 1,
+        hash: rows[0].hash,
+        keyed: true,
+        event_id: rows[0].id.clone(),
+        event_type: "t".into(),
+        key: rows[0].key.clone(),
+        state: FailureState::Unsettled,
+        attempts: 4,
+        crashes: 0,
+        reason: None,
+        retry_after: Some(after),
+    };
+    let hour = Duration::from_secs(3600);
+    f.store.record_failures(&[record(hour)], me).await.unwrap();
+    // Its key goes on, by whatever way.
+    assert_eq!(f.seqs(&from_start()).await, [2, 3]);
+    let catch_up = request(ReadKind::CatchUp {
+        after: 0,
+        up_to: 9,
+        keys: vec![rows[0].hash],
+    });
+    assert_eq!(f.seqs(&catch_up).await, [2, 3]);
+    assert_eq!(f.store.status().await.unwrap().pending, 2);
+    let mut retries = request(ReadKind::Retries);
+    assert_eq!(f.seqs(&retries).await, Vec::<i64>::new());
+    f.store
+        .record_failures(&[record(Duration::ZERO)], me)
+        .await
+        .unwrap();
+    let tick = f.store.tick(me, false).await.unwrap();
+    assert!(tick.unsettled && tick.next_due_in == Some(Duration::ZERO));
+    // Its key need not be free.
+    retries.skip_keys = vec![rows[0].hash];
+    let due = f.store.read(&retries).await.unwrap().rows;
+    assert!(due.len() == 1 && due[0].published && due[0].attempts == 4);
+    // An operator's retry settles it again, and does not publish it.
+    f.store.retry(&Default::default()).await.unwrap();
+    assert_eq!(f.seqs(&from_start()).await, [2, 3]);
+
+    // Its record stays until it is settled.
+    let settle = Settle {
+        careful: true,
+        ..settled(&f.store, &[1], &[1]).await
+    };
+    f.sql(&format!(
+        "{NOTHING} create trigger t before update on outbox for each row execute function nothing()"
+    ))
+    .await;
+    let records = "select count(*) from outrigger.failures";
+    for careful in [true, false] {
+        let settle = Settle {
+            careful,
+            ..settle.clone()
+        };
+        assert_eq!(unsettled(&f, &settle).await.0, [1]);
+        assert_eq!(f.count(records).await, 1);
+    }
+    // Discarding is no more believed than settling.
+    assert_eq!(f.store.discard(&Default::default()).await.unwrap(), 0);
+    assert_eq!(f.count(records).await, 1);
+    f.sql("drop trigger t on outbox").await;
+    assert_eq!(unsettled(&f, &settle).await.0, Vec::<i64>::new());
+    assert_eq!(f.count(records).await, 0);
+    assert!(!f.store.tick(me, false).await.unwrap().unsettled);
+}
