@@ -37,6 +37,8 @@ mod reading;
 mod retention;
 #[path = "store/schema.rs"]
 mod schema;
+#[path = "store/security.rs"]
+mod security;
 #[path = "store/total_order.rs"]
 mod total_order;
 #[path = "store/waking.rs"]

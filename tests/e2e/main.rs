@@ -20,6 +20,7 @@ mod refusals;
 mod replicas;
 #[cfg(feature = "otel")]
 mod traces;
+mod unreadable;
 
 use std::sync::Arc;
 

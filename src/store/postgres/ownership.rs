@@ -18,6 +18,7 @@ use uuid::Uuid;
 use super::error::StoreError;
 use super::inspect::Table;
 use super::mapping::Field;
+use super::security;
 use super::session::{Session, begin};
 use super::sql::{NOW_MS, SERVER_START, Sql};
 use crate::store::{Claimed, PartitionRow, ReplicaRow, Tick};
@@ -106,13 +107,14 @@ pub(super) async fn register(
     })
 }
 
+/// The tick, and whether row-level security applies to this role.
 pub(super) async fn tick(
     session: &Session<'_>,
     table: &Table,
     sql: &Sql,
     replica: Uuid,
     beat: bool,
-) -> Result<Tick, StoreError> {
+) -> Result<(Tick, bool), StoreError> {
     if beat {
         // A transaction of its own, finished before the read below takes its snapshot. So a claim that got hold of
         // our row before this heartbeat has committed by then and is visible in the read; and any claim after it
@@ -147,7 +149,7 @@ pub(super) async fn tick(
     let ids: Vec<Uuid> = row.try_get("replicas")?;
     let names: Vec<String> = row.try_get("names")?;
     let alive_for: Vec<i64> = row.try_get("alive_for")?;
-    Ok(Tick {
+    let tick = Tick {
         server_start: row.try_get("server_start")?,
         partitions: numbers
             .into_iter()
@@ -171,7 +173,8 @@ pub(super) async fn tick(
         failures_version: row.try_get("failures_version")?,
         awake_for: micros(row.try_get("awake_for")?).unwrap_or_default(),
         next_due_in: micros(row.try_get("next_due_in")?),
-    })
+    };
+    Ok((tick, row.try_get("secured")?))
 }
 
 fn micros(value: Option<i64>) -> Option<Duration> {
@@ -211,9 +214,10 @@ fn state(table: &Table, sql: &Sql) -> String {
            b.paused_at is not null as paused, b.failures_version, \
            coalesce(b.repartition_until > clock_timestamp(), false) as standing_down, \
            {awake_for} as awake_for, {due} as next_due_in, {SERVER_START} as server_start, \
-           current_setting('transaction_read_only')::bool as read_only \
+           current_setting('transaction_read_only')::bool as read_only, {secured} as secured \
          from outrigger.outboxes b where b.outbox = {outbox}",
         awake_for = sql.awake_for,
+        secured = security::applies(table),
     )
 }
 

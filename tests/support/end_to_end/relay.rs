@@ -121,13 +121,13 @@ impl Relay {
         address[..end.unwrap_or(address.len())].parse().ok()
     }
 
-    /// What `/status` says, if it still answers.
-    fn status(&self) -> Option<String> {
+    /// What its admin listener answers, if it does.
+    pub fn get(&self, path: &str) -> Option<String> {
         let patience = Duration::from_secs(2);
         let mut stream = TcpStream::connect_timeout(&self.admin_address()?, patience).ok()?;
         stream.set_read_timeout(Some(patience)).ok()?;
-        let request = b"GET /status HTTP/1.1\r\nHost: relay\r\nConnection: close\r\n\r\n";
-        stream.write_all(request).ok()?;
+        let request = format!("GET {path} HTTP/1.1\r\nHost: relay\r\nConnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).ok()?;
         let mut answer = String::new();
         stream.read_to_string(&mut answer).ok()?;
         Some(answer)
@@ -208,7 +208,9 @@ impl Relay {
 
 impl Drop for Relay {
     fn drop(&mut self) {
-        let status = std::thread::panicking().then(|| self.status()).flatten();
+        let status = std::thread::panicking()
+            .then(|| self.get("/status"))
+            .flatten();
         // Both fail when it has ended already.
         let _ = self.child.kill();
         let _ = self.child.wait();
