@@ -41,5 +41,7 @@ mod schema;
 mod security;
 #[path = "store/total_order.rs"]
 mod total_order;
+#[path = "store/unreadable.rs"]
+mod unreadable;
 #[path = "store/waking.rs"]
 mod waking;

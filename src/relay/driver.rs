@@ -305,6 +305,14 @@ impl Driver {
                     Input::Read,
                 );
             }
+            Command::Fetch(request) => {
+                self.ask(
+                    Operation::Read,
+                    "fetch",
+                    async move { store.fetch(&request).await },
+                    Input::Fetched,
+                );
+            }
             Command::Settle(settle) => {
                 self.measure.measured().settled(settle.rows.len());
                 self.ask(

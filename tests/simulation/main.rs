@@ -37,13 +37,18 @@ pub enum Mutation {
     IgnoreLocks,
     /// Failure records are matched with rows by number alone.
     RecordsByNumber,
+    /// A read fails if one of its rows cannot be read.
+    ReadAllOrNothing,
+    /// After a crash, rows are read whole before it is recorded that they will be.
+    ReadBeforeRecording,
 }
 
 impl Mutation {
     /// Makes sure the situation arises in which the variant is wrong.
     fn adjust(self, scenario: &mut Scenario) {
         match self {
-            Mutation::None => {}
+            Mutation::None | Mutation::ReadAllOrNothing => {}
+            Mutation::ReadBeforeRecording => scenario.faults = true,
             Mutation::TrustEachConfirm | Mutation::RetryBehindItsKey => {
                 scenario.rejections = true;
                 scenario.ordering = Ordering::Strict;
@@ -188,4 +193,14 @@ fn ignoring_open_writers_is_caught() {
 #[test]
 fn records_matched_by_number_alone_are_caught() {
     is_caught(Mutation::RecordsByNumber);
+}
+
+#[test]
+fn reading_all_or_nothing_is_caught() {
+    is_caught(Mutation::ReadAllOrNothing);
+}
+
+#[test]
+fn reading_before_recording_is_caught() {
+    is_caught(Mutation::ReadBeforeRecording);
 }

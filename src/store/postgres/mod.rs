@@ -4,6 +4,7 @@
 //! * [`mapping`], [`inspect`]: which table and columns; what the catalog says about them.
 //! * [`migrate`]: schema, native table, grants.
 //! * `security`: whether row-level security hides rows.
+//! * `select`, `fetch`: what is read of a row, and which row cannot be read.
 //! * `sql`, `read`, `settle`, `retention`, `failures`, `ownership`: what the relay does.
 //! * [`listen`]: the wake-up hint. [`figures`]: what metrics need. [`status`], [`admin`], [`emit`], [`replay`]: what operators do. [`probe`]: what `check` asks.
 //!
@@ -18,6 +19,7 @@ mod dsn;
 pub mod emit;
 pub mod error;
 mod failures;
+mod fetch;
 pub mod figures;
 pub mod inspect;
 pub mod listen;
@@ -33,6 +35,7 @@ mod repartition;
 pub mod replay;
 mod retention;
 mod security;
+mod select;
 mod service;
 mod session;
 mod settle;
@@ -342,6 +345,18 @@ impl PostgresStore {
             &inner.table,
             &inner.sql,
             request
+        ))
+    }
+
+    /// Reads the rest of rows that a read left out. A row that cannot be read comes with the reason.
+    pub async fn fetch(&self, request: &FetchRequest) -> Result<FetchBatch, StoreError> {
+        let inner = &*self.inner;
+        run!(self, session, |session| fetch::fetch(
+            &session,
+            &inner.table,
+            &inner.sql,
+            request,
+            &inner.sql.pending
         ))
     }
 
