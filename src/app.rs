@@ -326,6 +326,7 @@ fn core_config(settings: &Settings, dead_letter: bool) -> CoreConfig {
         batch_size: relay.batch_size,
         max_in_flight: relay.max_in_flight,
         max_in_flight_bytes: relay.max_in_flight_bytes,
+        max_event_bytes: relay.max_event_size,
         poll_interval: relay.poll_interval,
         lease_ttl: relay.lease_ttl,
         retry: settings.retry.policy(),

@@ -52,6 +52,8 @@ pub enum ReasonCode {
     InvalidRoute,
     /// A header or property cannot be carried by the protocol.
     InvalidHeader,
+    /// The database cannot hand the row out, for example since it holds bytes that are no text.
+    Unreadable,
     /// The row was in flight at several crashes and is suspected to cause them.
     Poison,
     /// Any other refusal; the detail says which.
@@ -60,7 +62,7 @@ pub enum ReasonCode {
 
 impl ReasonCode {
     /// Every code, in the order of their declaration: counters are kept by it.
-    pub const ALL: [ReasonCode; 10] = [
+    pub const ALL: [ReasonCode; 11] = [
         Self::Nack,
         Self::Unroutable,
         Self::UnknownDestination,
@@ -69,6 +71,7 @@ impl ReasonCode {
         Self::InvalidEvent,
         Self::InvalidRoute,
         Self::InvalidHeader,
+        Self::Unreadable,
         Self::Poison,
         Self::Other,
     ];
@@ -84,6 +87,7 @@ impl ReasonCode {
             Self::InvalidEvent => "invalid_event",
             Self::InvalidRoute => "invalid_route",
             Self::InvalidHeader => "invalid_header",
+            Self::Unreadable => "unreadable",
             Self::Poison => "poison",
             Self::Other => "other",
         }

@@ -39,9 +39,13 @@ mod reading;
 mod retention;
 #[path = "store/schema.rs"]
 mod schema;
+#[path = "store/security.rs"]
+mod security;
 #[path = "store/settling.rs"]
 mod settling;
 #[path = "store/total_order.rs"]
 mod total_order;
+#[path = "store/unreadable.rs"]
+mod unreadable;
 #[path = "store/waking.rs"]
 mod waking;

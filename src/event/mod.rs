@@ -5,6 +5,7 @@
 //! sink-neutral [`Message`] ([`encode`]) and given a destination ([`route`]).
 
 mod batch;
+mod content;
 mod dead_letter;
 pub mod encode;
 pub mod envelope;
@@ -24,6 +25,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use jiff::Timestamp;
 
+pub use content::{Content, Refusal};
 pub use dead_letter::{Explained, REASON_HEADER};
 pub use message::{HeaderValue, Message};
 
@@ -118,6 +120,8 @@ pub struct Record {
     pub routing_key: Option<String>,
     /// CloudEvents `time`.
     pub created_at: Option<Timestamp>,
+    /// How much of the row was read. Unless it is all, only what is above and id, type and key mean something.
+    pub content: Content,
     /// Other columns of the row that a route template names, as text, in the order the
     /// mapping lists them.
     pub extra: Vec<(Arc<str>, Option<String>)>,
@@ -126,9 +130,16 @@ pub struct Record {
 impl Record {
     /// Rough memory held by this row, in bytes; the relay bounds the sum of these.
     pub fn weight(&self) -> usize {
-        let text = |t: &Option<String>| t.as_ref().map_or(0, String::len);
         size_of::<Self>()
-            + self.id.len()
+            + self.bytes()
+            + self.content.outstanding()
+            + self.extra.len() * size_of::<(Arc<str>, Option<String>)>()
+    }
+
+    /// Bytes of its values.
+    pub fn bytes(&self) -> usize {
+        let text = |t: &Option<String>| t.as_ref().map_or(0, String::len);
+        self.id.len()
             + self.event_type.len()
             + text(&self.source)
             + text(&self.subject)
@@ -140,10 +151,6 @@ impl Record {
             + text(&self.headers)
             + text(&self.destination)
             + text(&self.routing_key)
-            + self
-                .extra
-                .iter()
-                .map(|(_, v)| text(v) + size_of::<(Arc<str>, Option<String>)>())
-                .sum::<usize>()
+            + self.extra.iter().map(|(_, v)| text(v)).sum::<usize>()
     }
 }

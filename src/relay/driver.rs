@@ -318,6 +318,14 @@ impl Driver {
                     Input::Read,
                 );
             }
+            Command::Fetch(request) => {
+                self.ask(
+                    Operation::Read,
+                    "fetch",
+                    async move { store.fetch(&request).await },
+                    Input::Fetched,
+                );
+            }
             Command::Settle(settle) => {
                 if !settle.careful {
                     self.measure.measured().settled(settle.rows.len());

@@ -462,6 +462,7 @@ fn relay(v: &Values, inputs: &Inputs) -> Relay {
         batch_size: v.count("relay.batch_size"),
         max_in_flight: v.count("relay.max_in_flight"),
         max_in_flight_bytes: v.count("relay.max_in_flight_bytes"),
+        max_event_size: v.count("relay.max_event_size"),
         wake: v.choice("relay.wake", [("poll", Wake::Poll)], Wake::Listen),
         poll_interval: v.duration("relay.poll_interval"),
         lease_ttl: v.duration("relay.lease_ttl"),

@@ -326,6 +326,17 @@ const RELAY: &[Setting] = &[
         ..BASE
     },
     Setting {
+        key: "relay.max_event_size",
+        kind: Kind::Size {
+            min: "1KiB",
+            max: "1GiB",
+        },
+        default: Some("16MiB"),
+        description: "A row of more bytes, all its values together, is given up as `too_large` without being read. Memory \
+                      must hold a few times as much.",
+        ..BASE
+    },
+    Setting {
         key: "relay.wake",
         kind: Kind::Choice {
             allowed: &["listen", "poll"],

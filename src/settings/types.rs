@@ -493,6 +493,8 @@ pub struct Relay {
     pub max_in_flight: usize,
     /// Most bytes of such events.
     pub max_in_flight_bytes: usize,
+    /// Most bytes of a row; a larger one is given up unread.
+    pub max_event_size: usize,
     /// How the relay learns of new rows.
     pub wake: Wake,
     /// Longest wait between polls while `wake` is [`Wake::Poll`].

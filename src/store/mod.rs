@@ -91,6 +91,32 @@ pub struct ReadRequest {
     pub source: Option<i64>,
     /// Most bytes to return (see [`Record::weight`]); the first row is always returned.
     pub byte_limit: usize,
+    /// Rows with a value of more bytes come without their payload, as [`Content::Left`](crate::event::Content::Left). 0: all of them.
+    pub whole: usize,
+    /// Rows of more bytes are refused.
+    pub max_event: usize,
+}
+
+/// Which rows to read the rest of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FetchRequest {
+    /// The rows.
+    pub rows: Vec<Settled>,
+    /// Where the rows were read from; nothing comes from elsewhere.
+    pub source: Option<i64>,
+    /// Most bytes to return; the first row is always returned.
+    pub byte_limit: usize,
+    /// Rows of more bytes are refused.
+    pub max_event: usize,
+}
+
+/// The answer to a [`FetchRequest`]. A row that is in neither list did not fit: ask again.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct FetchBatch {
+    /// The rows, whole or refused.
+    pub rows: Vec<Record>,
+    /// Rows that are no longer pending.
+    pub gone: Vec<Settled>,
 }
 
 /// A transaction that held the outbox table's insert lock (`ROW EXCLUSIVE` or stronger) right after a

@@ -138,6 +138,7 @@ impl World {
                 self.counted.records += 1;
                 Input::Recorded(Ok(failures.iter().map(|failure| failure.seq).collect()))
             }
+            Command::Fetch(request) => panic!("every row came whole: {request:?}"),
             Command::Reload(_) => Input::Reloaded(Ok(Vec::new())),
             Command::ExtendAwake(_) => {
                 self.counted.awake += 1;

@@ -76,6 +76,29 @@ pub(crate) fn says(json: &Value, result: &str, part: &str) {
 }
 
 #[tokio::test]
+async fn row_level_security_that_hides_rows_is_predicted() {
+    let tool = Tool::new().await;
+    let (other, role) = tool.as_new_role().await;
+    tool.sql(&tool.ok(&["check", "--grants", &role, &role]))
+        .await;
+    let relay = alone(&other).await;
+    check(&relay, 0, &[]);
+    tool.sql("alter table outbox enable row level security")
+        .await;
+    let json = check(&relay, 3, &[]);
+    let words = format!("row-level security of table public.outbox may hide rows from role {role}");
+    only(&json, "failed", &words, "");
+    // Not that nothing is pending.
+    let error = relay.fails(1, &["status"]);
+    assert!(error.contains(&words), "{error}");
+    tool.sql(&format!(
+        "create policy outrigger on outbox to {role} using (true) with check (true)"
+    ))
+    .await;
+    check(&relay, 0, &[]);
+}
+
+#[tokio::test]
 async fn all_is_well() {
     let tool = Tool::new().await;
     let node = node().await;

@@ -190,3 +190,59 @@ async fn discards_what_was_given_up() {
     assert_eq!(tool.ok(&["dead", "discard", "4"]), "discarded 1 event\n");
     assert_eq!(tool.count("outbox where published_at is null").await, 2);
 }
+
+#[tokio::test]
+async fn a_row_of_no_text_is_dead_and_no_command_stumbles_over_it() {
+    let tool = Tool::of_bytes().await;
+    tool.sql(
+        "set client_encoding = 'SQL_ASCII'; \
+         insert into outbox (type, key, data) values ('odd', E'caf\\351', '1'), ('odd', 'k', E'\"caf\\351\"'); \
+         insert into outbox (type, key, data) select 'good', 'k', to_jsonb(g) from generate_series(1, 20) g",
+    )
+    .await;
+    let relay = tool
+        .with(&[
+            ("OUTRIGGER_SINK", "stdout"),
+            ("OUTRIGGER_EVENT_SOURCE", "/t"),
+        ])
+        .await;
+    relay.drain().await;
+    assert_eq!(
+        tool.count("outbox where published_at is not null").await,
+        20
+    );
+    let dead = tool.json(&["dead", "list", "-o", "json"]);
+    let dead = dead.as_array().unwrap();
+    let told: Vec<_> = dead
+        .iter()
+        .map(|row| {
+            (
+                row["seq"].as_i64().unwrap(),
+                row["reason"].as_str().unwrap(),
+            )
+        })
+        .collect();
+    assert_eq!(told, [(1, "unreadable"), (2, "unreadable")]);
+    assert_eq!(
+        (&dead[0]["key"], &dead[1]["key"]),
+        (&json!(null), &json!("k"))
+    );
+    let shown = tool.ok(&["dead", "show", "2", "--data"]);
+    assert!(
+        shown.contains("column `data` cannot be read: it holds bytes that are not valid UTF-8"),
+        "{shown}"
+    );
+    tool.ok(&["status"]);
+    tool.ok(&["replay", "--type", "*", "--from", "1h"]);
+    assert_eq!(tool.count("outbox where published_at is not null").await, 0);
+    // Once it can be read, it goes.
+    tool.sql("update outbox set key = 'caf' where seq = 1")
+        .await;
+    tool.ok(&["dead", "retry", "1"]);
+    relay.drain().await;
+    assert_eq!(
+        tool.count("outbox where published_at is not null").await,
+        21
+    );
+    assert_eq!(seqs(&tool, &[]), [2]);
+}

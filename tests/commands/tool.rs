@@ -43,6 +43,25 @@ impl Tool {
         }
     }
 
+    /// A migrated database that knows no encoding.
+    pub async fn of_bytes() -> Self {
+        let server = server().await;
+        let name = format!("{}_bytes", server.create_database().await);
+        let client = server.client("postgres").await;
+        let create = "encoding 'SQL_ASCII' locale 'C' template template0";
+        client
+            .batch_execute(&format!("create database {name} {create}"))
+            .await
+            .unwrap();
+        let tool = Self {
+            client: server.client(&name).await,
+            variables: vec![("OUTRIGGER_DATABASE_URL".to_owned(), server.url(&name))],
+            name,
+        };
+        tool.ok(&["migrate"]);
+        tool
+    }
+
     /// A migrated database.
     pub async fn new() -> Self {
         let tool = Self::empty().await;

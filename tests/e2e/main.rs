@@ -22,6 +22,7 @@ mod replicas;
 mod settling;
 #[cfg(feature = "otel")]
 mod traces;
+mod unreadable;
 
 use std::sync::Arc;
 

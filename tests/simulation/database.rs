@@ -3,6 +3,7 @@
 
 mod outcomes;
 mod ownership;
+mod payloads;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
@@ -15,6 +16,8 @@ use uuid::Uuid;
 
 use crate::Mutation;
 use crate::random::Random;
+
+pub use payloads::Payload;
 
 pub type Time = Duration;
 
@@ -62,6 +65,8 @@ pub struct FailureRow {
 }
 
 pub struct Database {
+    /// By id: rows whose payload is not small and harmless.
+    pub payloads: HashMap<i64, Payload>,
     /// All rows there ever were; the id is the place, from 1.
     pub rows: Vec<Row>,
     /// Those in the table now, by `seq`.
@@ -100,6 +105,7 @@ fn mix(value: u64) -> i64 {
 impl Database {
     pub fn new(partitions: i32, lease_ttl: Duration, mutation: Mutation) -> Self {
         Self {
+            payloads: HashMap::new(),
             rows: Vec::new(),
             present: BTreeMap::new(),
             pending: BTreeSet::new(),
@@ -372,11 +378,8 @@ impl Database {
             }
         };
         let cut = seqs.len() >= request.limit;
-        let rows = seqs
-            .into_iter()
-            .take(request.limit)
-            .map(|seq| self.record(seq, now))
-            .collect();
+        let seqs: Vec<i64> = seqs.into_iter().take(request.limit).collect();
+        let rows = self.handed_out(request, &seqs, now);
         (rows, cut)
     }
 }

@@ -43,13 +43,18 @@ pub enum Mutation {
     SleepersKeepTheirPlace,
     /// A settle is believed, whatever it changed.
     BelieveSettles,
+    /// A read fails if one of its rows cannot be read.
+    ReadAllOrNothing,
+    /// After a crash, rows are read whole before it is recorded that they will be.
+    ReadBeforeRecording,
 }
 
 impl Mutation {
     /// Makes sure the situation arises in which the variant is wrong.
     fn adjust(self, scenario: &mut Scenario) {
         match self {
-            Mutation::None => {}
+            Mutation::None | Mutation::ReadAllOrNothing => {}
+            Mutation::ReadBeforeRecording => scenario.faults = true,
             Mutation::TrustEachConfirm | Mutation::RetryBehindItsKey => {
                 scenario.rejections = true;
                 scenario.ordering = Ordering::Strict;
@@ -226,4 +231,14 @@ fn sleepers_that_keep_their_place_are_caught() {
 #[test]
 fn believing_every_settle_is_caught() {
     is_caught(Mutation::BelieveSettles);
+}
+
+#[test]
+fn reading_all_or_nothing_is_caught() {
+    is_caught(Mutation::ReadAllOrNothing);
+}
+
+#[test]
+fn reading_before_recording_is_caught() {
+    is_caught(Mutation::ReadBeforeRecording);
 }

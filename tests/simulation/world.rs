@@ -13,7 +13,7 @@ use outrigger::error::{OnExhausted, RetryPolicy, Verdict};
 use outrigger::relay::core::ownership::STORED;
 use outrigger::relay::core::window::{Item, Ordering};
 use outrigger::relay::core::{Core, CoreConfig, Input};
-use outrigger::store::{ReadBatch, ReadRequest, Settle};
+use outrigger::store::{FetchRequest, ReadBatch, ReadRequest, Settle};
 
 use crate::Mutation;
 use crate::database::{Database, Time};
@@ -81,6 +81,12 @@ enum Fate {
     Impossible,
     /// Kills the relay that encodes it.
     Poison,
+    /// Kills the relay that reads its payload.
+    Deadly,
+    /// Cannot be read.
+    Unreadable,
+    /// Is not to be read.
+    TooLarge,
 }
 
 #[derive(Debug)]
@@ -153,6 +159,7 @@ enum Outage {
 #[derive(Debug)]
 enum Op {
     Read(ReadRequest),
+    Fetch(FetchRequest),
     LookAtLocks(Box<ReadBatch>),
     Settle(Settle),
     Record(Vec<outrigger::store::Failure>),
@@ -303,6 +310,8 @@ impl World {
             batch_size: random.between(2, 12) as usize,
             max_in_flight,
             max_in_flight_bytes: 1 << 20,
+            whole_bytes: 5,
+            max_event_bytes: 10,
             poll_interval: ms(random.between(50, 300)),
             lease_ttl: ms(random.between(3_000, 10_000)),
             retry: RetryPolicy {

@@ -53,8 +53,23 @@ impl Fixture {
         Self::build(server, "", &OutboxSettings::default()).await
     }
 
+    /// The native outbox in a database that knows no encoding.
+    pub async fn of_bytes() -> Self {
+        let server = server().await;
+        let name = format!("{}_bytes", server.create_database().await);
+        let create =
+            format!("create database {name} encoding 'SQL_ASCII' locale 'C' template template0");
+        let client = server.client("postgres").await;
+        client.batch_execute(&create).await.unwrap();
+        Self::fill(server, name, "", &OutboxSettings::default()).await
+    }
+
     async fn build(server: &Postgres, ddl: &str, settings: &OutboxSettings) -> Self {
         let name = server.create_database().await;
+        Self::fill(server, name, ddl, settings).await
+    }
+
+    async fn fill(server: &Postgres, name: String, ddl: &str, settings: &OutboxSettings) -> Self {
         let client = server.client(&name).await;
         client.batch_execute(ddl).await.unwrap();
         let database = database(&server.url(&name), settings);
@@ -134,6 +149,8 @@ pub fn request(kind: ReadKind) -> ReadRequest {
         limit: 1000,
         source: None,
         byte_limit: 1 << 24,
+        whole: 1 << 24,
+        max_event: 1 << 24,
     }
 }
 

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use outrigger::event::Data;
-use outrigger::store::postgres::{AfterPublish, OutboxSettings, Preset};
+use outrigger::store::postgres::{AfterPublish, OutboxSettings, Preset, StoreErrorKind};
 use outrigger::store::{ReadKind, ReadRequest, Settle};
 
 use crate::fixture::{Fixture, database, from_start, request, row_settled, server, settled};
@@ -263,29 +263,32 @@ async fn a_payload_column_may_change_its_type_under_a_running_relay() {
     let f = Fixture::new().await;
     f.sql("insert into outbox (type, data) values ('t', '[1]')")
         .await;
+    let url = server().await.url(&f.name);
     let sweep = request(ReadKind::Sweep { after: 0, up_to: 9 });
+    let mut store = f.store.clone();
     for (kind, expected) in [
-        ("jsonb", Data::Json("[1]".into())),
         ("json", Data::Json("[1]".into())),
         ("text", Data::Text("[1]".into())),
+        ("jsonb", Data::Json("[1]".into())),
     ] {
         f.sql(&format!(
             "alter table outbox alter data type {kind} using data::text::{kind}"
         ))
         .await;
-        assert_eq!(
-            f.store.read(&sweep).await.unwrap().rows[0].data,
-            expected,
-            "{kind}"
-        );
+        // A read states the type it expects, so it says what is wrong instead of guessing. The relay opens the table anew.
+        for read in [&sweep, &from_start()] {
+            let error = store.read(read).await.unwrap_err();
+            assert_eq!(error.kind(), StoreErrorKind::Schema, "{kind}: {error}");
+        }
+        store = database(&url, &OutboxSettings::default())
+            .open()
+            .await
+            .unwrap();
+        for read in [&sweep, &from_start()] {
+            let rows = store.read(read).await.unwrap().rows;
+            assert_eq!(rows[0].data, expected, "{kind}");
+        }
     }
-    // The main read states the type it expects, so it says what is wrong instead of guessing.
-    let error = f.store.read(&from_start()).await.unwrap_err();
-    assert_eq!(
-        error.kind(),
-        outrigger::store::postgres::StoreErrorKind::Schema,
-        "{error}"
-    );
 }
 
 #[tokio::test]

@@ -9,8 +9,8 @@ use crate::assemble;
 use crate::cli::Failure;
 use crate::cli::connect::{interrupted, reading};
 use crate::cli::output::{events, plain, print};
-use crate::event::Record;
 use crate::event::encode::Encoder;
+use crate::event::{Content, Record};
 use crate::settings::Settings;
 use crate::sink::stdout::write_line;
 use crate::store::postgres::{AfterPublish, PostgresStore, StoreErrorKind};
@@ -35,6 +35,7 @@ pub(super) async fn run(args: &Tail, settings: &Settings) -> Result<(), Failure>
         args,
         encoder,
         store,
+        max_event: settings.relay.max_event_size,
     };
     tokio::select! {
         done = view.follow(start) => done,
@@ -46,6 +47,8 @@ struct View<'a> {
     args: &'a Tail,
     encoder: Encoder,
     store: PostgresStore,
+    /// Larger rows are not read.
+    max_event: usize,
 }
 
 impl View<'_> {
@@ -92,6 +95,8 @@ impl View<'_> {
                 limit: PAGE,
                 source: None,
                 byte_limit: BYTES,
+                whole: 0,
+                max_event: self.max_event,
             };
             let batch = self.store.read(&request).await?;
             let last = batch.rows.last().map(|row| row.seq);
@@ -108,8 +113,18 @@ impl View<'_> {
 
     /// What cannot be sent is said on standard error, and the others are printed.
     fn show(&self, records: &[Record]) -> Result<(), Failure> {
-        let records = records.iter().filter(|record| wanted(self.args, record));
-        let encoded = self.encoder.encode(records);
+        let (whole, rest): (Vec<_>, Vec<_>) = records
+            .iter()
+            .filter(|record| wanted(self.args, record))
+            .partition(|record| record.content == Content::Whole);
+        for record in rest {
+            let why = record.content.refusal();
+            let why = why.map_or("it is too large to be shown", |refusal| {
+                refusal.reason.detail.as_str()
+            });
+            eprintln!("event {} cannot be shown: {}", record.seq, plain(why));
+        }
+        let encoded = self.encoder.encode(whole);
         let mut lines = Vec::new();
         for message in &encoded.messages {
             write_line(&mut lines, message)?;

@@ -14,7 +14,7 @@ use super::Failure;
 use super::args::{Output, Tail};
 use super::connect::{interrupted, reading};
 use super::output::{or_dash, plain, print, print_line};
-use crate::event::{Data, Record};
+use crate::event::{Content, Data, Record};
 use crate::settings::Settings;
 use crate::store::postgres::{AfterPublish, PostgresStore, StoreErrorKind};
 
@@ -118,7 +118,7 @@ fn show(args: &Tail, change: &Change) -> Result<(), Failure> {
         change.state.as_str()
     );
     if args.data
-        && let Some(text) = payload(&record.data)
+        && let Some(text) = shown(record)
     {
         line += &format!("  {}", plain(&text));
     }
@@ -130,6 +130,14 @@ fn wanted(args: &Tail, record: &Record) -> bool {
     let key = args.key.as_ref();
     pattern.is_none_or(|pattern| matches(pattern, &record.event_type))
         && key.is_none_or(|key| record.key.as_ref() == Some(key))
+}
+
+/// The payload as text, or why it is not shown; `None` if there is none.
+fn shown(record: &Record) -> Option<String> {
+    match record.content {
+        Content::Whole => payload(&record.data),
+        Content::Left { .. } | Content::Refused(_) => Some("(too large or unreadable)".to_owned()),
+    }
 }
 
 /// The payload as text; `None` if there is none.

@@ -77,7 +77,9 @@ impl Core {
             Leaving::Looking { until, .. } => (false, until),
             // What waits behind a row in flight becomes ready when that is confirmed.
             Leaving::Publishing { until } => (
-                self.window.ready() == 0 && !self.lanes.contains(&Lane::Busy),
+                self.window.ready() == 0
+                    && !self.awaits_payload()
+                    && !self.lanes.contains(&Lane::Busy),
                 until,
             ),
             Leaving::No | Leaving::Out => return,

@@ -10,7 +10,10 @@ use super::ownership::Step;
 use super::pace::WakeReason;
 use super::window::Item;
 use crate::error::{ReasonCode, Verdict};
-use crate::store::{Claimed, Failing, Failure, ReadBatch, ReadRequest, Settle, Tick, Unsettled};
+use crate::store::{
+    Claimed, Failing, Failure, FetchBatch, FetchRequest, ReadBatch, ReadRequest, Settle, Tick,
+    Unsettled,
+};
 
 /// A store command did not succeed; nothing is known about its effect.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,6 +36,8 @@ pub enum Input {
     Stop,
     /// Answer to [`Command::Read`].
     Read(Result<ReadBatch, StoreFailed>),
+    /// Answer to [`Command::Fetch`].
+    Fetched(Result<FetchBatch, StoreFailed>),
     /// Answer to [`Command::Publish`]: every item with what became of it.
     Published {
         /// The lane.
@@ -67,6 +72,8 @@ pub enum Input {
 pub enum Command {
     /// Read rows.
     Read(ReadRequest),
+    /// Read the rest of rows that are about to go.
+    Fetch(FetchRequest),
     /// Publish a batch on a lane.
     Publish {
         /// The lane, idle until now.

@@ -16,12 +16,14 @@
 //!   ([`Core::handle`], `Published`).
 //! * *Bounded*: `max_in_flight`, `max_in_flight_bytes`, rows per key, held keys.
 
+mod fetching;
 mod leaving;
 mod messages;
 mod outcomes;
 pub mod ownership;
 pub mod pace;
 pub mod reading;
+mod reloading;
 #[cfg(test)]
 mod samples;
 mod settling;
@@ -90,6 +92,10 @@ pub struct CoreConfig {
     pub max_in_flight: usize,
     /// The same in bytes of rows.
     pub max_in_flight_bytes: usize,
+    /// A row whose values have at most so many bytes each is read with others; the payload of another one when it is about to go.
+    pub whole_bytes: usize,
+    /// A row of more bytes is given up unread.
+    pub max_event_bytes: usize,
     /// Longest wait between polls where notifications cannot be had.
     pub poll_interval: Duration,
     /// Lease time of partition ownership.
@@ -116,6 +122,8 @@ impl Default for CoreConfig {
             batch_size: 1_000,
             max_in_flight: 4_000,
             max_in_flight_bytes: 16 << 20,
+            whole_bytes: 64 << 10,
+            max_event_bytes: 16 << 20,
             poll_interval: Duration::from_millis(250),
             lease_ttl: Duration::from_secs(10),
             retry: RetryPolicy::default(),
@@ -188,6 +196,9 @@ pub struct Core {
     /// What is being written now, by `seq`.
     recording: Vec<Failure>,
     record_after: Time,
+    /// Payloads are being fetched.
+    fetching: bool,
+    fetch_after: Time,
     awake_out: bool,
     awake_after: Time,
     random: u64,
@@ -225,6 +236,8 @@ impl Core {
             to_record: BTreeMap::new(),
             recording: Vec::new(),
             record_after: Time::ZERO,
+            fetching: false,
+            fetch_after: Time::ZERO,
             awake_out: false,
             awake_after: Time::ZERO,
             random: seed | 1,
@@ -294,6 +307,9 @@ impl Core {
         if let Some(command) = self.next_publish(now) {
             return Some(command);
         }
+        if let Some(command) = self.next_fetch(now) {
+            return Some(command);
+        }
         if !self.awake_out
             && !self.is_stopping()
             && now >= self.awake_after
@@ -318,6 +334,7 @@ impl Core {
             self.own_due(),
             self.reload_due(),
             self.publish_due(now),
+            self.fetch_due(now),
             self.read_due(now),
             self.leave_by(),
         ];
@@ -336,26 +353,6 @@ impl Core {
     /// When failing rows are to be loaded again.
     fn reload_due(&self) -> Option<Time> {
         self.reload_after.filter(|_| self.reload.is_none())
-    }
-
-    fn next_reload(&mut self, now: Time) -> Option<Command> {
-        if self.reload_due().is_none_or(|due| due > now) {
-            return None;
-        }
-        let partitions: Vec<i32> = (0..self.ownership.count())
-            .filter(|partition| self.ownership.active(i64::from(*partition)))
-            .collect();
-        self.reload_after = None;
-        if partitions.is_empty() {
-            return None;
-        }
-        let unrecorded = self.to_record.values().chain(&self.recording);
-        self.reload = Some(Reload {
-            partitions: partitions.clone(),
-            failed_since: unrecorded.map(|failure| failure.hash).collect(),
-            ticket: self.reading.begin(),
-        });
-        Some(Command::Reload(partitions))
     }
 
     fn may_publish(&self, now: Time) -> bool {
@@ -409,6 +406,7 @@ impl Core {
             Input::SinkReady(ready) => self.sink_ready = ready,
             Input::Stop => self.stop(now),
             Input::Read(result) => self.read(now, result),
+            Input::Fetched(result) => self.fetched(now, result),
             Input::Published { lane, results } => self.published(now, lane, results),
             Input::Settled(result) => self.settled(now, result),
             Input::Recorded(result) => self.recorded(now, result),
@@ -489,20 +487,6 @@ impl Core {
         let since = now.saturating_sub(self.reloaded_at);
         if overdue && since >= RETRY_OVERDUE || since >= RELOAD_EVERY {
             self.reload_after = Some(now);
-        }
-    }
-
-    fn reloaded(&mut self, now: Time, result: Result<Vec<Failing>, StoreFailed>) {
-        let Some(reload) = self.reload.take() else {
-            return;
-        };
-        self.reading.end(reload.ticket);
-        match result {
-            Ok(failing) => {
-                self.reloaded_at = now;
-                self.take_failing(now, &failing, &reload.partitions, &reload.failed_since);
-            }
-            Err(StoreFailed) => self.reload_after = Some(now + STORE_RETRY),
         }
     }
 

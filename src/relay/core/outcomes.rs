@@ -23,7 +23,8 @@ impl Core {
             return None;
         }
         if self.may_publish(now) {
-            let quiet = self.lanes.iter().all(|lane| *lane != Lane::Busy);
+            let idle = self.lanes.iter().all(|lane| *lane != Lane::Busy);
+            let quiet = idle && !self.fetching;
             for seq in self.window.next_suspects(quiet) {
                 let Some(item) = self.window.waiting(seq) else {
                     continue;
@@ -212,7 +213,10 @@ impl Core {
                 Some(reason),
                 None,
             ));
-        } else if self.config.dead_letter && self.ownership.active(item.record.hash) {
+        } else if self.config.dead_letter
+            && item.record.content.refusal().is_none()
+            && self.ownership.active(item.record.hash)
+        {
             // It goes once more, to the dead-letter destination, before its key goes on.
             item.dead_letter = Some(reason);
             item.retried = item.retried || item.record.attempts > 1;

@@ -206,6 +206,11 @@ impl Ownership {
         owned.is_some_and(|owned| owned.careful > 0)
     }
 
+    /// Whether any newly read row may be.
+    pub fn is_careful(&self) -> bool {
+        self.owned.values().any(|owned| owned.careful > 0)
+    }
+
     /// A suspect went, and was answered: it was not to blame.
     pub fn survived(&mut self, hash: i64) {
         if let Some(owned) = self.owned.get_mut(&partition_of(hash, self.count)) {

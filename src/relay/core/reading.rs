@@ -172,6 +172,11 @@ impl Reading {
         self.out.is_some()
     }
 
+    /// Where the last main read came from.
+    pub fn source(&self) -> Option<i64> {
+        self.source
+    }
+
     /// The number of the newest read started.
     pub fn epoch(&self) -> u64 {
         self.next_ticket - 1
@@ -496,6 +501,7 @@ impl Core {
             ticket,
         });
         let byte_limit = self.free_bytes().max(1);
+        let careful = self.ownership.is_careful();
         Some(ReadRequest {
             kind,
             partitions,
@@ -504,6 +510,9 @@ impl Core {
             // What does not fit would be fetched for nothing.
             limit: limit.min(byte_limit / self.reading.row_weight + 1),
             byte_limit,
+            // After a crash nothing is read before it is recorded that it will be.
+            whole: if careful { 0 } else { self.config.whole_bytes },
+            max_event: self.config.max_event_bytes,
             source: self.reading.source,
         })
     }

@@ -11,6 +11,7 @@
 //!   rows beyond `last_known` may be missing here, and only a catch-up read (or the retry of
 //!   the failing row) may add to it.
 
+mod fetching;
 mod holds;
 mod suspects;
 
@@ -137,6 +138,8 @@ pub struct Window {
     slots: BTreeMap<i64, Slot>,
     keys: HashMap<i64, Key>,
     ready: BTreeSet<i64>,
+    /// Rows that would be ready if their payload were here.
+    unfetched: BTreeSet<i64>,
     /// Rows gone, with the read epoch that must have passed before they are forgotten.
     gone: VecDeque<(u64, i64)>,
     bytes: usize,
@@ -190,6 +193,7 @@ impl Window {
             slots: BTreeMap::new(),
             keys: HashMap::new(),
             ready: BTreeSet::new(),
+            unfetched: BTreeSet::new(),
             gone: VecDeque::new(),
             bytes: 0,
             held: 0,
@@ -325,7 +329,7 @@ impl Window {
         let at = key.waiting.partition_point(|waiting| *waiting < seq);
         key.waiting.insert(at, seq);
         if let Some(old_head) = old_head {
-            self.ready.remove(&old_head);
+            self.unready(old_head);
         }
         self.refresh(hash);
     }
@@ -341,7 +345,7 @@ impl Window {
 
     fn refresh_unordered(&mut self, seq: i64) {
         if self.may_go(seq) {
-            self.ready.insert(seq);
+            self.make_ready(seq);
         }
     }
 
@@ -355,7 +359,7 @@ impl Window {
         } else if let Some(head) = key.head()
             && self.may_go(head)
         {
-            self.ready.insert(head);
+            self.make_ready(head);
         }
     }
 
@@ -403,7 +407,7 @@ impl Window {
                         .is_none_or(|hold| hold == Hold::Lagging)
                     && self.may_go(next)
                 {
-                    self.ready.insert(next);
+                    self.make_ready(next);
                 }
             }
             if alone {
@@ -411,8 +415,8 @@ impl Window {
             }
         }
         for hash in touched {
-            if let Some(head) = self.keys.get(&hash).and_then(|key| key.waiting.front()) {
-                self.ready.remove(head);
+            if let Some(&head) = self.keys.get(&hash).and_then(|key| key.waiting.front()) {
+                self.unready(head);
             }
         }
         (batch, expired)
@@ -542,7 +546,7 @@ impl Window {
             .map(|(seq, _)| *seq)
             .collect();
         for seq in doomed {
-            self.ready.remove(&seq);
+            self.unready(seq);
             self.forget_suspect(seq);
             if let Some(Slot::Waiting(item)) = self.slots.remove(&seq) {
                 self.bytes -= item.record.weight();

@@ -6,7 +6,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use crate::error::{Reason, ReasonCode, Verdict};
 use crate::event::encode::{Encoded, Encoder};
 use crate::event::route::DeadLetterRouter;
-use crate::event::{Message, Record};
+use crate::event::{Content, Message, Record};
 use crate::relay::core::window::Item;
 use crate::sink::Lane;
 use crate::telemetry::trace::Tracer;
@@ -21,7 +21,19 @@ pub(super) async fn publish(
     batch: Vec<Item>,
 ) -> Vec<(Item, Verdict)> {
     let mut verdicts: HashMap<i64, Verdict> = HashMap::with_capacity(batch.len());
-    let ordinary = batch.iter().filter(|item| item.dead_letter.is_none());
+    for item in &batch {
+        if let Some(refusal) = item.record.content.refusal() {
+            let reason = refusal.reason.clone();
+            let verdict = match refusal.may_pass {
+                true => Verdict::Rejected(reason),
+                false => Verdict::Impossible(reason),
+            };
+            verdicts.insert(item.record.seq, verdict);
+        }
+    }
+    let ordinary = batch
+        .iter()
+        .filter(|item| item.dead_letter.is_none() && item.record.content == Content::Whole);
     let encoded = encode(encoder, ordinary.map(|item| &item.record));
     for (seq, reason) in encoded.rejected {
         verdicts.insert(seq, Verdict::Impossible(reason));

@@ -8,11 +8,17 @@ use tokio_postgres::Row;
 use tokio_postgres::types::Type;
 
 use super::error::StoreError;
+use super::select::{Part, stored_max};
 use super::session::Params;
 use super::sql::{Sql, like};
-use super::{PostgresStore, failures, read, run};
+use super::{PostgresStore, failures, fetch, read, run};
 use crate::event::Record;
-use crate::store::FailureState;
+use crate::store::{FailureState, FetchRequest, Settled};
+
+/// Rows of more bytes are shown without their payload.
+const SHOWN_MAX: usize = 256 << 10;
+/// Most bytes that are read once more, row by row.
+const FILL_MAX: usize = 16 << 20;
 
 /// Which failure records an operator means. All conditions must hold.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -240,7 +246,7 @@ impl PostgresStore {
         Ok(())
     }
 
-    /// Rows after `after` in order, whatever their state. Needs an order column.
+    /// Rows after `after` in order, whatever their state; large ones without their payload. Needs an order column.
     pub async fn tail(&self, after: i64, limit: usize) -> Result<Vec<TailRow>, StoreError> {
         let inner = &*self.inner;
         let sql = &inner.sql;
@@ -250,22 +256,46 @@ impl PostgresStore {
                 sql.table
             )));
         }
-        let text = format!(
-            "select {}, {}, {} as published, (select f.state from outrigger.failures f \
-               where f.outbox = {} and f.seq = {seq} and f.event_id = {id}) as failure \
-             from {} o where {seq} > $1 order by {seq} limit {limit}",
-            sql.columns,
-            format_args!("{}, null::int8 as retry", sql.counts),
-            sql.published,
-            sql.outbox,
-            sql.table,
-            seq = sql.seq,
-            id = sql.id_text,
+        let state = format!(
+            "(select f.state from outrigger.failures f where f.outbox = {} and f.seq = {} and f.event_id = {})",
+            sql.outbox, sql.seq, sql.id_text
         );
-        let params: Params<'_> = vec![(&after, Type::INT8)];
-        let rows: Vec<Row> = run!(self, |client| client.query_typed(&text, &params))?;
-        let layout = read::Layout::new(&inner.table);
-        rows.iter()
+        let more = [
+            (sql.counts.as_str(), "counts"),
+            ("null::int8", "retry"),
+            (sql.published.as_str(), "published"),
+            (state.as_str(), "failure"),
+        ];
+        let rows = format!(
+            "from {table} o where {seq} > $1 order by {seq} limit {limit}",
+            table = sql.table,
+            seq = sql.seq,
+        );
+        let (whole, stored) = (SHOWN_MAX as i64, stored_max(SHOWN_MAX));
+        let part = Part::Sized {
+            whole: "$2",
+            stored: "$3",
+            together: true,
+        };
+        let text = sql.select.of(part, &more, &rows);
+        let params: Params<'_> = vec![
+            (&after, Type::INT8),
+            (&whole, Type::INT8),
+            (&stored, Type::INT8),
+        ];
+        let answer: Result<Vec<Row>, StoreError> =
+            run!(self, |client| client.query_typed(&text, &params));
+        let answer = match answer {
+            Err(error) if error.concerns_a_row() => {
+                let text = sql.select.of(Part::Numbers, &more, &rows);
+                let params: Params<'_> = vec![(&after, Type::INT8)];
+                run!(self, |client| client.query_typed(&text, &params))?
+            }
+            answer => answer?,
+        };
+        let layout = read::Layout::new(&inner.table, SHOWN_MAX);
+        let mut rows = answer
+            .iter()
             .map(|row| {
                 let failure: Option<&str> = row.try_get("failure")?;
                 Ok(TailRow {
@@ -274,7 +304,50 @@ impl PostgresStore {
                     failure: failure.map(failures::state).transpose()?,
                 })
             })
-            .collect()
+            .collect::<Result<Vec<_>, StoreError>>()?;
+        self.fill(&mut rows).await?;
+        Ok(rows)
+    }
+
+    /// Fetches what a read of several rows could not bring, since one of them cannot be read.
+    async fn fill(&self, rows: &mut [TailRow]) -> Result<(), StoreError> {
+        let inner = &*self.inner;
+        let left = rows.iter().filter(|row| row.record.content.is_left());
+        let left: Vec<Settled> = left
+            .map(|row| Settled {
+                seq: row.record.seq,
+                id: row.record.id.clone(),
+            })
+            .collect();
+        if left.is_empty() {
+            return Ok(());
+        }
+        let request = FetchRequest {
+            rows: left,
+            source: None,
+            byte_limit: FILL_MAX,
+            max_event: SHOWN_MAX,
+        };
+        let fetched = run!(self, session, |session| fetch::fetch(
+            &session,
+            &inner.table,
+            &inner.sql,
+            &request,
+            "true"
+        ))?;
+        for record in fetched.rows {
+            if let Some(row) = rows.iter_mut().find(|row| row.record.seq == record.seq) {
+                row.record = Record {
+                    hash: row.record.hash,
+                    keyed: row.record.keyed,
+                    attempts: row.record.attempts,
+                    crashes: row.record.crashes,
+                    created_at: row.record.created_at,
+                    ..record
+                };
+            }
+        }
+        Ok(())
     }
 
     /// The highest `seq` so far, for `tail` to begin at. Zero for an empty table.

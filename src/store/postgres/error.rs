@@ -108,6 +108,23 @@ impl StoreError {
             .is_none_or(|state| outages.iter().any(|of| state.starts_with(of)))
     }
 
+    /// Whether a single row may be to blame: a value that cannot be converted, rendered or held, or damaged data.
+    pub(super) fn concerns_a_row(&self) -> bool {
+        let Some(state) = self.sqlstate.as_deref() else {
+            return false;
+        };
+        ["22", "2F", "38", "39", "54", "P0", "XX"]
+            .iter()
+            .any(|class| state.starts_with(class))
+            || state == SqlState::OUT_OF_MEMORY.code()
+    }
+
+    /// Whether the same row will fail in the same way, as long as nobody changes it.
+    pub(super) fn is_lasting(&self) -> bool {
+        let state = self.sqlstate.as_deref().unwrap_or_default();
+        state.starts_with("22") || state.starts_with("54")
+    }
+
     /// Adds the next step to a permission error.
     pub(super) fn with_grants(mut self, hint: &str) -> Self {
         if self.sqlstate.as_deref() == Some(SqlState::INSUFFICIENT_PRIVILEGE.code()) {
@@ -169,7 +186,9 @@ impl From<tokio_postgres::Error> for StoreError {
         if let Some(db) = error.as_db_error() {
             let code = db.code().code();
             // DETAIL, CONTEXT and, for data exceptions, the message itself quote row values.
-            let mut message = if code.starts_with("22") {
+            let mut message = if let Some(words) = words(code) {
+                format!("{words} (SQLSTATE {code})")
+            } else if code.starts_with("22") {
                 format!("the server refused a value (SQLSTATE {code})")
             } else {
                 format!("{} (SQLSTATE {code})", db.message())
@@ -262,6 +281,15 @@ fn remedy_for(code: &str) -> Option<&'static str> {
         }
         _ => return None,
     })
+}
+
+/// What a data exception means, without the value.
+fn words(code: &str) -> Option<&'static str> {
+    match code {
+        "22021" => Some("it holds bytes that are not valid UTF-8"),
+        "22P05" => Some("it holds a character that UTF-8 cannot express"),
+        _ => None,
+    }
 }
 
 /// What to do about a login or a TLS handshake that failed. Known by their words alone, which the servers and the TLS

@@ -71,6 +71,8 @@ pub(super) struct Table {
     pub(super) extra: Vec<Arc<str>>,
     /// Partitioned, or inherited from.
     pub(super) has_children: bool,
+    /// The database knows no encoding: text may be any bytes.
+    pub(super) any_bytes: bool,
     pub(super) after_publish: AfterPublish,
     /// How the published column says no, if it is a boolean.
     pub(super) no: No,
@@ -155,7 +157,8 @@ select format('%I.%I', n.nspname, c.relname) as name,
             else 'awake:' || md5(format('%I.%I', n.nspname, c.relname)) end as awake,
        c.relkind::text as kind,
        (c.relkind = 'p' or exists (select from pg_inherits i where i.inhparent = c.oid)) as has_children,
-       c.oid as oid
+       c.oid as oid,
+       getdatabaseencoding() = 'SQL_ASCII' as any_bytes
 from pg_class c join pg_namespace n on n.oid = c.relnamespace
 where c.oid = to_regclass($1)";
 
@@ -208,6 +211,7 @@ pub(super) async fn find(client: &Client, mapping: &Mapping) -> Result<Option<Ta
         columns,
         extra,
         has_children: row.try_get("has_children")?,
+        any_bytes: row.try_get("any_bytes")?,
         after_publish: mapping.after_publish,
     }))
 }

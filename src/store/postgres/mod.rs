@@ -3,6 +3,8 @@
 //! * [`connect`], `dsn`, `dialects`, `service`, `options`, `tls`: from settings to connections, with libpq's meanings.
 //! * [`mapping`], [`inspect`]: which table and columns; what the catalog says about them.
 //! * [`migrate`]: schema, native table, grants.
+//! * `security`: whether row-level security hides rows.
+//! * `select`, `fetch`: what is read of a row, and which row cannot be read.
 //! * `sql`, `read`, `settle`, `retention`, `failures`, `ownership`: what the relay does.
 //! * [`listen`]: the wake-up hint. [`figures`]: what metrics need. [`status`], [`admin`], [`emit`], [`replay`]: what operators do. [`probe`]: what `check` asks.
 //!
@@ -17,6 +19,7 @@ mod dsn;
 pub mod emit;
 pub mod error;
 mod failures;
+mod fetch;
 pub mod figures;
 pub mod inspect;
 pub mod listen;
@@ -31,6 +34,8 @@ mod read;
 mod repartition;
 pub mod replay;
 mod retention;
+mod security;
+mod select;
 mod service;
 mod session;
 mod settle;
@@ -38,8 +43,8 @@ mod sql;
 pub mod status;
 mod tls;
 
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
 
 use deadpool_postgres::{Object, Pool};
 use tokio::time::timeout;
@@ -58,12 +63,16 @@ pub use retention::{HISTORY_LOOKED_AT_MAX, History, RetentionStep};
 
 use crate::store::configuration::Configuration;
 use crate::store::{
-    Claimed, Failing, Failure, Partitions, ReadBatch, ReadRequest, Settle, Tick, Told, Unsettled,
+    Claimed, Failing, Failure, FetchBatch, FetchRequest, Partitions, ReadBatch, ReadRequest,
+    Settle, Tick, Told, Unsettled,
 };
 use connect::Connector;
 use inspect::Table;
 use session::Session;
 use sql::Sql;
+
+/// How often policies are read where row-level security applies to the role.
+const POLICIES_EVERY: Duration = Duration::from_secs(20);
 
 /// Connections to the database, before anything is known about the outbox table.
 #[derive(Debug, Clone)]
@@ -125,7 +134,9 @@ impl Database {
         let client = lease.client();
         let result = timeout(self.timeout, async {
             migrate::check_version(client).await?;
-            inspect::inspect(client, &self.mapping).await
+            let table = inspect::inspect(client, &self.mapping).await?;
+            security::check(client, &table).await?;
+            Ok::<_, StoreError>(table)
         })
         .await;
         let table = lease
@@ -137,6 +148,7 @@ impl Database {
                 grants: needs(&table.name),
                 table,
                 database: self.clone(),
+                hidden: Hidden::default(),
             }),
         })
     }
@@ -239,6 +251,29 @@ struct Inner {
     table: Table,
     sql: Sql,
     grants: String,
+    hidden: Hidden,
+}
+
+/// Whether policies hide rows by now. Once they do, the table must be opened anew.
+#[derive(Debug, Default)]
+struct Hidden {
+    checked_at: Mutex<Option<Instant>>,
+    found: OnceLock<StoreError>,
+}
+
+impl Hidden {
+    /// Whether it is time to read the policies again.
+    fn is_due(&self) -> bool {
+        let mut checked_at = self
+            .checked_at
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let due = checked_at.is_none_or(|at| at.elapsed() > POLICIES_EVERY);
+        if due {
+            *checked_at = Some(Instant::now());
+        }
+        due
+    }
 }
 
 /// Runs `$body` with a leased connection within the time limit.
@@ -275,6 +310,7 @@ impl PostgresStore {
                 grants: inner.grants.clone(),
                 table: inner.table.clone(),
                 database: inner.database.clone(),
+                hidden: Hidden::default(),
             }),
         }
     }
@@ -298,13 +334,30 @@ impl PostgresStore {
     ///
     /// On a table without an order column, `seq` is a hash of the id: bounds of main and catch-up reads are ignored and
     /// rows come in no particular order. Rows recorded as suspects are read in their place, with their counts.
+    ///
+    /// Fails once row-level security may hide rows, which a tick notices.
     pub async fn read(&self, request: &ReadRequest) -> Result<ReadBatch, StoreError> {
         let inner = &*self.inner;
+        if let Some(error) = inner.hidden.found.get() {
+            return Err(error.clone());
+        }
         run!(self, session, |session| read::read(
             &session,
             &inner.table,
             &inner.sql,
             request
+        ))
+    }
+
+    /// Reads the rest of rows that a read left out. A row that cannot be read comes with the reason.
+    pub async fn fetch(&self, request: &FetchRequest) -> Result<FetchBatch, StoreError> {
+        let inner = &*self.inner;
+        run!(self, session, |session| fetch::fetch(
+            &session,
+            &inner.table,
+            &inner.sql,
+            request,
+            &inner.sql.pending
         ))
     }
 
@@ -423,13 +476,19 @@ impl PostgresStore {
         beat: Option<&Told>,
     ) -> Result<Tick, StoreError> {
         let inner = &*self.inner;
-        let tick = run!(self, session, |session| ownership::tick(
-            &session,
-            &inner.table,
-            &inner.sql,
-            replica,
-            beat
-        ))?;
+        let tick = run!(self, session, |session| async {
+            let (tick, applies) =
+                ownership::tick(&session, &inner.table, &inner.sql, replica, beat).await?;
+            // Policies may come at any time. They concern reads; the lease is kept.
+            if applies
+                && inner.hidden.is_due()
+                && let Err(error) = security::check(session.client(), &inner.table).await
+                && error.kind() == StoreErrorKind::Schema
+            {
+                let _ = inner.hidden.found.set(error);
+            }
+            Ok::<_, StoreError>(tick)
+        })?;
         inner.database.connector.met(tick.server_start);
         Ok(tick)
     }

@@ -22,6 +22,7 @@ use uuid::Uuid;
 use super::error::StoreError;
 use super::inspect::Table;
 use super::mapping::Field;
+use super::security;
 use super::session::{Session, begin};
 use super::sql::{NOW_MS, SERVER_START, Sql};
 use crate::store::configuration::Configuration;
@@ -124,13 +125,14 @@ pub(super) async fn register(
     })
 }
 
+/// The tick, and whether row-level security applies to this role.
 pub(super) async fn tick(
     session: &Session<'_>,
     table: &Table,
     sql: &Sql,
     replica: Uuid,
     beat: Option<&Told>,
-) -> Result<Tick, StoreError> {
+) -> Result<(Tick, bool), StoreError> {
     if let Some(told) = beat {
         let ago = told.published_ago.map(|ago| ago.as_micros() as f64);
         // A transaction of its own, finished before the read below takes its snapshot. So a claim that got hold of
@@ -180,7 +182,7 @@ pub(super) async fn tick(
         .zip(names)
         .zip(alive_for)
         .zip(ranks.into_iter().zip(conflicts).zip(differs));
-    Ok(Tick {
+    let tick = Tick {
         server_start: row.try_get("server_start")?,
         partitions: numbers
             .into_iter()
@@ -207,7 +209,8 @@ pub(super) async fn tick(
         awake_for: micros(row.try_get("awake_for")?).unwrap_or_default(),
         unsettled: row.try_get("unsettled")?,
         next_due_in: micros(row.try_get("next_due_in")?),
-    })
+    };
+    Ok((tick, row.try_get("secured")?))
 }
 
 fn micros(value: Option<i64>) -> Option<Duration> {
@@ -252,10 +255,11 @@ fn state(table: &Table, sql: &Sql) -> String {
            b.paused_at is not null as paused, b.failures_version, \
            coalesce(b.repartition_until > clock_timestamp(), false) as standing_down, \
            {awake_for} as awake_for, {due} as next_due_in, {SERVER_START} as server_start, \
-           current_setting('transaction_read_only')::bool as read_only, \
+           current_setting('transaction_read_only')::bool as read_only, {secured} as secured, \
            exists (select from outrigger.failures f where f.outbox = {outbox} and f.state = 'unsettled') as unsettled \
          from outrigger.outboxes b where b.outbox = {outbox}",
         awake_for = sql.awake_for,
+        secured = security::applies(table),
     )
 }
 

@@ -10,7 +10,7 @@ use super::mapping::{AfterPublish, Field, literal, quote};
 use super::mark::Mark;
 use super::session::begin;
 use super::sql::Sql;
-use super::{Database, migrate, misfit};
+use super::{Database, migrate, misfit, security};
 
 /// Facts about the server and the session.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -181,6 +181,7 @@ pub(super) async fn shares_sessions(one: &Client, other: &Client) -> Result<bool
 
 async fn table(client: &mut Client, database: &Database) -> Result<TableFacts, StoreError> {
     let table = inspect::inspect(client, database.mapping()).await?;
+    security::check(client, &table).await?;
     let registered = match client
         .query_typed_one(
             "select exists (select from outrigger.outboxes where outbox = $1)",

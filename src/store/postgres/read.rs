@@ -12,10 +12,13 @@ use tokio_postgres::Row;
 use tokio_postgres::types::{FromSql, ToSql, Type};
 
 use super::error::StoreError;
-use super::inspect::Table;
+use super::inspect::{Kind, Table};
+use super::mapping::Field;
+use super::select::{ID_MAX, ODD_ID, Part, TEXTS, stored_max};
 use super::session::{Params, Prepared, Session};
-use super::sql::{Sql, TEXTS};
-use crate::event::{Data, Record};
+use super::sql::Sql;
+use crate::error::ReasonCode;
+use crate::event::{Content, Data, Record};
 use crate::store::{Holder, Holders, Partitions, ReadBatch, ReadKind, ReadRequest};
 
 /// A statement with its parameters.
@@ -24,13 +27,45 @@ pub(super) struct Statement<'a> {
     pub(super) params: Params<'a>,
 }
 
-/// Builds the statement of a request. `owned` holds the owned partitions in the parameter's type. What varies from
-/// read to read is a parameter, so that few different statements are kept.
-pub(super) fn statement<'a>(
+/// A request's numbers in the types of parameters.
+#[derive(Default)]
+struct Numbers {
+    owned: Vec<i64>,
+    limit: i64,
+    whole: i64,
+    stored: i64,
+}
+
+impl Numbers {
+    fn of(request: &ReadRequest) -> Self {
+        let number = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
+        Self {
+            owned: match &request.partitions {
+                Partitions::All => Vec::new(),
+                Partitions::Some { owned, .. } => owned.iter().map(|p| i64::from(*p)).collect(),
+            },
+            limit: number(request.limit.max(1)),
+            whole: whole(request),
+            stored: stored_max(request.max_event),
+        }
+    }
+}
+
+/// Rows with a value of more bytes come without their payload; negative: all of them.
+fn whole(request: &ReadRequest) -> i64 {
+    match request.whole.min(request.max_event) {
+        0 => -1,
+        whole => i64::try_from(whole).unwrap_or(i64::MAX),
+    }
+}
+
+/// Builds the statement of a request. What varies from read to read is a parameter, so that few different statements are
+/// kept. `values`: read more than numbers.
+fn statement<'a>(
     sql: &Sql,
     request: &'a ReadRequest,
-    owned: &'a Vec<i64>,
-    limit: &'a i64,
+    numbers: &'a Numbers,
+    values: bool,
 ) -> Statement<'a> {
     let mut params: Params<'a> = Vec::new();
     let mut filters = vec![sql.pending.clone()];
@@ -68,7 +103,7 @@ pub(super) fn statement<'a>(
         filters.push(Sql::in_partitions(
             &sql.hash,
             *count,
-            &bind(owned, Type::INT8_ARRAY),
+            &bind(&numbers.owned, Type::INT8_ARRAY),
         ));
     }
     // NOT IN (unnest) hashes the list once in every server version; <> ALL, as fast on 15, compares one by one before.
@@ -101,9 +136,21 @@ pub(super) fn statement<'a>(
             bind(source, Type::INT8)
         ));
     }
-    let limit = bind(limit, Type::INT8);
+    let limit = bind(&numbers.limit, Type::INT8);
+    let (whole, stored);
+    let part = if values {
+        whole = bind(&numbers.whole, Type::INT8);
+        stored = bind(&numbers.stored, Type::INT8);
+        Part::Sized {
+            whole: &whole,
+            stored: &stored,
+            together: false,
+        }
+    } else {
+        Part::Numbers
+    };
     let retries = request.kind == ReadKind::Retries;
-    const PACKED: &str = "(f.attempts::int8 << 32) | f.crashes as counts";
+    const PACKED: &str = "(f.attempts::int8 << 32) | f.crashes";
     let (counts, retry, join) = match request.kind {
         ReadKind::Retries => {
             filters.push(format!(
@@ -156,18 +203,21 @@ pub(super) fn statement<'a>(
         }
         _ => {}
     }
-    let rows = format!(
-        "select {}, {counts}, {retry} as retry from {join} where {} {order}limit {limit}",
-        sql.columns,
-        filters.join(" and "),
+    let rows = sql.select.of(
+        part,
+        &[(counts, "counts"), (retry, "retry")],
+        &format!(
+            "from {join} where {} {order}limit {limit}",
+            filters.join(" and ")
+        ),
     );
     let text = if matches!(request.kind, ReadKind::Main { .. }) {
         // The snapshot must be that of the very statement that reads the rows, and must come back even when there
-        // are none. As a row of its own it is sent once; as a column it would be repeated in each.
-        format!(
-            "select {}, null::int8 as counts, null::int8 as retry, ({}) || ':' || pg_current_snapshot() as snapshot union all \
-             select rows.*, null::text from ({rows}) rows",
-            sql.nulls, sql.source
+        // are none.
+        with_note(
+            sql,
+            &format!("({}) || ':' || pg_current_snapshot()", sql.source),
+            &rows,
         )
     } else {
         rows
@@ -177,6 +227,15 @@ pub(super) fn statement<'a>(
 
 /// Instead of them, for a row that was published.
 const PUBLISHED: i64 = -2;
+/// Rows, after one that has nothing but a note. As a row of its own it is sent once; as a column it would be repeated in
+/// each.
+pub(super) fn with_note(sql: &Sql, note: &str, rows: &str) -> String {
+    format!(
+        "select {}, null::int8 as size, null::int8 as counts, null::int8 as retry, {note} as note union all \
+         select rows.*, null::text from ({rows}) rows",
+        sql.select.nulls
+    )
+}
 
 /// Microseconds until a failed row may be tried again; negative if only an operator can release it.
 const RETRY_IN: &str = "case f.state when 'blocked' then -1::int8 when 'retrying' then \
@@ -189,12 +248,23 @@ pub(super) async fn read(
     sql: &Sql,
     request: &ReadRequest,
 ) -> Result<ReadBatch, StoreError> {
-    let owned = match &request.partitions {
-        Partitions::All => Vec::new(),
-        Partitions::Some { owned, .. } => owned.iter().map(|p| i64::from(*p)).collect(),
-    };
-    let limit = i64::try_from(request.limit.max(1)).unwrap_or(i64::MAX);
-    let statement = statement(sql, request, &owned, &limit);
+    match attempt(session, table, sql, request, true).await {
+        // One row is enough for that. Which one it is shows when the rows are fetched.
+        Err(error) if error.concerns_a_row() => attempt(session, table, sql, request, false).await,
+        result => result,
+    }
+}
+
+/// `values`: read more than numbers.
+async fn attempt(
+    session: &Session<'_>,
+    table: &Table,
+    sql: &Sql,
+    request: &ReadRequest,
+    values: bool,
+) -> Result<ReadBatch, StoreError> {
+    let numbers = Numbers::of(request);
+    let statement = statement(sql, request, &numbers, values);
     // Both are made ready first: from here on, what is sent first is run first.
     let main = session.prepare(&statement.text, &statement.params).await?;
     let holders = session.prepare(&sql.holders, &Vec::new()).await?;
@@ -233,7 +303,7 @@ async fn rows(
     statement: &Prepared<'_>,
     params: Params<'_>,
 ) -> Result<(ReadBatch, Option<String>), StoreError> {
-    let layout = Layout::new(table);
+    let layout = Layout::new(table, request.max_event);
     let main = matches!(request.kind, ReadKind::Main { .. });
     let mut batch = ReadBatch::default();
     let mut snapshot = None;
@@ -242,7 +312,7 @@ async fn rows(
     while let Some(row) = stream.next().await {
         let row = row?;
         if main && snapshot.is_none() {
-            snapshot = row.try_get::<_, Option<String>>(layout.counts + 2)?;
+            snapshot = row.try_get::<_, Option<String>>(layout.note())?;
             if snapshot.is_some() {
                 continue;
             }
@@ -288,10 +358,12 @@ fn parse_snapshot(text: &str) -> Result<Holders, StoreError> {
     parsed.ok_or_else(|| StoreError::fatal(format!("cannot read the snapshot `{text}`")))
 }
 
-/// Where the columns are.
+/// Where the columns are, and what came of each row.
 pub(super) struct Layout<'a> {
     extra: &'a [Arc<str>],
-    counts: usize,
+    data: Option<Kind>,
+    size: usize,
+    max_event: usize,
 }
 
 const FIRST_TEXT: usize = 4;
@@ -301,27 +373,31 @@ const EXPIRES_AT: usize = DATA + 3;
 const EXTRA: usize = DATA + 4;
 
 impl<'a> Layout<'a> {
-    pub(super) fn new(table: &'a Table) -> Self {
+    /// `max_event`: rows of more bytes are refused.
+    pub(super) fn new(table: &'a Table, max_event: usize) -> Self {
         Self {
             extra: &table.extra,
-            counts: EXTRA + table.extra.len(),
+            data: table.column(Field::Data).map(|column| column.kind),
+            size: EXTRA + table.extra.len(),
+            max_event,
         }
+    }
+
+    /// Where a note is, if the statement has one.
+    pub(super) fn note(&self) -> usize {
+        self.size + 3
     }
 
     pub(super) fn record(&self, row: &Row) -> Result<Record, StoreError> {
         let text = |field: usize| row.try_get::<_, Option<String>>(FIRST_TEXT + field);
-        let counts: i64 = row.try_get::<_, Option<i64>>(self.counts)?.unwrap_or(0);
-        let retry_in: Option<i64> = row.try_get(self.counts + 1)?;
+        let counts: i64 = row.try_get::<_, Option<i64>>(self.size + 1)?.unwrap_or(0);
+        let retry_in: Option<i64> = row.try_get(self.size + 2)?;
         let expires_in: Option<i64> = row.try_get(3)?;
         let time = |field: usize| -> Result<Option<Timestamp>, StoreError> {
             let at: Option<Instant> = row.try_get(field)?;
             Ok(at.and_then(|at| at.0))
         };
-        let mut extra = Vec::with_capacity(self.extra.len());
-        for (i, name) in self.extra.iter().enumerate() {
-            extra.push((name.clone(), row.try_get(EXTRA + i)?));
-        }
-        Ok(Record {
+        let head = Record {
             seq: row.try_get(0)?,
             hash: row.try_get(1)?,
             keyed: row.try_get(2)?,
@@ -334,52 +410,109 @@ impl<'a> Layout<'a> {
             // A null id or type is the row's fault, not the table's: let it fail as an invalid event.
             id: text(0)?.unwrap_or_default(),
             event_type: text(1)?.unwrap_or_default(),
+            key: text(4)?,
+            content: self.content(row.try_get(self.size)?),
+            created_at: time(CREATED_AT)?,
+            ..Record::default()
+        };
+        if head.content != Content::Whole {
+            return Ok(head);
+        }
+        let mut extra = Vec::with_capacity(self.extra.len());
+        for (i, name) in self.extra.iter().enumerate() {
+            extra.push((name.clone(), row.try_get(EXTRA + i)?));
+        }
+        let record = Record {
             source: text(2)?,
             subject: text(3)?,
-            key: text(4)?,
             content_type: text(5)?,
             schema: text(6)?,
             destination: text(7)?,
             routing_key: text(8)?,
             extensions: text(9)?,
             headers: text(10)?,
-            data: payload(row)?,
-            created_at: time(CREATED_AT)?,
+            data: self.payload(row)?,
             expires_at: time(EXPIRES_AT)?,
             extra,
+            ..head
+        };
+        Ok(self.bounded(record))
+    }
+
+    /// No value is too long by itself, but together they may be.
+    fn bounded(&self, record: Record) -> Record {
+        let bytes = record.bytes();
+        if bytes <= self.max_event {
+            return record;
+        }
+        Record {
+            seq: record.seq,
+            hash: record.hash,
+            keyed: record.keyed,
+            attempts: record.attempts,
+            crashes: record.crashes,
+            retry_in: record.retry_in,
+            expires_in: record.expires_in,
+            id: record.id,
+            event_type: record.event_type,
+            key: record.key,
+            created_at: record.created_at,
+            content: Content::of_size(bytes as u64, self.max_event),
+            ..Record::default()
+        }
+    }
+
+    /// What came of a row. No size: it came whole.
+    fn content(&self, size: Option<i64>) -> Content {
+        match size {
+            None => Content::Whole,
+            Some(ODD_ID) => Content::refused(
+                ReasonCode::Unreadable,
+                format!("its id has more than {ID_MAX} bytes, or is not valid UTF-8"),
+            ),
+            // JSON too large, as stored, to be rendered.
+            Some(stored) if stored < 0 => Content::refused(
+                ReasonCode::TooLarge,
+                format!(
+                    "the row's JSON takes {} bytes as stored, and OUTRIGGER_RELAY_MAX_EVENT_SIZE allows {}; it was not read",
+                    stored.unsigned_abs(),
+                    self.max_event
+                ),
+            ),
+            Some(size) => Content::of_size(size.unsigned_abs(), self.max_event),
+        }
+    }
+
+    /// The payload, from whichever of the two columns is set.
+    fn payload(&self, row: &Row) -> Result<Data, StoreError> {
+        let payload: Option<Payload> = match row.try_get(DATA + 1)? {
+            None => row.try_get(DATA)?,
+            binary => binary,
+        };
+        Ok(match payload.map_or(Data::None, |payload| payload.0) {
+            // JSON comes as the text that it is.
+            Data::Text(text) if matches!(self.data, Some(Kind::Json | Kind::Jsonb)) => {
+                Data::Json(text)
+            }
+            data => data,
         })
     }
 }
 
-/// The payload, from whichever of the two columns is set.
-fn payload(row: &Row) -> Result<Data, StoreError> {
-    let payload: Option<Payload> = match row.try_get(DATA + 1)? {
-        None => row.try_get(DATA)?,
-        binary => binary,
-    };
-    Ok(payload.map_or(Data::None, |payload| payload.0))
-}
-
-/// A payload, told apart by the type on the wire: the column's type may have changed since we looked.
+/// A payload as it comes: bytes or text.
 struct Payload(Data);
 
 impl<'a> FromSql<'a> for Payload {
     fn from_sql(kind: &Type, raw: &'a [u8]) -> Result<Self, Box<dyn Error + Sync + Send>> {
-        Ok(Self(match (kind, raw) {
-            // The binary form of jsonb is a version and the text.
-            (&Type::JSONB, [1, text @ ..]) => Data::Json(Bytes::copy_from_slice(text)),
-            (&Type::JSONB, _) => return Err("unknown version of the binary form of jsonb".into()),
-            (&Type::JSON, _) => Data::Json(Bytes::copy_from_slice(raw)),
-            (&Type::BYTEA, _) => Data::Binary(Bytes::copy_from_slice(raw)),
-            _ => Data::Text(Bytes::copy_from_slice(raw)),
+        let bytes = Bytes::copy_from_slice(raw);
+        Ok(Self(match *kind {
+            Type::BYTEA => Data::Binary(bytes),
+            _ => Data::Text(bytes),
         }))
     }
 
     fn accepts(kind: &Type) -> bool {
-        matches!(
-            *kind,
-            Type::JSONB | Type::JSON | Type::BYTEA | Type::TEXT | Type::VARCHAR
-        )
+        matches!(*kind, Type::BYTEA | Type::TEXT)
     }
 }
 

@@ -47,7 +47,7 @@ impl<'a> Session<'a> {
         Self { object, keeps }
     }
 
-    fn client(&self) -> &'a Client {
+    pub(super) fn client(&self) -> &'a Client {
         self.object
     }
 

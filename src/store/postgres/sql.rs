@@ -6,6 +6,7 @@
 use super::inspect::{Kind, Table};
 use super::mapping::{AfterPublish, Field, literal, quote};
 use super::mark::Mark;
+use super::select::{self, Select};
 
 /// Fragments and statements for one outbox table.
 #[derive(Debug)]
@@ -28,10 +29,8 @@ pub(super) struct Sql {
     pub(super) published: String,
     /// The delay column and the current time in its type.
     pub(super) available: Option<(String, String)>,
-    /// Everything a [`Record`](crate::event::Record) needs but its failure counts, as a select list.
-    pub(super) columns: String,
-    /// Nulls of the same types as `columns`.
-    pub(super) nulls: String,
+    /// Everything a [`Record`](crate::event::Record) needs but its failure counts.
+    pub(super) select: Select,
     /// Attempts and crashes of a row that may be a suspect, packed.
     pub(super) counts: String,
     /// True for rows without a failure record that holds them up.
@@ -107,13 +106,13 @@ impl Sql {
                 now(column.kind).to_owned(),
             )
         });
-        let (columns, nulls) = select_list(t, &seq, &hash, total);
+        let select = Select::new(t, &seq, &hash, total);
         // The first EXISTS is evaluated once per statement, so healthy outboxes pay nothing per row. Under
         // OR, the planner keeps the second one as a probe per row instead of a join, which would have to sort.
         // A suspect is read in its place: only its crash count matters.
         let any = format!("exists (select from outrigger.failures f where f.outbox = {outbox})");
         // A record says nothing about another event with the same number.
-        let id_text = format!("coalesce({id}::text, '')");
+        let (id_text, _) = select::id(t);
         let row = format!(
             "from outrigger.failures f where f.outbox = {outbox} and f.seq = {seq} and f.event_id = {id_text}"
         );
@@ -122,9 +121,8 @@ impl Sql {
         let not_dead = format!(
             "(not {any} or not exists (select {row} and f.state in ('dead', 'unsettled')))"
         );
-        let counts = format!(
-            "case when {any} then (select (f.attempts::int8 << 32) | f.crashes {row}) end as counts"
-        );
+        let counts =
+            format!("case when {any} then (select (f.attempts::int8 << 32) | f.crashes {row}) end");
         let failure_join = match (&order, t.column(Field::Id)) {
             (None, Some(column)) if column.type_name == "uuid" => {
                 format!("{id} = f.event_id::uuid")
@@ -161,8 +159,7 @@ impl Sql {
             pending: mark.pending,
             published: mark.published,
             available,
-            columns,
-            nulls,
+            select,
             counts,
             not_failing,
             not_dead,
@@ -250,76 +247,6 @@ impl Sql {
 
 /// The ids of the rows to settle.
 const THOSE: &str = "select unnest($2)";
-
-fn select_list(t: &Table, seq: &str, hash: &str, total: bool) -> (String, String) {
-    let mut columns = vec![format!("{seq}::int8 as seq"), format!("{hash} as hash")];
-    let mut nulls = vec!["null::int8".to_owned(), "null::int8".to_owned()];
-    let mut add = |column: String, type_name: &str| {
-        columns.push(column);
-        nulls.push(format!("null::{type_name}"));
-    };
-    match t.sql(Field::Key) {
-        _ if total => add("true".into(), "bool"),
-        Some(key) => add(format!("{key} is not null"), "bool"),
-        None => add("false".into(), "bool"),
-    }
-    add(expires_in(t), "int8");
-    for field in TEXTS {
-        match t.sql(field) {
-            Some(column) => add(format!("{column}::text"), "text"),
-            None => add("null::text".into(), "text"),
-        }
-    }
-    for field in [Field::Data, Field::DataBinary] {
-        match (t.sql(field), t.column(field).map(|c| c.kind)) {
-            (Some(column), Some(Kind::Json)) => add(column, "json"),
-            (Some(column), Some(Kind::Jsonb)) => add(column, "jsonb"),
-            (Some(column), Some(Kind::Binary)) => add(column, "bytea"),
-            (Some(column), _) => add(format!("{column}::text"), "text"),
-            (None, _) => add("null::text".into(), "text"),
-        }
-    }
-    for field in [Field::CreatedAt, Field::ExpiresAt] {
-        match (t.sql(field), t.column(field).map(|c| c.kind)) {
-            (Some(column), Some(Kind::Timestamp)) => {
-                add(format!("{column} at time zone 'UTC'"), "timestamptz");
-            }
-            (Some(column), _) => add(column, "timestamptz"),
-            (None, _) => add("null::timestamptz".into(), "timestamptz"),
-        }
-    }
-    for name in &t.extra {
-        add(format!("o.{}::text", quote(name)), "text");
-    }
-    (columns.join(", "), nulls.join(", "))
-}
-
-/// The text fields, in the order in which they are selected.
-pub(super) const TEXTS: [Field; 11] = [
-    Field::Id,
-    Field::Type,
-    Field::Source,
-    Field::Subject,
-    Field::Key,
-    Field::ContentType,
-    Field::Schema,
-    Field::Destination,
-    Field::RoutingKey,
-    Field::Extensions,
-    Field::Headers,
-];
-
-/// Microseconds until a row expires, never negative. Infinite times cannot be subtracted before PostgreSQL 17.
-fn expires_in(t: &Table) -> String {
-    let (Some(at), Some(column)) = (t.sql(Field::ExpiresAt), t.column(Field::ExpiresAt)) else {
-        return "null::int8".into();
-    };
-    let now = now(column.kind);
-    format!(
-        "case when isfinite({at}) then greatest(0, (extract(epoch from ({at} - {now})) * 1000000)::int8) \
-         when {at} < {now} then 0::int8 end"
-    )
-}
 
 /// Transactions holding a lock that an INSERT into the table takes, with the transaction id if they have one. A
 /// transaction with subtransactions holds several ids; the oldest is its own. A prepared transaction has no process; it keeps

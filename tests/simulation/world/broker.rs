@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use outrigger::error::{Reason, ReasonCode, Verdict};
+use outrigger::event::Content;
 use outrigger::relay::core::Input;
 use outrigger::relay::core::window::Item;
 use outrigger::store::{Settle, Settled};
@@ -96,6 +97,15 @@ impl World {
             batch.verdicts[index] = Verdict::Confirmed;
             return Ok(());
         }
+        if let Some(refusal) = item.record.content.refusal() {
+            // Without being sent.
+            *self.refusals.entry(id).or_default() += 1;
+            batch.verdicts[index] = Verdict::Impossible(refusal.reason.clone());
+            return Ok(());
+        }
+        if item.record.content != Content::Whole {
+            return Err(format!("row {id} is published without its payload"));
+        }
         let refuse = |code| Verdict::Rejected(Reason::new(code, "refused"));
         let count = self.refusals.entry(id).or_default();
         let verdict = match fate {
@@ -104,7 +114,12 @@ impl World {
                     "phantom: row {id} was published but never committed"
                 ));
             }
-            Some(Fate::Accept | Fate::RouteOut(_) | Fate::Poison) => Verdict::Confirmed,
+            Some(Fate::Accept | Fate::RouteOut(_) | Fate::Poison | Fate::Deadly) => {
+                Verdict::Confirmed
+            }
+            Some(fate @ (Fate::Unreadable | Fate::TooLarge)) => {
+                return Err(format!("row {id} is published: {fate:?}"));
+            }
             Some(Fate::RejectFirst(times)) if *count >= times => Verdict::Confirmed,
             Some(Fate::RejectFirst(_) | Fate::RejectAlways) => refuse(ReasonCode::Nack),
             Some(Fate::Unroutable) => refuse(ReasonCode::Unroutable),

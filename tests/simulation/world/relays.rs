@@ -1,13 +1,13 @@
 //! Relays: real cores whose commands reach the model of the database after a while, or never.
 
-use outrigger::event::Record;
+use outrigger::event::{Content, Record};
 use outrigger::relay::core::ownership::Step;
 use outrigger::relay::core::{Command, Core, Input, StoreFailed};
 use outrigger::store::{ReadBatch, ReadKind};
 
 use super::{Event, Op, Outage, World, ms};
 use crate::Mutation;
-use crate::database::Time;
+use crate::database::{Payload, Time};
 
 /// How often a relay may ask in vain within a second. Of a database that does not answer: reads, settles and records each
 /// twice, the steps of ownership a little more often. For rows that are due: once a tick, and once for each such row.
@@ -188,8 +188,12 @@ impl World {
                 {
                     *after = self.replicas[replica].highest_read.max(*after);
                 }
+                if self.mutation == Mutation::ReadBeforeRecording {
+                    request.whole = self.config.whole_bytes;
+                }
                 Op::Read(request)
             }
+            Command::Fetch(request) => Op::Fetch(request),
             Command::Settle(settle) => Op::Settle(settle),
             Command::Record(failures) => Op::Record(failures),
             Command::Own(Step::Register) => Op::Register,
@@ -258,6 +262,17 @@ impl World {
                 let Some((rows, cut)) = result else {
                     return self.answer(replica, life, Input::Read(Err(StoreFailed)));
                 };
+                let whole = rows.iter().filter(|row| row.content == Content::Whole);
+                if self.database.kills(whole.map(|row| row.seq)) {
+                    self.log(|| format!("replica {replica} dies of what it reads"));
+                    return self.crash(replica);
+                }
+                let unreadable = rows
+                    .iter()
+                    .any(|row| self.database.payload(row.seq) == Some(Payload::Unreadable));
+                if unreadable && self.mutation == Mutation::ReadAllOrNothing {
+                    return self.answer(replica, life, Input::Read(Err(StoreFailed)));
+                }
                 if self.mutation == Mutation::CursorWithoutSweep {
                     let high = rows.iter().map(|row| row.seq).max();
                     let state = &mut self.replicas[replica];
@@ -301,6 +316,15 @@ impl World {
                     holders.holders = self.database.lock_holders();
                 }
                 Input::Read(Ok(*batch))
+            }
+            Op::Fetch(request) => {
+                self.log(|| format!("replica {replica} fetches {:?}", request.rows));
+                if up && self.database.kills(request.rows.iter().map(|row| row.seq)) {
+                    self.log(|| format!("replica {replica} dies of what it fetches"));
+                    return self.crash(replica);
+                }
+                let batch = up.then(|| self.database.fetch(&request, now)).flatten();
+                Input::Fetched(batch.ok_or(StoreFailed))
             }
             Op::Settle(settle) => {
                 let mut unsettled = Vec::new();

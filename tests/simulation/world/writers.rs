@@ -4,6 +4,7 @@ use outrigger::relay::core::Input;
 use outrigger::relay::core::pace::WakeReason;
 
 use super::{Event, Fate, World, Writer, ms};
+use crate::database::Payload;
 use std::time::Duration;
 
 impl World {
@@ -131,6 +132,22 @@ impl World {
             }
             if self.scenario.faults && self.random.below(400) == 0 {
                 fate = Fate::Poison;
+            }
+            let payload = match self.random.below(600) {
+                0..30 => Some(Payload::Large),
+                30..35 => Some(Payload::TooLarge),
+                35..45 => Some(Payload::Unreadable),
+                45 if self.scenario.faults => Some(Payload::Deadly),
+                _ => None,
+            };
+            if let Some(payload) = payload {
+                self.database.payloads.insert(id, payload);
+                fate = match payload {
+                    Payload::Large => fate,
+                    Payload::TooLarge => Fate::TooLarge,
+                    Payload::Unreadable => Fate::Unreadable,
+                    Payload::Deadly => Fate::Deadly,
+                };
             }
             self.fates.insert(id, fate);
         }

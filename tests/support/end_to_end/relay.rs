@@ -11,7 +11,7 @@ use super::wait::until;
 
 /// The environment of a relay.
 #[derive(Debug, Clone, Default)]
-pub struct Settings(BTreeMap<String, String>);
+pub struct Settings(BTreeMap<String, String>, Option<u64>);
 
 impl Settings {
     /// Sets `OUTRIGGER_` plus `name`.
@@ -26,6 +26,13 @@ impl Settings {
     #[must_use]
     pub fn variable(mut self, name: &str, value: impl ToString) -> Self {
         self.0.insert(name.to_owned(), value.to_string());
+        self
+    }
+
+    /// Ends the process when its data takes more bytes, like a memory limit.
+    #[must_use]
+    pub fn limited(mut self, bytes: u64) -> Self {
+        self.1 = Some(bytes);
         self
     }
 
@@ -68,8 +75,14 @@ impl Relay {
         let path = std::env::var_os("PATH").unwrap_or_default();
         // The kernel ends it with the thread that runs the test, however that ends.
         let mut child = Command::new("setpriv")
-            .args(["--pdeathsig", "KILL", env!("CARGO_BIN_EXE_outrigger")])
-            .arg("run")
+            .args(["--pdeathsig", "KILL", "prlimit"])
+            .arg(format!(
+                "--data={}",
+                settings
+                    .1
+                    .map_or("unlimited".to_owned(), |bytes| bytes.to_string())
+            ))
+            .args([env!("CARGO_BIN_EXE_outrigger"), "run"])
             .env_clear()
             .env("PATH", path)
             .env("NO_COLOR", "1")
@@ -183,6 +196,11 @@ impl Relay {
         .await
     }
 
+    /// Whether it has ended by itself.
+    pub fn has_ended(&mut self) -> bool {
+        self.child.try_wait().expect("a child").is_some()
+    }
+
     /// Insists that it still runs.
     #[track_caller]
     pub fn assert_running(&mut self) {
@@ -203,17 +221,30 @@ impl Relay {
 
     /// Resident memory in KiB.
     pub fn resident_kib(&self) -> u64 {
+        self.status_of("VmRSS:")
+    }
+
+    /// The most resident memory that it ever had, in KiB.
+    pub fn peak_kib(&self) -> u64 {
+        self.status_of("VmHWM:")
+    }
+
+    fn status_of(&self, what: &str) -> u64 {
         let path = format!("/proc/{}/status", self.child.id());
         let status = std::fs::read_to_string(path).expect("a running process");
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let line = status.lines().find_map(|line| line.strip_prefix(what));
         let number = line.and_then(|line| line.split_whitespace().next());
-        number.and_then(|n| n.parse().ok()).expect("VmRSS in KiB")
+        number
+            .and_then(|n| n.parse().ok())
+            .expect("a number of KiB")
     }
 }
 
 impl Drop for Relay {
     fn drop(&mut self) {
-        let status = std::thread::panicking().then(|| self.status()).flatten();
+        let status = std::thread::panicking()
+            .then(|| self.get("/status"))
+            .flatten();
         // Both fail when it has ended already.
         let _ = self.child.kill();
         let _ = self.child.wait();

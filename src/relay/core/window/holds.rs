@@ -65,8 +65,8 @@ impl Window {
     /// Holds a key, keeping its first `keep` waiting rows. `known`: every row of the key up to there is
     /// known; counts only if the key was not held before. Of two failed rows the earlier one holds the key.
     pub(super) fn restrain(&mut self, hash: i64, hold: Hold, known: i64, keep: usize) {
-        if let Some(head) = self.keys.get(&hash).and_then(|key| key.waiting.front()) {
-            self.ready.remove(head);
+        if let Some(&head) = self.keys.get(&hash).and_then(|key| key.waiting.front()) {
+            self.unready(head);
         }
         let dropped = self.trim(hash, keep);
         let key = self.keys.entry(hash).or_insert_with(Key::new);
@@ -108,7 +108,7 @@ impl Window {
         let dropped = key.waiting.split_off(keep);
         let mut failed = false;
         for seq in &dropped {
-            self.ready.remove(seq);
+            self.unready(*seq);
             self.forget_suspect(*seq);
             if let Some(Slot::Waiting(item)) = self.slots.remove(seq) {
                 self.bytes -= item.record.weight();

@@ -13,7 +13,10 @@ impl Window {
 
     /// The one row that may go, if only one may.
     fn only(&self) -> Option<i64> {
-        let waits_for_its_key = |alone| self.may_go(alone) && !self.ready.contains(&alone);
+        let waits_for_its_key = |alone: i64| {
+            let is_next = self.ready.contains(&alone) || self.unfetched.contains(&alone);
+            self.may_go(alone) && !is_next
+        };
         self.alone.filter(|alone| !waits_for_its_key(*alone))
     }
 
@@ -93,7 +96,7 @@ impl Window {
             item.record.crashes = item.record.crashes.saturating_sub(1);
             let crashes = item.record.crashes;
             self.forget_suspect(seq);
-            self.ready.remove(&seq);
+            self.unready(seq);
             self.queue(seq, crashes);
         }
     }
@@ -158,7 +161,7 @@ impl Window {
         };
         self.bytes -= item.record.weight();
         self.forget_suspect(seq);
-        self.ready.remove(&seq);
+        self.unready(seq);
         if let Some(key) = self.keys.get_mut(&item.record.hash) {
             key.waiting.retain(|waiting| *waiting != seq);
         }

@@ -1,0 +1,137 @@
+//! Rows that the relay cannot see, cannot read, or must not read whole.
+
+use std::time::Duration;
+
+use outrigger::store::postgres::{Mapping, OutboxSettings, grants};
+
+use crate::support::{PATIENCE, Stage, until};
+use crate::{servers, shared};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_that_a_policy_begins_to_hide_are_an_error_until_it_ends() {
+    let _turn = shared().await;
+    let stage = Stage::new(servers().await).await;
+    let consumer = stage.consumer().await;
+    let role = format!("relay_{}", stage.database);
+    let mapping = Mapping::new(&OutboxSettings::default()).unwrap();
+    stage
+        .run(&format!(
+            "create role {role} login; {}",
+            grants(&mapping, &role, &role)
+        ))
+        .await;
+    let url = stage.postgres.url_as(&role, &stage.database);
+    let relay = stage.settings().set("DATABASE_URL", url).start();
+    let before = stage.insert("type", "'before'").await;
+    consumer.await_id(&before, PATIENCE).await;
+    stage
+        .run("alter table outbox enable row level security")
+        .await;
+    let words = "row-level security of table public.outbox may hide rows from role";
+    relay.await_log(words).await;
+    let hidden = stage.insert("type", "'hidden'").await;
+    let ready = "[-]schema failed: row-level security";
+    until("it is not ready", PATIENCE, || async {
+        let answer = relay.get("/readyz?verbose").unwrap_or_default();
+        if answer.contains(ready) {
+            Ok(())
+        } else {
+            Err(answer)
+        }
+    })
+    .await;
+    stage
+        .run(&format!(
+            "create policy outrigger on outbox to {role} using (true) with check (true)"
+        ))
+        .await;
+    consumer.await_id(&hidden, PATIENCE).await;
+    stage.await_settled().await;
+    relay.stop().await;
+}
+
+/// The charts' default.
+const MEMORY: u64 = 128 << 20;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn huge_rows_are_dead_unread_and_large_ones_fit_into_the_charts_memory() {
+    let _turn = shared().await;
+    let stage = Stage::new(servers().await).await;
+    let consumer = stage.consumer().await;
+    stage
+        .run(
+            "insert into outbox (type, key, data_binary) values ('huge', 'k1', decode(repeat('ab', 64000000), 'hex')); \
+             insert into outbox (type, key, headers) values ('huge', 'k2', jsonb_build_object('h', repeat('x', 30000000))); \
+             insert into outbox (type, key, data) values ('huge', 'k3', to_jsonb(repeat('x', 200000000))); \
+             insert into outbox (type, key, subject) values ('huge', 'k4', repeat('x', 100000000)); \
+             insert into outbox (type, key, data_binary) values ('large', 'k1', decode(repeat('ab', 15000000), 'hex')); \
+             insert into outbox (type, key, data) select 'large', 'k' || g, to_jsonb(repeat('x', 1000000)) from generate_series(1, 40) g; \
+             insert into outbox (type, key, data) select 'small', 'k' || g % 20, to_jsonb(g) from generate_series(1, 500) g",
+        )
+        .await;
+    let mut relay = stage
+        .settings()
+        .set("EVENT_MODE", "binary")
+        .limited(MEMORY)
+        .start();
+    consumer.await_different(541).await;
+    stage
+        .await_count(
+            "the huge ones are dead",
+            "select count(*) from outrigger.failures where state = 'dead' and reason = 'too_large' and event_type = 'huge' \
+             and error like '%OUTRIGGER_RELAY_MAX_EVENT_SIZE%'",
+            4,
+        )
+        .await;
+    stage
+        .await_count(
+            "the others are published",
+            "select count(*) from outbox where published_at is null",
+            4,
+        )
+        .await;
+    relay.assert_running();
+    let peak = relay.peak_kib();
+    println!("peak {peak} KiB, now {} KiB", relay.resident_kib());
+    assert!(peak < (MEMORY >> 10), "{peak} KiB");
+    relay.stop().await;
+    assert_eq!(consumer.finish().await.len(), 541, "nothing is repeated");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_row_that_ends_the_process_while_it_is_read_is_found() {
+    let _turn = shared().await;
+    let stage = Stage::new(servers().await).await;
+    let consumer = stage.consumer().await;
+    stage
+        .run(
+            "insert into outbox (type, key, data_binary) values ('deadly', 'k1', decode(repeat('ab', 64000000), 'hex')); \
+             insert into outbox (type, key, data) select 'small', 'k' || g % 20, to_jsonb(g) from generate_series(1, 500) g",
+        )
+        .await;
+    // As if no limit were set that fits the memory.
+    let settings = stage
+        .settings()
+        .set("RELAY_MAX_EVENT_SIZE", "100MiB")
+        .set("RELAY_LEASE_TTL", "2s")
+        .limited(100 << 20);
+    let poison = "select count(*) from outrigger.failures where state = 'dead' and reason = 'poison' and event_type = 'deadly'";
+    let mut deaths = 0;
+    let relay = 'found: loop {
+        let mut relay = settings.start();
+        loop {
+            if stage.count(poison).await == 1 {
+                break 'found relay;
+            }
+            if relay.has_ended() {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        deaths += 1;
+        assert!(deaths < 8, "{}", relay.log());
+    };
+    assert!(deaths >= 2, "{deaths}");
+    consumer.await_different(500).await;
+    relay.stop().await;
+}
