@@ -60,17 +60,8 @@ pub fn configuration(settings: &Settings) -> Configuration {
             "status_published",
             settings.outbox.status_published.clone().unwrap_or_default(),
         ),
-        (
-            "sequence",
-            event.sequence.then(|| "on".to_owned()).unwrap_or_default(),
-        ),
-        (
-            "expirytime",
-            event
-                .expirytime
-                .then(|| "on".to_owned())
-                .unwrap_or_default(),
-        ),
+        ("sequence", flag(event.sequence)),
+        ("expirytime", flag(event.expirytime)),
     ];
     if settings.sink == SinkKind::Kafka {
         // With another one, a key is in another partition.
@@ -99,6 +90,11 @@ pub fn target(settings: &Settings) -> String {
         SinkKind::EventBridge => super::eventbridge(settings).target(),
         _ => String::new(),
     }
+}
+
+/// What is off is left out.
+fn flag(on: bool) -> String {
+    if on { "on".to_owned() } else { String::new() }
 }
 
 fn mode(mode: EventMode) -> &'static str {

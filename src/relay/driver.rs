@@ -3,6 +3,7 @@
 //! The core decides, this file does: every command becomes a task, every answer an input. Nothing else
 //! in the relay talks to the store or the sink.
 
+mod failing;
 mod health;
 mod measure;
 mod peers;
@@ -338,7 +339,7 @@ impl Driver {
                 );
             }
             Command::Record(failures) => {
-                self.report.failures(&failures);
+                self.report.failing.failed(&failures);
                 let replica = self.core.replica().unwrap_or_default();
                 self.ask(
                     Operation::Failures,
@@ -531,6 +532,7 @@ impl Driver {
         self.live_at = Some(Instant::now());
         let now = self.now();
         self.report.settling(self.core.unsettled());
+        self.report.failing.flush(false);
         let health = self.report.health();
         let mut live_now = Live {
             at: Instant::now(),
@@ -568,6 +570,7 @@ impl Driver {
     }
 
     async fn close(mut self) {
+        self.report.failing.flush(true);
         self.tasks.shutdown().await;
         drop(self.listener.take());
         self.lanes.clear();
@@ -577,6 +580,7 @@ impl Driver {
 
     /// Ends without waiting for what is in flight.
     async fn abandon(mut self) {
+        self.report.failing.flush(true);
         self.tasks.abort_all();
         self.lanes.clear();
         let closing = self.sink.close();

@@ -95,7 +95,7 @@ impl View<'_> {
                 limit: PAGE,
                 source: None,
                 byte_limit: BYTES,
-                whole: 0,
+                whole: usize::MAX,
                 max_event: self.max_event,
             };
             let batch = self.store.read(&request).await?;

@@ -1,17 +1,13 @@
 //! What the log says: one line per change of state, and one a minute while it lasts; never a payload.
 
-use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
+use super::failing::Failing;
 use super::health::Health;
-use crate::error::ReasonCode;
 use crate::sink::SinkState;
+use crate::store::Claimed;
 use crate::store::postgres::Registered;
-use crate::store::{Claimed, Failure, FailureState};
 use crate::telemetry::lasting::{Lasting, in_words};
-
-/// Lines about failing events of one kind appear at most this often.
-const QUIET: Duration = Duration::from_secs(5);
 
 /// Lines about a lasting condition appear at most this often.
 const MINUTE: Duration = Duration::from_secs(60);
@@ -33,7 +29,8 @@ pub(super) struct Report {
     paused: bool,
     /// When it was said last that nothing can be settled.
     unsettled_at: Option<Instant>,
-    said: HashMap<(FailureState, Option<ReasonCode>), (Option<Instant>, usize)>,
+    /// What is said of failing events.
+    pub(super) failing: Failing,
     waited_in_vain: Option<Instant>,
 }
 
@@ -124,81 +121,6 @@ impl Report {
                 tracing::info!("published rows can be settled again");
             }
             _ => {}
-        }
-    }
-
-    /// Failures about to be recorded: one line per kind, with an example.
-    pub(super) fn failures(&mut self, failures: &[Failure]) {
-        let mut kinds: HashMap<(FailureState, Option<ReasonCode>), Vec<&Failure>> = HashMap::new();
-        for failure in failures {
-            let code = failure.reason.as_ref().map(|reason| reason.code);
-            kinds
-                .entry((failure.state, code))
-                .or_default()
-                .push(failure);
-        }
-        for ((state, code), failures) in kinds {
-            let (said_at, unsaid) = self.said.entry((state, code)).or_insert((None, 0));
-            let count = failures.len() + *unsaid;
-            if said_at.is_some_and(|at| at.elapsed() < QUIET) {
-                *unsaid = count;
-                continue;
-            }
-            (*said_at, *unsaid) = (Some(Instant::now()), 0);
-            let Some(example) = failures.first() else {
-                continue;
-            };
-            let (seq, id) = (example.seq, example.event_id.as_str());
-            let (kind, attempts) = (example.event_type.as_str(), example.attempts);
-            let detail = example
-                .reason
-                .as_ref()
-                .map_or("", |reason| reason.detail.as_str());
-            let reason = code.map_or("crash", ReasonCode::as_str);
-            match state {
-                FailureState::Retrying => tracing::warn!(
-                    count,
-                    reason,
-                    seq,
-                    id,
-                    r#type = kind,
-                    attempts,
-                    "event refused, will retry: {detail}"
-                ),
-                FailureState::Blocked => tracing::error!(
-                    count,
-                    reason,
-                    seq,
-                    id,
-                    r#type = kind,
-                    attempts,
-                    "event given up, its key is blocked until `outrigger dead retry` or `discard`: {detail}"
-                ),
-                FailureState::Dead => tracing::error!(
-                    count,
-                    reason,
-                    seq,
-                    id,
-                    r#type = kind,
-                    attempts,
-                    "event dead, see `outrigger dead list`: {detail}"
-                ),
-                FailureState::Unsettled => tracing::warn!(
-                    count,
-                    seq,
-                    id,
-                    r#type = kind,
-                    attempts,
-                    "event published, but its row could not be settled; that is tried again, the event is not published again: {detail}"
-                ),
-                FailureState::Suspect => tracing::warn!(
-                    count,
-                    seq,
-                    id,
-                    r#type = kind,
-                    "the last owner died soon after it took over: publishing its rows with care"
-                ),
-            }
         }
     }
 }
