@@ -233,7 +233,10 @@ pub(crate) fn render(results: &Results) -> String {
     };
     let more = match (sink, results.servers.as_str()) {
         (Sink::RabbitMq, "installed") => {
-            format!("\nWith other sinks: {}.\n", pages(sink))
+            format!(
+                "\nWith other sinks: {}.\n\nConditions that are ordinary elsewhere: [In other surroundings](surroundings.md).\n",
+                pages(sink)
+            )
         }
         _ => String::new(),
     };
