@@ -390,12 +390,13 @@ pub struct DeadShow {
 
 /// `dead retry`, `dead discard`
 #[derive(Debug, Args)]
+#[command(group = clap::ArgGroup::new("which").required(true))]
 pub struct DeadAct {
-    /// Event ids, or `seq` numbers. Either these or `--all` must be given.
-    #[arg(conflicts_with = "all")]
+    /// Event ids, or `seq` numbers.
+    #[arg(group = "which")]
     pub events: Vec<String>,
     /// Every event that the filters leave.
-    #[arg(long)]
+    #[arg(long, group = "which")]
     pub all: bool,
     /// Filter.
     #[command(flatten)]
@@ -437,15 +438,16 @@ fn reason() -> clap::builder::PossibleValuesParser {
         outrigger replay --from 2h --type 'order.*'\n  \
         outrigger replay 0d3c7a58-6f0e-4f4e-9f0b-5b0f6a1f8e11"
 )]
+#[command(group = clap::ArgGroup::new("chosen").required(true).multiple(true))]
 pub struct Replay {
-    /// Events created at this time or later; `2h` means two hours ago. Either this or EVENT must be given.
-    #[arg(long, value_name = "TIME")]
+    /// Events created at this time or later; `2h` means two hours ago.
+    #[arg(long, value_name = "TIME", group = "chosen")]
     pub from: Option<When>,
     /// Events created before this time [default: now].
     #[arg(long, value_name = "TIME")]
     pub to: Option<When>,
     /// Only these events, by id or `seq` number.
-    #[arg(value_name = "EVENT")]
+    #[arg(value_name = "EVENT", group = "chosen")]
     pub events: Vec<String>,
     /// Only these types; `*` stands for anything.
     #[arg(long = "type", value_name = "PATTERN")]
@@ -512,9 +514,15 @@ mod tests {
     }
 
     #[test]
-    fn commands_that_change_many_events_are_told_which() {
-        use clap::error::ErrorKind::ArgumentConflict;
-        // Without either, the command itself says what there is to say: `tests/commands`.
+    fn commands_that_change_many_events_must_be_told_which() {
+        use clap::error::ErrorKind::{ArgumentConflict, MissingRequiredArgument};
+        for line in [
+            "outrigger dead retry",
+            "outrigger dead discard",
+            "outrigger replay",
+        ] {
+            assert_eq!(parse(line).unwrap_err(), MissingRequiredArgument, "{line}");
+        }
         let both = parse("outrigger dead retry --all 7");
         assert_eq!(both.unwrap_err(), ArgumentConflict);
         assert!(parse("outrigger dead retry --all --dry-run").is_ok());

@@ -254,10 +254,6 @@ fn state(state: FailureState) -> &'static str {
 }
 
 async fn act(act: Act, args: &DeadAct, settings: &Settings) -> Result<(), Failure> {
-    if args.events.is_empty() && !args.all {
-        let text = "say which events: by id or seq, or all that match the filters with --all";
-        return Err(Failure::usage(text));
-    }
     let store = store(settings).await?;
     let filter = FailureFilter {
         events: args.events.clone(),

@@ -25,7 +25,12 @@
 ))]
 mod backoff;
 // What sinks share need not all be used by one that is built alone.
-#[cfg(any(feature = "nats", feature = "http", feature = "kafka"))]
+#[cfg(any(
+    feature = "rabbitmq",
+    feature = "nats",
+    feature = "http",
+    feature = "kafka"
+))]
 #[cfg_attr(not(feature = "default"), allow(dead_code))]
 mod binding;
 pub mod discard;

@@ -214,8 +214,13 @@ async fn an_idle_relay_asks_little_and_writes_nothing() {
     at_most("new connections", idle.connections, 1);
     // The pool's two, the listener, and the one that tested it at the start and is closed.
     at_most("connections", proxy.counts().connections, 4);
-    for text in idle.statements.keys() {
+    for (text, times) in &idle.statements {
         let lower = text.to_lowercase();
+        if lower.starts_with("update outrigger.replicas ") {
+            // A relay that is alone gives a sign of life once a minute, and these ticks take some ten seconds.
+            at_most("signs of life", *times, 1);
+            continue;
+        }
         let writes = ["insert ", "update ", "delete ", "notify "]
             .iter()
             .any(|verb| lower.contains(verb));

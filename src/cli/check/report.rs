@@ -156,7 +156,8 @@ impl Report {
             "\n{verdict}: {ok} ok, {warnings} warning{}, {failed} failed",
             if warnings == 1 { "" } else { "s" }
         ))?;
-        for (what, how) in &self.not_tried {
+        // What failed comes first: until that is put right, there is nothing to try.
+        for (what, how) in self.not_tried.iter().filter(|_| failed == 0) {
             print_line(&format!("not tried: {what} ({how})"))?;
         }
         Ok(failed == 0)
