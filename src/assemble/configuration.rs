@@ -12,7 +12,14 @@ pub fn configuration(settings: &Settings) -> Configuration {
     let (event, route, retry) = (&settings.event, &settings.route, &settings.retry);
     let mut values = vec![
         (SINK, settings.sink.name().to_owned()),
-        (TARGET, target(settings)),
+        (
+            TARGET,
+            settings
+                .relay
+                .target
+                .clone()
+                .unwrap_or_else(|| target(settings)),
+        ),
         (SOURCE, event.source.clone()),
         ("event_mode", mode(event.mode).to_owned()),
         ("header_prefix", event.header_prefix.clone()),

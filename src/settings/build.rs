@@ -453,6 +453,7 @@ fn relay(v: &Values, inputs: &Inputs) -> Relay {
     });
     Relay {
         name,
+        target: v.optional_text("relay.target"),
         ordering: v.choice(
             "relay.ordering",
             [("pipelined", Ordering::Pipelined), ("none", Ordering::None)],

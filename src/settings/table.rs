@@ -278,6 +278,14 @@ const RELAY: &[Setting] = &[
         ..BASE
     },
     Setting {
+        key: "relay.target",
+        unset: "the sink's hosts, as its settings name them",
+        description: "What replicas compare to know that they publish to the same place. Set it, to the same name on all replicas, \
+                      if they reach one broker or service by different host names.",
+        example: "orders-rabbitmq",
+        ..BASE
+    },
+    Setting {
         key: "relay.ordering",
         kind: Kind::Choice {
             allowed: &["strict", "pipelined", "none"],

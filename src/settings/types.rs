@@ -483,6 +483,8 @@ pub enum Partitioner {
 pub struct Relay {
     /// Name of this replica, for people.
     pub name: String,
+    /// Stands for where the sink leads, where replicas reach one place by different names.
+    pub target: Option<String>,
     /// How strictly events of one key keep their order.
     pub ordering: Ordering,
     /// Partitions that replicas share.

@@ -259,6 +259,8 @@ impl Play {
             .set("RELAY_LEASE_TTL", format!("{}s", LEASE.as_secs()))
             .set("RELAY_BATCH_SIZE", WINDOW)
             .set("RELAY_MAX_IN_FLIGHT", WINDOW)
+            // Each replica reaches the broker by a proxy of its own.
+            .set("RELAY_TARGET", "the broker")
             // Little patience: an attempt that an outage burned would soon end in a dead event.
             .set("RETRY_MAX_ATTEMPTS", 2)
             .set("RETRY_BACKOFF_INITIAL", "50ms")
