@@ -100,10 +100,10 @@ impl StoreError {
         self.sqlstate.as_deref() == Some(SqlState::READ_ONLY_SQL_TRANSACTION.code())
     }
 
-    /// Whether the server is out of reach, short of something, or must not be written to: nothing that a single row could be
-    /// the cause of.
+    /// Whether the server is out of reach, short of something, must not be written to, or refuses the statement itself (a
+    /// privilege, a table or a column is missing): nothing that a single row could be the cause of.
     pub(super) fn is_outage(&self) -> bool {
-        let outages = ["08", "25006", "26", "28", "53", "57P", "58"];
+        let outages = ["08", "25006", "26", "28", "42", "53", "57P", "58"];
         self.sqlstate()
             .is_none_or(|state| outages.iter().any(|of| state.starts_with(of)))
     }
