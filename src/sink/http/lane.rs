@@ -165,7 +165,13 @@ impl HttpLane {
         message: &Message,
     ) -> Sent {
         let (head, body) = response.into_parts();
-        let mut outcome = read(head.status, &head.headers, path, message.body.len());
+        // By the name that stands in the row, which the path may spell otherwise.
+        let place = match message.destination.as_str() {
+            "" => path.to_owned(),
+            name if path.contains(name) => path.to_owned(),
+            name => format!("{path}` for the destination `{name}"),
+        };
+        let mut outcome = read(head.status, &head.headers, &place, message.body.len());
         let reading = Limited::new(body, ANSWER_MAX).collect();
         if let Ok(Ok(answer)) = timeout(self.shared.settings.timeout, reading).await {
             quote(&mut outcome, &answer.to_bytes(), &message.body);
