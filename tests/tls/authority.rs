@@ -88,6 +88,10 @@ pub fn pem(name: &str) -> &'static str {
 pub fn write(dir: &Path, name: &str, text: &str) {
     let fresh = dir.join(format!("{name}.new"));
     fs::write(&fresh, text).unwrap();
+    if name == "passwords" {
+        // As libpq, the relay does not use one that others may read.
+        fs::set_permissions(&fresh, fs::Permissions::from_mode(0o600)).unwrap();
+    }
     fs::rename(&fresh, dir.join(name)).unwrap();
 }
 

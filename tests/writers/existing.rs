@@ -124,7 +124,9 @@ impl Reader {
         let report: Value = serde_json::from_slice(&done.stdout).unwrap();
         let checks = report["checks"].as_array().unwrap();
         let odd = |check: &&Value| {
+            // That no relay runs yet is what the next step of the page is about.
             check["result"] != "ok"
+                && check["area"] != "relays"
                 && !check["text"]
                     .as_str()
                     .unwrap()
