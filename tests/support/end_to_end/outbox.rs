@@ -144,11 +144,10 @@ impl Outbox {
         let rows = self
             .sql
             .query(
-                // Notes about rows that were not given up may outlive the mark, which another replica can have set: for up
-                // to a minute.
+                // A note that a mark failed outlives the mark by up to a minute.
                 "select o.id::text, o.published_at is not null, f.state \
                  from outbox o left join outrigger.failures f on f.seq = o.seq and f.event_id = o.id::text \
-                   and not (f.state in ('unsettled', 'suspect') and o.published_at is not null)",
+                   and not (f.state = 'unsettled' and o.published_at is not null)",
                 &[],
             )
             .await
