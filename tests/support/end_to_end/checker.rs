@@ -48,7 +48,7 @@ pub struct Report {
     pub altered: Vec<String>,
     /// Neither published nor failed in the end: delivered or not, work is left.
     pub pending: Vec<String>,
-    /// With a failure record in the end.
+    /// With a failure record in the end, and its state.
     pub failed: Vec<String>,
     /// Different events delivered.
     pub arrived: usize,
@@ -94,8 +94,8 @@ pub fn check(ledger: &[Entry], arrivals: &[Arrival], rows: &[FinalRow]) -> Repor
         let Some(entry) = committed.get(row.id.as_str()) else {
             continue;
         };
-        if row.failure.is_some() {
-            report.failed.push(row.id.clone());
+        if let Some(state) = &row.failure {
+            report.failed.push(format!("{} {state}", row.id));
         } else if !row.published {
             report.pending.push(row.id.clone());
         }

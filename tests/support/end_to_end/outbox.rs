@@ -144,10 +144,8 @@ impl Outbox {
         let rows = self
             .sql
             .query(
-                // A note that a mark failed outlives the mark by up to a minute.
                 "select o.id::text, o.published_at is not null, f.state \
-                 from outbox o left join outrigger.failures f on f.seq = o.seq and f.event_id = o.id::text \
-                   and not (f.state = 'unsettled' and o.published_at is not null)",
+                 from outbox o left join outrigger.failures f on f.seq = o.seq and f.event_id = o.id::text",
                 &[],
             )
             .await
