@@ -9,6 +9,8 @@
 
 #[path = "commands/check.rs"]
 mod check;
+#[path = "commands/check_settling.rs"]
+mod check_settling;
 #[path = "commands/check_sinks.rs"]
 mod check_sinks;
 #[path = "commands/dead.rs"]

@@ -15,7 +15,7 @@ async fn node() -> &'static RabbitMq {
 }
 
 /// Nothing but the database is checked.
-async fn alone(tool: &Tool) -> Tool {
+pub(crate) async fn alone(tool: &Tool) -> Tool {
     tool.with(&[
         ("OUTRIGGER_SINK", "stdout"),
         ("OUTRIGGER_EVENT_SOURCE", "/t"),

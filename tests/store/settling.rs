@@ -67,6 +67,114 @@ async fn a_settle_that_changes_nothing_is_noticed() {
     }
 }
 
+/// Undoes the mark of the rows that were just marked, but not what it did itself.
+const UNDO: &str = "create function undo() returns trigger language plpgsql as $$ begin \
+    if pg_trigger_depth() = 1 then update outbox set published_at = null where published_at is not null; end if; \
+    return null; end $$;";
+
+#[tokio::test]
+async fn a_mark_that_is_undone_afterwards_is_noticed() {
+    for ddl in [
+        "create trigger t after update on outbox for each row execute function undo()",
+        "create trigger t after update on outbox for each statement execute function undo()",
+        "create constraint trigger t after update on outbox deferrable initially deferred for each row execute function undo()",
+    ] {
+        let f = Fixture::new().await;
+        f.insert(5, 5).await;
+        f.sql(&format!("{UNDO} {ddl}")).await;
+        for careful in [false, true] {
+            let settle = Settle {
+                careful,
+                ..first(&f, 5).await
+            };
+            let (rows, reason) = unsettled(&f, &settle).await;
+            assert_eq!(rows, [1, 2, 3, 4, 5], "{ddl}");
+            assert!(reason.contains("UPDATE of"), "{ddl}: {reason}");
+        }
+    }
+    let f = Fixture::with("", &deleting()).await;
+    f.insert(5, 5).await;
+    f.sql(
+        "create function again() returns trigger language plpgsql as $$ begin \
+           insert into outbox overriding system value select old.*; return null; end $$; \
+         create trigger t after delete on outbox for each row execute function again()",
+    )
+    .await;
+    let settle = first(&f, 5).await;
+    let (rows, reason) = unsettled(&f, &settle).await;
+    assert_eq!(rows, [1, 2, 3, 4, 5]);
+    assert!(reason.contains("DELETE of"), "{reason}");
+}
+
+#[tokio::test]
+async fn a_partition_whose_trigger_undoes_the_mark_is_noticed() {
+    let f = Fixture::with(
+        "create table parted (id uuid default gen_random_uuid(), seq bigint generated always as identity, type text, \
+           published_at timestamptz) partition by range (seq); \
+         create table parted_1 partition of parted for values from (0) to (3); \
+         create table parted_2 partition of parted for values from (3) to (100)",
+        &OutboxSettings {
+            table: Some("parted".into()),
+            ..OutboxSettings::default()
+        },
+    )
+    .await;
+    f.sql(
+        "insert into parted (type) select 't' from generate_series(1, 5); \
+         create function undo() returns trigger language plpgsql as $$ begin \
+           if pg_trigger_depth() = 1 then update parted set published_at = null where seq = new.seq; end if; \
+           return null; end $$; \
+         create trigger t after update on parted_2 for each row execute function undo()",
+    )
+    .await;
+    let settle = first(&f, 5).await;
+    assert_eq!(unsettled(&f, &settle).await.0, [3, 4, 5]);
+}
+
+#[tokio::test]
+async fn a_slow_settle_is_waited_for() {
+    let f = Fixture::new().await;
+    f.insert(5, 5).await;
+    // Longer than a settle waits for a lock.
+    f.sql(
+        "create sequence tried; create function slow() returns trigger language plpgsql as $$ begin \
+           perform nextval('tried'); perform pg_sleep(1.5); return null; end $$; \
+         create trigger t before update on outbox for each statement execute function slow()",
+    )
+    .await;
+    let settle = first(&f, 5).await;
+    assert_eq!(unsettled(&f, &settle).await.0, Vec::<i64>::new());
+    assert_eq!(f.count(MARKED).await, 5);
+    let tried = "select last_value from tried";
+    assert_eq!(f.count(tried).await, 1, "it was begun once");
+}
+
+#[tokio::test]
+async fn a_locked_table_is_an_outage_and_says_nothing_about_rows() {
+    let f = Fixture::new().await;
+    f.insert(5, 5).await;
+    let settle = first(&f, 5).await;
+    let other = server().await.client(&f.name).await;
+    other
+        .batch_execute("begin; lock table outbox in access exclusive mode")
+        .await
+        .unwrap();
+    let answer = f.store.settle(&settle);
+    let unlock = async {
+        let waits =
+            "select count(*) from pg_locks where not granted and relation = 'outbox'::regclass";
+        while f.count(waits).await == 0 {
+            tokio::task::yield_now().await;
+        }
+        // Longer than a settle waits for the lock of a row.
+        tokio::time::sleep(Duration::from_millis(1_500)).await;
+        other.batch_execute("rollback").await.unwrap();
+    };
+    let (answer, ()) = tokio::join!(answer, unlock);
+    assert_eq!(answer.unwrap(), []);
+    assert_eq!(f.count(MARKED).await, 5);
+}
+
 #[tokio::test]
 async fn a_trigger_that_only_watches_and_rules_that_add_are_no_trouble() {
     for ddl in [

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use tokio::time::timeout;
 
-use super::history;
 use super::report::Report;
+use super::{history, settling};
 use crate::assemble;
 use crate::cli::connect::{any_server, remedy};
 use crate::cli::output::duration;
@@ -222,6 +222,7 @@ async fn outbox(
         );
     }
     ordering(report, settings, &table);
+    settling::report(report, &table);
     indexes(report, &table);
     left_out(report, &table);
     Some(table)

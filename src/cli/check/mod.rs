@@ -23,6 +23,7 @@ mod probe;
 mod rabbitmq;
 mod relays;
 mod report;
+mod settling;
 
 use self::report::Report;
 use super::args::{Check, Output};

@@ -145,6 +145,18 @@ impl Table {
     pub(super) fn regclass(&self) -> String {
         format!("{}::regclass", literal(&self.name))
     }
+
+    /// A subquery: the table and everything that inherits from it, its partitions included.
+    pub(super) fn tree(&self) -> String {
+        let class = self.regclass();
+        if !self.has_children {
+            return format!("select {class}::oid");
+        }
+        format!(
+            "with recursive tree as (select {class}::oid as oid union \
+             select i.inhrelid from pg_inherits i join tree on i.inhparent = tree.oid) select oid from tree"
+        )
+    }
 }
 
 const TABLE: &str = "\

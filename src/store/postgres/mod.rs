@@ -6,7 +6,7 @@
 //! * `security`: whether row-level security hides rows.
 //! * `select`, `fetch`: what is read of a row, and which row cannot be read.
 //! * `sql`, `read`, `settle`, `retention`, `failures`, `ownership`: what the relay does.
-//! * [`listen`]: the wake-up hint. [`figures`]: what metrics need. [`status`], [`admin`], [`emit`], [`replay`]: what operators do. [`probe`]: what `check` asks.
+//! * [`listen`]: the wake-up hint. [`figures`]: what metrics need. [`status`], [`admin`], [`emit`], [`replay`]: what operators do. [`probe`], [`trial`]: what `check` asks.
 //!
 //! Every wait has a limit, and nothing depends on what a session keeps: no SET, no session lock. Statements are unnamed
 //! and typed; the frequent ones are prepared where `session` allows it. So it all works through a transaction
@@ -42,6 +42,7 @@ mod settle;
 mod sql;
 pub mod status;
 mod tls;
+pub mod trial;
 
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
@@ -372,39 +373,26 @@ impl PostgresStore {
             return Ok(Vec::new());
         }
         if !settle.careful {
-            match self.settle_at_once(settle).await {
-                Some(Ok(settled)) if settled >= settle.rows.len() as u64 => return Ok(Vec::new()),
+            let limit = inner.database.timeout;
+            let done = run!(self, session, |session| settle::settle(
+                &session, &inner.sql, settle, limit
+            ));
+            match done {
+                Ok(done) if !done.doubtful && done.rows >= settle.rows.len() as u64 => {
+                    return Ok(Vec::new());
+                }
                 // Settled by somebody else before, or not at all.
-                Some(Ok(_)) => {
+                Ok(_) => {
                     return run!(self, |client| settle::without_effect(
                         client, &inner.sql, settle
                     ));
                 }
-                Some(Err(error)) if error.is_outage() => return Err(error),
+                Err(error) if error.is_outage() => return Err(error),
                 // One row may be the cause.
-                Some(Err(_)) | None => {}
+                Err(_) => {}
             }
         }
         run!(self, |client| settle::carefully(client, &inner.sql, settle))
-    }
-
-    /// One statement for all; `None` if it takes long: it may wait for a lock.
-    async fn settle_at_once(&self, settle: &Settle) -> Option<Result<u64, StoreError>> {
-        let inner = &*self.inner;
-        let lease = match inner.database.lease().await {
-            Ok(lease) => lease,
-            Err(error) => return Some(Err(error)),
-        };
-        let patience = settle::PATIENCE.min(inner.database.timeout);
-        let question = async { settle::settle(&lease.session(), &inner.sql, settle).await };
-        match timeout(patience, question).await {
-            Ok(result) => Some(
-                lease
-                    .finish(Ok(result))
-                    .map_err(|error| error.with_grants(&inner.grants)),
-            ),
-            Err(_) => None,
-        }
     }
 
     /// Stores failures of rows in partitions that `replica` owns; returns the `seq` of those stored.

@@ -10,6 +10,7 @@ use super::mapping::{AfterPublish, Field, literal, quote};
 use super::mark::Mark;
 use super::session::begin;
 use super::sql::Sql;
+use super::trial::{self, SettleFacts};
 use super::{Database, migrate, misfit, security};
 
 /// Facts about the server and the session.
@@ -79,6 +80,8 @@ pub struct TableFacts {
     pub unnumbered: i64,
     /// GRANT statements that are missing for the role logged in.
     pub missing_grants: Vec<String>,
+    /// Whether a row can be settled.
+    pub settling: SettleFacts,
 }
 
 impl Database {
@@ -238,6 +241,7 @@ async fn table(client: &mut Client, database: &Database) -> Result<TableFacts, S
     let pending_index = !table.has_mark()
         || !missing_grants.is_empty()
         || uses_partial_index(client, &table).await?;
+    let unidentified = unidentified(client, &table).await?;
     Ok(TableFacts {
         registered,
         trigger: row.try_get("trigger")?,
@@ -253,7 +257,11 @@ async fn table(client: &mut Client, database: &Database) -> Result<TableFacts, S
         missing_indexes: missing_indexes(&table, order_index, pending_index),
         looks_like: looks_like(client, database, &table).await?,
         sequence_cached: row.try_get("cached")?,
-        unidentified: unidentified(client, &table).await?,
+        settling: {
+            let allowed = missing_grants.is_empty() && unidentified.is_empty();
+            trial::facts(client, &table, allowed).await?
+        },
+        unidentified,
         unnumbered: match missing_grants.is_empty() {
             true => unnumbered(client, &table).await?,
             false => 0,

@@ -10,8 +10,8 @@ use super::session::{Params, Session, begin};
 use super::sql::Sql;
 use crate::store::{Settle, Settled, Unsettled};
 
-/// How long a settle may take before it is suspected to wait for somebody's lock.
-pub(super) const PATIENCE: Duration = Duration::from_secs(1);
+/// How long a settle waits for somebody's lock before rows are told apart.
+const PATIENCE: Duration = Duration::from_secs(1);
 /// How long a statement that is tried with care waits for a lock.
 const LOCK_TIMEOUT: &str = "set local lock_timeout = '100ms'";
 /// How long rows are told apart; the rest is tried again later.
@@ -41,24 +41,46 @@ impl<'a> Rows<'a> {
     }
 }
 
+/// What a statement that settles rows did.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Done {
+    /// Rows it settled: fewer than asked for, if somebody else settled some before.
+    pub(super) rows: u64,
+    /// Triggers ran afterwards, which may have undone it.
+    pub(super) doubtful: bool,
+}
+
 /// Marks or deletes rows and removes their failure records: one statement, so one transaction. Not fenced: a confirmed
-/// event is a fact, whoever reports it. Returns how many were settled: fewer, if somebody else settled some before.
+/// event is a fact, no matter who reports it. Fails after a moment if another session has a row locked; `limit` is the
+/// caller's own, for everything.
 pub(super) async fn settle(
     session: &Session<'_>,
     sql: &Sql,
     settle: &Settle,
-) -> Result<u64, StoreError> {
+    limit: Duration,
+) -> Result<Done, StoreError> {
     let rows = Rows::new(&settle.rows);
     let mut params = rows.params();
+    let patience = PATIENCE.min(limit / 2);
     let text = if settle.failed_before.is_empty() {
-        sql.settle()
+        sql.settle(patience)
     } else {
         params.push((&settle.failed_before, Type::INT8_ARRAY));
-        sql.settle_with_failures()
+        sql.settle_with_failures(patience)
     };
     let answer = session.query(&text, params).await?;
-    let count: Option<i64> = answer.first().map(|row| row.try_get(0)).transpose()?;
-    Ok(count.unwrap_or(0).max(0) as u64)
+    let Some(row) = answer.first() else {
+        // A rule replaced the statement.
+        return Ok(Done {
+            rows: 0,
+            doubtful: true,
+        });
+    };
+    let count: i64 = row.try_get(0)?;
+    Ok(Done {
+        rows: count.max(0) as u64,
+        doubtful: row.try_get(1)?,
+    })
 }
 
 /// Those of the rows that are still pending, after a statement that was to settle them.
@@ -90,11 +112,11 @@ fn unsettled(seqs: Vec<i64>, reason: &str) -> Vec<Unsettled> {
         .collect()
 }
 
-fn no_effect(sql: &Sql) -> String {
-    let (what, done) = if sql.marks {
-        ("UPDATE", "the row is still unmarked")
-    } else {
-        ("DELETE", "the row is still there")
+pub(super) fn no_effect(sql: &Sql) -> String {
+    let what = sql.settle_command();
+    let done = match sql.marks {
+        true => "the row is still unmarked",
+        false => "the row is still there",
     };
     format!(
         "the database took the {what} and {done}; look for a trigger, a rule or a row-level security policy on {what} of {}",
@@ -167,6 +189,10 @@ async fn attempt(
         .await?;
     transaction
         .execute_typed(&sql.clear_settled(), &rows.params())
+        .await?;
+    // What triggers put off until the commit happens now.
+    transaction
+        .batch_execute("set constraints all immediate")
         .await?;
     let text = sql.still_pending();
     let pending = numbers(transaction.query_typed(&text, &rows.params()).await?)?;

@@ -3,6 +3,8 @@
 //! Their texts vary little, so that sessions can keep them; what varies is a parameter. Our own tables are addressed
 //! by the outbox's name as a constant.
 
+use std::time::Duration;
+
 use super::inspect::{Kind, Table};
 use super::mapping::{AfterPublish, Field, literal, quote};
 use super::mark::Mark;
@@ -51,6 +53,8 @@ pub(super) struct Sql {
     pub(super) id_text: String,
     /// What is before and after the condition on the rows to settle.
     settle_around: (String, String),
+    /// True if triggers run after the row was settled, which may undo it.
+    undone: String,
     /// True for a row that was settled, as its triggers left it.
     pub(super) over: String,
     /// Rows are marked, not deleted.
@@ -145,6 +149,7 @@ impl Sql {
             awake,
             holders: holders(t),
             settle_around: settle(t, &mark),
+            undone: runs_after(t, marks),
             source: source(t),
             id_text,
             table: t.name.clone(),
@@ -188,28 +193,74 @@ impl Sql {
         self.settle_those("$1", THOSE)
     }
 
-    /// The same, and says how many of them are not pending any more. What a trigger made of a row counts, not what was asked.
-    pub(super) fn settle(&self) -> String {
+    /// The same, and says how many of them are not pending any more, as the triggers before the change left them; and
+    /// whether there are triggers that may have changed them after that. Waits this long for another session's lock.
+    pub(super) fn settle(&self, patience: Duration) -> String {
         format!(
-            "with done as ({} returning {} as over) select count(*) filter (where over) from done",
+            "with done as ({}{} returning {} as over) {}",
             self.settle_plainly(),
-            self.over
+            impatient(patience),
+            self.over,
+            self.how_many()
         )
     }
 
     /// The settle statement, with the removal of failure records (those of `$3`), if their rows are settled.
-    pub(super) fn settle_with_failures(&self) -> String {
+    pub(super) fn settle_with_failures(&self, patience: Duration) -> String {
         format!(
-            "with done as ({} returning {} as over, {}::int8 as seq), \
+            "with done as ({}{} returning {} as over, {}::int8 as seq), \
              cleared as (delete from outrigger.failures f where f.outbox = {} and f.seq = any($3) \
                and (f.event_id in ({THOSE})) is true \
-               and (f.seq in (select seq from done where over) or {})) \
-             select count(*) filter (where over) from done",
+               and (f.seq in (select seq from done where over) or {})) {}",
             self.settle_plainly(),
+            impatient(patience),
             self.over,
             self.seq,
             self.outbox,
             self.row_is_over(),
+            self.how_many()
+        )
+    }
+
+    fn how_many(&self) -> String {
+        format!(
+            "select count(*) filter (where over), {} from done",
+            self.undone
+        )
+    }
+
+    /// Settles the rows with `seq` in `$1` and id in `$2`, also those that are settled.
+    pub(super) fn settle_again(&self) -> String {
+        let (head, _) = &self.settle_around;
+        format!(
+            "{head} where {} = any($1) and ({} in ({THOSE})) is true",
+            self.seq, self.id_text
+        )
+    }
+
+    /// What settles a row.
+    pub(super) fn settle_command(&self) -> &'static str {
+        if self.marks { "UPDATE" } else { "DELETE" }
+    }
+
+    /// One row, pending or published, by `seq` and id; locked if the role may do that in any case.
+    pub(super) fn some_row(&self, pending: bool) -> String {
+        let kind = if pending {
+            &self.pending
+        } else {
+            &self.published
+        };
+        let order = match self.has_order {
+            true => format!(" order by {}", self.seq),
+            false => String::new(),
+        };
+        let lock = match self.marks {
+            true => " for update skip locked",
+            false => "",
+        };
+        format!(
+            "select {}::int8, {} from {} o where {kind}{order} limit 1{lock}",
+            self.seq, self.id_text, self.table
         )
     }
 
@@ -245,6 +296,37 @@ impl Sql {
     }
 }
 
+/// Bits of `pg_trigger.tgtype`.
+pub(super) const BEFORE_TRIGGER: i16 = 2;
+pub(super) const DELETE_TRIGGER: i16 = 8;
+pub(super) const UPDATE_TRIGGER: i16 = 16;
+
+/// True for a trigger `g` that is neither ours nor behind a foreign key, and not switched off.
+pub(super) const FOREIGN_TRIGGER: &str =
+    "not g.tgisinternal and g.tgenabled <> 'D' and g.tgname <> 'outrigger_wake_up'";
+
+/// True if there are triggers of others that run after an update or a delete.
+fn runs_after(t: &Table, marks: bool) -> String {
+    let event = match marks {
+        true => UPDATE_TRIGGER,
+        false => DELETE_TRIGGER,
+    };
+    format!(
+        "exists (select from pg_trigger g where g.tgrelid in ({}) and g.tgtype & {event} <> 0 \
+         and g.tgtype & {BEFORE_TRIGGER} = 0 and {FOREIGN_TRIGGER})",
+        t.tree()
+    )
+}
+
+/// A condition that is true, and limits what the statement waits for other sessions' locks. A statement that takes long
+/// for any other reason is not cut short by it. It lasts until the transaction ends, whatever pooler is in between.
+fn impatient(patience: Duration) -> String {
+    format!(
+        " and (select set_config('lock_timeout', '{}', true)) is not null",
+        patience.as_millis().max(1)
+    )
+}
+
 /// The ids of the rows to settle.
 const THOSE: &str = "select unnest($2)";
 
@@ -252,14 +334,9 @@ const THOSE: &str = "select unnest($2)";
 /// transaction with subtransactions holds several ids; the oldest is its own. A prepared transaction has no process; it keeps
 /// the name of the session that prepared it until the server restarts, so it is named by its id instead.
 fn holders(t: &Table) -> String {
-    let relations = if t.has_children {
-        format!(
-            "in (with recursive tree as (select {0}::oid as oid union \
-             select i.inhrelid from pg_inherits i join tree on i.inhparent = tree.oid) select oid from tree)",
-            t.regclass()
-        )
-    } else {
-        format!("= {}::oid", t.regclass())
+    let relations = match t.has_children {
+        true => format!("in ({})", t.tree()),
+        false => format!("= {}::oid", t.regclass()),
     };
     format!(
         "with l as materialized (select * from pg_locks where granted and locktype in ('relation', 'transactionid')), \

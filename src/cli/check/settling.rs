@@ -1,0 +1,50 @@
+//! Whether published rows can be settled.
+
+use super::report::Report;
+use crate::store::postgres::probe::TableFacts;
+use crate::store::postgres::trial::Trial;
+
+/// Reports what may keep rows from being marked or deleted, and what a trial showed.
+pub(super) fn report(report: &mut Report, table: &TableFacts) {
+    let facts = &table.settling;
+    let outbox = &table.capabilities.outbox;
+    let done = match facts.command {
+        "UPDATE" => "marked as published",
+        _ => "deleted once it is published",
+    };
+    let with = match facts.takes_part.is_empty() {
+        true => String::new(),
+        false => format!(", by way of {}", facts.takes_part.join(", ")),
+    };
+    for constraint in &facts.references {
+        report.warning(
+            format!("a row of {outbox} that another row refers to cannot be deleted: foreign key {constraint}"),
+            "recreate the constraint with `on delete cascade` or `on delete set null`, or keep published rows: \
+             OUTRIGGER_OUTBOX_AFTER_PUBLISH=mark",
+        );
+    }
+    match &facts.trial {
+        Trial::Settled => {
+            report.ok(format!("a row can be {done}{with} (tried with one and rolled back)"));
+        }
+        Trial::Failed(reason) => report.failed(
+            format!("a row cannot be {done}: {reason}"),
+            &match facts.takes_part.is_empty() {
+                true => format!("let the relay's role {} rows of {outbox}", facts.command.to_lowercase()),
+                false => format!("change or drop what takes part in the {}: {}", facts.command, facts.takes_part.join(", ")),
+            },
+        ),
+        // The reason was reported.
+        Trial::Impossible => {}
+        Trial::NoRow if facts.takes_part.is_empty() => report.ok(format!(
+            "nothing is known to keep a row from being {done} (not tried: there is no row that is free)"
+        )),
+        Trial::NoRow => report.warning(
+            format!(
+                "whether a row can be {done} was not tried, since there is no row that is free; {} may prevent it",
+                facts.takes_part.join(", ")
+            ),
+            "insert an event and run `outrigger check` again",
+        ),
+    }
+}
