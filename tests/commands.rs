@@ -26,6 +26,8 @@ mod outages;
 mod postgres;
 #[path = "support/rabbitmq.rs"]
 mod rabbitmq;
+#[path = "commands/readers.rs"]
+mod readers;
 #[path = "commands/status.rs"]
 mod status;
 #[path = "commands/tool.rs"]
