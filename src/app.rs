@@ -319,6 +319,12 @@ fn fits(table: &Capabilities, settings: &Settings) -> Result<(), Failure> {
     if ordered && !table.has_key {
         tracing::warn!("the table has no key column: events are not ordered");
     }
+    if table.unlogged {
+        tracing::warn!(
+            "table {} is UNLOGGED: PostgreSQL empties it after a crash, published or not, and no standby has its rows",
+            table.outbox
+        );
+    }
     Ok(())
 }
 

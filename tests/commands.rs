@@ -24,6 +24,8 @@ mod outages;
 #[path = "support/postgres.rs"]
 #[allow(dead_code)]
 mod postgres;
+#[path = "commands/predicted.rs"]
+mod predicted;
 #[path = "support/rabbitmq.rs"]
 mod rabbitmq;
 #[path = "commands/readers.rs"]
