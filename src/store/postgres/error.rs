@@ -95,6 +95,20 @@ impl StoreError {
         }
     }
 
+    /// Whether the server ended the statement before it was done: a `statement_timeout`, mostly.
+    pub(super) fn was_cut_short(&self) -> bool {
+        self.sqlstate.as_deref() == Some(SqlState::QUERY_CANCELED.code())
+    }
+
+    /// An error with this SQLSTATE.
+    #[cfg(test)]
+    pub(super) fn of_state(state: &str) -> Self {
+        Self {
+            sqlstate: Some(state.to_owned()),
+            ..Self::unavailable("for a test")
+        }
+    }
+
     /// Whether a server was reached that takes no writes.
     pub fn is_read_only(&self) -> bool {
         self.sqlstate.as_deref() == Some(SqlState::READ_ONLY_SQL_TRANSACTION.code())
