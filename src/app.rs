@@ -146,18 +146,24 @@ async fn relay(settings: &Settings, mut stop: watch::Receiver<bool>) -> Result<(
     }
 }
 
-/// The first TERM or INT asks to stop, the second to leave at once.
+/// The first TERM, INT or HUP asks to stop, the second to leave at once. HUP comes when a terminal is closed, and from some
+/// supervisors; who started the relay by `nohup` does not want it to be heard.
 fn stop_signals() -> Result<(watch::Receiver<bool>, CancellationToken), Failure> {
     let (stop, stopping) = watch::channel(false);
     let now = CancellationToken::new();
     let leave = now.clone();
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut hangup = match ignores_hangup() {
+        true => None,
+        false => Some(signal(SignalKind::hangup())?),
+    };
     tokio::spawn(async move {
         loop {
             tokio::select! {
                 _ = terminate.recv() => {}
                 _ = interrupt.recv() => {}
+                Some(_) = async { hangup.as_mut()?.recv().await } => {}
             }
             if stop.send_replace(true) {
                 leave.cancel();
@@ -167,6 +173,14 @@ fn stop_signals() -> Result<(watch::Receiver<bool>, CancellationToken), Failure>
         }
     });
     Ok((stopping, now))
+}
+
+/// Whether this process was started with HUP ignored, as the system tells on Linux.
+fn ignores_hangup() -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    // HUP is signal 1: the lowest bit.
+    ignored.is_some_and(|mask| u64::from_str_radix(mask.trim(), 16).is_ok_and(|mask| mask & 1 == 1))
 }
 
 /// Who makes spans, if anybody wants them. Events do not wait for that to be put right.
@@ -304,6 +318,12 @@ fn fits(table: &Capabilities, settings: &Settings) -> Result<(), Failure> {
     }
     if ordered && !table.has_key {
         tracing::warn!("the table has no key column: events are not ordered");
+    }
+    if table.unlogged {
+        tracing::warn!(
+            "table {} is UNLOGGED: PostgreSQL empties it after a crash, published or not, and no standby has its rows",
+            table.outbox
+        );
     }
     Ok(())
 }

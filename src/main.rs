@@ -6,7 +6,7 @@ use clap::Parser;
 use outrigger::cli::args::{Cli, Command};
 use outrigger::cli::{self, DONE, Failure};
 use outrigger::{settings, telemetry};
-use tokio::runtime::{Builder, Runtime};
+use tokio::runtime::Builder;
 
 fn main() -> ExitCode {
     match run(Cli::parse()) {
@@ -35,24 +35,29 @@ fn run(cli: Cli) -> Result<(), Failure> {
     if let Command::Check(args) = &command {
         // It reports by itself what the parts would log, unless somebody wants to see more.
         let log = &loaded.provisional().log;
-        if (cli.verbose || log.filter.is_some()) && telemetry::init(log).is_err() {
+        let logging = (cli.verbose || log.filter.is_some()).then(|| telemetry::init(log));
+        if matches!(logging, Some(Err(_))) {
             eprintln!("warning: RUST_LOG cannot be used");
         }
-        return runtime()?.block_on(cli::check::run(args, &loaded));
+        return block_on(cli::check::run(args, &loaded));
     }
     if let Command::Health(args) = &command {
-        return runtime()?.block_on(cli::health::run(args, &loaded));
+        return block_on(cli::health::run(args, &loaded));
     }
     let settings = loaded.settings(command.need()).map_err(Failure::usage)?;
-    telemetry::init(&settings.log)?;
+    let _logging = telemetry::init(&settings.log)?;
     for warning in loaded.warnings() {
         tracing::warn!("{warning}");
     }
-    runtime()?.block_on(cli::dispatch(command, settings))
+    block_on(cli::dispatch(command, settings))
 }
 
 /// One thread: the relay waits far more than it computes, and handing each event from thread to thread costs more
 /// than all the rest. The broker's client brings its own thread.
-fn runtime() -> std::io::Result<Runtime> {
-    Builder::new_current_thread().enable_all().build()
+fn block_on(work: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
+    let runtime = Builder::new_current_thread().enable_all().build()?;
+    let result = runtime.block_on(work);
+    // What blocks a thread now (a write to a full pipe, a name server that does not answer) concerns nobody any more.
+    runtime.shutdown_background();
+    result
 }

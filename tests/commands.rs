@@ -26,8 +26,12 @@ mod outages;
 #[path = "support/postgres.rs"]
 #[allow(dead_code)]
 mod postgres;
+#[path = "commands/predicted.rs"]
+mod predicted;
 #[path = "support/rabbitmq.rs"]
 mod rabbitmq;
+#[path = "commands/readers.rs"]
+mod readers;
 #[path = "commands/status.rs"]
 mod status;
 #[path = "commands/tool.rs"]

@@ -20,6 +20,8 @@ mod figures;
 mod fixture;
 #[path = "store/harmless.rs"]
 mod harmless;
+#[path = "store/hurried.rs"]
+mod hurried;
 #[path = "store/mapping.rs"]
 mod mapping;
 #[path = "store/network.rs"]

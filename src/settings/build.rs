@@ -7,12 +7,12 @@ use std::time::Duration;
 use secrecy::SecretString;
 use tracing::level_filters::LevelFilter;
 
-use super::load::{Inputs, Sources};
+use super::load::{Inputs, Sources, Text};
 use super::otel;
 use super::report::{Origin, Problem};
 use super::secret::shown;
-use super::table::{PG_VARIABLES, SETTINGS, setting};
-use super::value::Value;
+use super::table::{PG_VARIABLES, SETTINGS, Setting, setting};
+use super::value::{Value, Violation};
 use super::{
     Admin, AfterPublish, Columns, Compression, Database, Event, EventBridge, EventMode,
     ExchangeType, Http, Kafka, Log, LogFormat, Nats, Ordering, Outbox, Partitioner, Preset,
@@ -31,6 +31,18 @@ pub(super) struct Values {
     pub(super) asked: std::cell::RefCell<BTreeSet<String>>,
 }
 
+/// Whether a variable's value is in quotes. A table may well be, and so may what is secret.
+fn is_wrapped(setting: &Setting, text: &Text) -> bool {
+    let quotes = ['"', '\''];
+    matches!(text.origin, Origin::Variable(_))
+        && !setting.secret
+        && setting.key != "outbox.table"
+        && text.text.len() > 1
+        && quotes
+            .iter()
+            .any(|quote| text.text.starts_with(*quote) && text.text.ends_with(*quote))
+}
+
 impl Values {
     /// Checks every text against its kind and adds what is wrong to `problems`.
     pub(super) fn check(sources: &Sources, problems: &mut Vec<Problem>) -> Self {
@@ -42,7 +54,11 @@ impl Values {
                 continue;
             };
             origins.insert(setting.key, text.origin.clone());
-            match setting.kind.parse(&text.text) {
+            let parsed = match is_wrapped(setting, text) {
+                true => Err(Violation::wrapped()),
+                false => setting.kind.parse(&text.text),
+            };
+            match parsed {
                 Ok(value) => {
                     values.insert(setting.key, value);
                 }

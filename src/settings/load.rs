@@ -62,12 +62,13 @@ impl Inputs {
         inputs
     }
 
-    /// A variable that is set; an empty one counts as unset.
+    /// A variable that is set; an empty one counts as unset. One trailing line end is no part of it: a file of variables
+    /// written on Windows leaves one.
     pub(super) fn variable(&self, name: &str) -> Option<&str> {
-        self.variables
-            .get(name)
-            .map(String::as_str)
-            .filter(|value| !value.is_empty())
+        let value = self.variables.get(name)?;
+        let value = value.strip_suffix('\n').unwrap_or(value);
+        let value = value.strip_suffix('\r').unwrap_or(value);
+        (!value.is_empty()).then_some(value)
     }
 
     pub(super) fn config_file(&self) -> Option<(PathBuf, Origin)> {

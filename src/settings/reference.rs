@@ -25,7 +25,9 @@ pub fn markdown() -> String {
          `OUTRIGGER_*` variables, flags."
             .to_owned(),
         format!("The TOML file is named by `--config FILE` or `{CONFIG_VARIABLE}`. No file is read unasked."),
-        "An empty value counts as unset.".to_owned(),
+        "An empty value counts as unset. One trailing line end is removed from a variable. Quotes around a whole value are an \
+         error (except around a table's name): Docker's `--env-file` and Kubernetes hand on what a shell takes away."
+            .to_owned(),
         "Durations are a whole number with a unit: `500ms`, `30s`, `5m`, `12h`, `7d`. Sizes too: `512B`, `64KiB`, \
          `16MiB`, `1GiB`, `100kB`, `10MB`, `1GB`. Booleans are `true` and `false`."
             .to_owned(),

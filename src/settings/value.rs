@@ -93,6 +93,14 @@ pub struct Violation {
 }
 
 impl Violation {
+    /// For a value that somebody put into quotes.
+    pub(super) fn wrapped() -> Self {
+        Self::with_hint(
+            "is in quotes, which are part of the value here",
+            "remove them: a shell takes quotes away, but Docker's --env-file and Kubernetes hand them on",
+        )
+    }
+
     fn new(rule: impl Into<String>) -> Self {
         Self {
             rule: rule.into(),

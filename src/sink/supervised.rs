@@ -4,7 +4,7 @@
 //! is opened, offered to the lanes and replaced when it ends, it is [`Connect`] too, and [`keep_connected`] does the rest.
 
 use std::future::Future;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -21,6 +21,9 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 /// How far the reported state may lag behind what a lane met with.
 const STATE_LAG: Duration = Duration::from_millis(100);
 
+/// How often it is said that a server which takes nothing still takes nothing.
+const SAID_EVERY: Duration = Duration::from_secs(60);
+
 /// Why a sink that was told to stop is not connected.
 const STOPPED: &str = "stopped";
 
@@ -29,6 +32,8 @@ pub(super) struct Status {
     /// Whom it publishes to, in those lines.
     system: &'static str,
     state: watch::Sender<SinkState>,
+    /// What holds everybody back for a while, and when it was said last.
+    said: Mutex<Option<(String, Instant)>>,
 }
 
 impl Status {
@@ -36,6 +41,7 @@ impl Status {
         Self {
             system,
             state: watch::Sender::new(SinkState::Down(String::new())),
+            said: Mutex::default(),
         }
     }
 
@@ -114,7 +120,9 @@ impl Status {
         if !was_ready {
             return;
         }
-        self.tell(blocked);
+        if self.is_news(&reason) {
+            self.tell(blocked);
+        }
         let state = self.state.clone();
         tokio::spawn(async move {
             sleep(wait).await;
@@ -126,6 +134,18 @@ impl Status {
                 still
             });
         });
+    }
+
+    /// Whether this reason was not said within the last minute. Each try that is in vain blocks anew: one state, not many.
+    fn is_news(&self, reason: &str) -> bool {
+        let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = said
+            .as_ref()
+            .is_some_and(|(known, at)| known == reason && at.elapsed() < SAID_EVERY);
+        if !known {
+            *said = Some((reason.to_owned(), Instant::now()));
+        }
+        !known
     }
 
     /// For a lane that cannot publish just now: the state follows at once. Waiting for it keeps a relay that trusts a
@@ -301,6 +321,18 @@ mod tests {
         assert_eq!(*state.borrow_and_update(), SinkState::Ready);
         status.report(SinkState::Ready);
         assert!(state.has_changed().is_ok_and(|changed| !changed));
+    }
+
+    #[test]
+    fn a_pause_that_comes_again_and_again_is_said_once_a_minute() {
+        let status = Status::new("nobody");
+        assert!(status.is_news("full"));
+        assert!(!status.is_news("full"));
+        assert!(status.is_news("silent"));
+        if let Some((_, at)) = &mut *status.said.lock().unwrap_or_else(PoisonError::into_inner) {
+            *at -= SAID_EVERY;
+        }
+        assert!(status.is_news("silent"));
     }
 
     #[tokio::test]

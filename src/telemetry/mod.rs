@@ -1,5 +1,5 @@
-//! Logs: to standard error, as text for people or JSON for machines; [`lasting`]: what is said again. Metrics:
-//! [`metrics`]. Traces: [`trace`].
+//! Logs: to standard error, as text for people or JSON for machines, by a thread of their own; [`lasting`]: what is said
+//! again. Metrics: [`metrics`]. Traces: [`trace`].
 
 pub mod lasting;
 pub mod metrics;
@@ -8,6 +8,7 @@ pub mod trace;
 #[cfg(not(feature = "otel"))]
 #[path = "trace/absent.rs"]
 pub mod trace;
+mod writer;
 
 use std::io::{self, IsTerminal};
 
@@ -20,18 +21,21 @@ use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer, Registry};
 
 use crate::settings::{Log, LogFormat};
+use writer::Lines;
+pub use writer::Logging;
 
-/// Starts logging for the whole process.
+/// Starts logging for the whole process. No call that logs waits for who reads standard error.
 ///
 /// # Errors
-/// When `RUST_LOG` is not a filter, or logging was started before.
-pub fn init(log: &Log) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+/// When `RUST_LOG` is not a filter, logging was started before, or the system gives no thread.
+pub fn init(log: &Log) -> Result<Logging, Box<dyn std::error::Error + Send + Sync>> {
     let terminal = io::stderr().is_terminal();
     let filter = filter(log)?;
+    let lines = Lines::to(io::stderr())?;
     Registry::default()
-        .with(layer(log, terminal, filter, io::stderr))
+        .with(layer(log, terminal, filter, lines.clone()))
         .try_init()?;
-    Ok(())
+    Ok(Logging(lines))
 }
 
 /// What is logged: `RUST_LOG` as it stands, or the level with chatty libraries held back.
@@ -41,12 +45,13 @@ fn filter(log: &Log) -> Result<EnvFilter, tracing_subscriber::filter::ParseError
     }
     let level = log.level;
     // The relay reports connection trouble itself, once per change of state; lapin and async_nats call a
-    // connection that we close an error. The crates of AWS's SDK all begin with `aws_`.
+    // connection that we close an error, and the pool warns of each that it replaces. The crates of AWS's SDK all begin
+    // with `aws_`.
     let clients = LevelFilter::OFF;
     // Notices of the server arrive at level info.
     let quiet = level.min(LevelFilter::WARN);
     EnvFilter::builder().parse(format!(
-        "{level},lapin={clients},async_nats={clients},aws_={clients},tokio_postgres={quiet},rustls={quiet},hyper={quiet}"
+        "{level},lapin={clients},async_nats={clients},aws_={clients},deadpool={clients},tokio_postgres={quiet},rustls={quiet},hyper={quiet}"
     ))
 }
 

@@ -47,6 +47,7 @@ fn everything() {
     tracing::error!(target: "lapin::returned_messages", "returned payload");
     tracing::trace!(target: "aws_smithy_runtime::client", "request with payload");
     tracing::warn!(target: "aws_config::imds", "no instance");
+    tracing::warn!(target: "deadpool::managed", "a connection was replaced");
     tracing::info!(target: "tokio_postgres", "notice");
     tracing::warn!(target: "rustls::msgs", "alert");
 }

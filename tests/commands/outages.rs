@@ -284,3 +284,18 @@ async fn a_reader_that_has_seen_enough_ends_a_relay_that_prints() {
         0
     );
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_schema_that_is_dropped_under_a_relay_is_told_with_what_to_do() {
+    let tool = Tool::new().await;
+    let relay = Printing::start(&tool);
+    tool.insert(1, "before").await;
+    relay.event("before");
+    tool.sql("drop schema outrigger cascade").await;
+    tool.sql("insert into outbox (type, data) values ('meanwhile', '1')")
+        .await;
+    relay.ready_says("(SQLSTATE 42P01); run `outrigger migrate`");
+    tool.ok(&["migrate"]);
+    relay.event("meanwhile");
+    relay.ready_says("readyz check passed");
+}

@@ -49,6 +49,35 @@ fn secrets_can_be_read_from_files() {
 }
 
 #[test]
+fn what_a_file_of_variables_adds_to_a_value_is_taken_away_or_told() {
+    let case = Case::basic(&[
+        ("OUTRIGGER_EVENT_SOURCE", "/shop\r"),
+        ("OUTRIGGER_ROUTE_DESTINATION", "shop\r\n"),
+        ("OUTRIGGER_OUTBOX_TABLE", "\"Shop\".\"Outbox\""),
+        ("OUTRIGGER_RELAY_WAKE", "\r"),
+    ]);
+    let settings = case.load().settings(Need::Relay).unwrap();
+    assert_eq!(settings.event.source, "/shop");
+    assert_eq!(settings.outbox.table, "\"Shop\".\"Outbox\"");
+    assert_eq!(settings.relay.wake, Wake::Listen);
+    let settings = format!("{settings:?}");
+    assert!(settings.contains("\"shop\""), "{settings}");
+    // A route in quotes would be published to, quotes and all.
+    for (name, value) in [
+        ("OUTRIGGER_ROUTE_KEY", "\"{{ type }}\""),
+        ("OUTRIGGER_ROUTE_DESTINATION", "'shop'"),
+        ("OUTRIGGER_EVENT_SOURCE", "\"/shop\""),
+    ] {
+        let report = Case::basic(&[(name, value)]).report(Need::Relay);
+        let told = format!(
+            "{name}={value:?} (environment): is in quotes, which are part of the value here"
+        );
+        assert!(report.contains(&told), "{report}");
+        assert!(report.contains("hint: remove them"), "{report}");
+    }
+}
+
+#[test]
 fn text_that_is_not_unicode_is_reported() {
     let mut case = Case::basic(&[]);
     case.inputs.unreadable = vec!["OUTRIGGER_RELAY_NAME".into(), "PATH".into()];

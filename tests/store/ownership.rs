@@ -235,6 +235,53 @@ async fn a_living_owner_keeps_its_partitions_and_a_dead_one_does_not() {
     assert!(!f.store.tick(owner, true).await.unwrap().registered);
 }
 
+/// Sets the database's clock back, as far as replicas can tell: what it gave them before is further ahead.
+async fn clock_goes_back(f: &Fixture, secs: i32) {
+    f.sql(&format!(
+        "update outrigger.replicas set lease_until = lease_until + {secs} * interval '1 second', \
+         visible_since = visible_since + {secs} * interval '1 second'"
+    ))
+    .await;
+}
+
+#[tokio::test]
+async fn a_dead_owner_does_not_outlive_a_clock_that_is_set_back() {
+    let f = Fixture::new().await;
+    let (dead, alive) = (join(&f, "dead").await, join(&f, "alive").await);
+    f.store.claim(dead, &[0]).await.unwrap();
+    f.store.claim(alive, &[1]).await.unwrap();
+    let newcomer = join(&f, "newcomer").await;
+    age(&f, newcomer, "visible_since", 60).await;
+    clock_goes_back(&f, 3600).await;
+    // Nobody is dead before a lease time by the new clock is over, however long the newcomer had been there by the old one.
+    assert!(f.store.claim(newcomer, &[0, 1]).await.unwrap().is_empty());
+    f.store.tick(newcomer, true).await.unwrap();
+    assert!(f.store.claim(newcomer, &[0, 1]).await.unwrap().is_empty());
+    // In that time a living owner renews.
+    f.store.tick(alive, true).await.unwrap();
+    age(&f, newcomer, "visible_since", 11).await;
+    let tick = f.store.tick(newcomer, true).await.unwrap();
+    let living = tick.replicas.iter().filter(|r| r.is_alive());
+    assert!(tick.may_take_over);
+    assert_eq!(living.filter(|r| r.replica == dead).count(), 0);
+    let claimed = f.store.claim(newcomer, &[0, 1]).await.unwrap();
+    assert_eq!(numbers(&claimed), [0]);
+}
+
+#[tokio::test]
+async fn a_clock_that_goes_back_by_less_than_a_lease_costs_no_living_owner_anything() {
+    let f = Fixture::new().await;
+    let (owner, other) = (join(&f, "owner").await, join(&f, "other").await);
+    f.store.claim(owner, &[0]).await.unwrap();
+    age(&f, other, "visible_since", 60).await;
+    // The other's last heartbeat is longer ago than the step; it cannot notice, and the owner has just renewed.
+    for (replica, ahead) in [(owner, 19), (other, 9)] {
+        age(&f, replica, "lease_until", -ahead).await;
+    }
+    f.store.tick(other, true).await.unwrap();
+    assert!(f.store.claim(other, &[0]).await.unwrap().is_empty());
+}
+
 #[tokio::test]
 async fn a_newcomer_without_a_heartbeat_takes_nothing_from_anybody() {
     let f = Fixture::new().await;

@@ -119,6 +119,7 @@ fn server(report: &mut Report, settings: &Settings, database: &Database, facts: 
         report.ok("primary, takes writes");
     }
     let connections = i64::try_from(settings.database.pool_size).unwrap_or(i64::MAX) + 1;
+    limits(report, facts, connections);
     if connections.saturating_mul(4) > i64::from(facts.max_connections) {
         report.warning(
             format!(
@@ -156,6 +157,24 @@ fn server(report: &mut Report, settings: &Settings, database: &Database, facts: 
             format!("a transaction has been open for {age}; dead rows cannot be cleaned up before it ends"),
             "find it: select * from pg_stat_activity order by xact_start, or in pg_prepared_xacts",
         );
+    }
+}
+
+/// Limits of the role and of the database, which a rolling update meets first: it runs two replicas for a while.
+fn limits(report: &mut Report, facts: &ServerFacts, connections: i64) {
+    let needed = 2 * connections;
+    for (owner, limit) in &facts.connection_limits {
+        if i64::from(*limit) < needed {
+            report.warning(
+                format!(
+                    "{owner} is limited to {limit} connections; a replica uses {connections} at most, two during an update \
+                     {needed}. With fewer it polls instead of listening, or waits"
+                ),
+                &format!(
+                    "alter {owner} connection limit {needed}; or lower OUTRIGGER_DATABASE_POOL_SIZE"
+                ),
+            );
+        }
     }
 }
 
@@ -225,6 +244,16 @@ async fn outbox(
     settling::report(report, &table);
     indexes(report, &table);
     left_out(report, &table);
+    if table.capabilities.unlogged {
+        let outbox = &table.capabilities.outbox;
+        report.warning(
+            format!(
+                "table {outbox} is UNLOGGED: PostgreSQL empties it after a crash, published or not, and no standby has its \
+                 rows"
+            ),
+            &format!("alter table {outbox} set logged"),
+        );
+    }
     Some(table)
 }
 

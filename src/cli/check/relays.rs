@@ -50,6 +50,16 @@ pub(super) async fn check(report: &mut Report, settings: &Settings) {
             );
         }
     }
+    let mut publish = true;
+    for replica in &living {
+        if let Some(what) = &replica.waits_for {
+            publish = false;
+            report.warning(
+                format!("`{}` does not publish: {what}", replica.name),
+                "`outrigger status` shows what waits, and the relay's log has more",
+            );
+        }
+    }
     if living.is_empty() && status.pending > 0 && status.paused.is_none() {
         let oldest = status.oldest_pending;
         let oldest = oldest.map(|age| format!(", the oldest for {}", duration(age)));
@@ -62,7 +72,7 @@ pub(super) async fn check(report: &mut Report, settings: &Settings) {
             ),
             "start `outrigger run`",
         );
-    } else if agree {
+    } else if agree && publish {
         report.ok(match living.len() {
             0 => "none runs".to_owned(),
             1 => "one runs, with the same settings".to_owned(),

@@ -81,11 +81,7 @@ impl Shared {
         let failures = self.failures.fetch_add(1, Ordering::Relaxed) + 1;
         if failures >= self.patience {
             let pause = backoff(failures - self.patience + 1, rand::random());
-            let what = match failures {
-                1 => what.to_owned(),
-                _ => format!("{what}, {failures} times in a row"),
-            };
-            self.status.block_for(what, pause);
+            self.status.block_for(what.to_owned(), pause);
         }
     }
 

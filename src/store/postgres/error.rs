@@ -95,6 +95,20 @@ impl StoreError {
         }
     }
 
+    /// Whether the server ended the statement before it was done: a `statement_timeout`, mostly.
+    pub(super) fn was_cut_short(&self) -> bool {
+        self.sqlstate.as_deref() == Some(SqlState::QUERY_CANCELED.code())
+    }
+
+    /// An error with this SQLSTATE.
+    #[cfg(test)]
+    pub(super) fn of_state(state: &str) -> Self {
+        Self {
+            sqlstate: Some(state.to_owned()),
+            ..Self::unavailable("for a test")
+        }
+    }
+
     /// Whether a server was reached that takes no writes.
     pub fn is_read_only(&self) -> bool {
         self.sqlstate.as_deref() == Some(SqlState::READ_ONLY_SQL_TRANSACTION.code())
@@ -196,9 +210,13 @@ impl From<tokio_postgres::Error> for StoreError {
             if let Some(hint) = db.hint().filter(|_| !code.starts_with("22")) {
                 message = format!("{message}; {hint}");
             }
-            let remedy = match code.starts_with("28") {
-                true => remedy(&message).or(Some(LOGIN)),
-                false => remedy_for(code),
+            let remedy = match code {
+                _ if code.starts_with("28") => remedy(&message).or(Some(LOGIN)),
+                // Our own schema, or a part of it, was dropped.
+                "42P01" | "42883" | "3F000" if db.message().contains("outrigger") => {
+                    Some("run `outrigger migrate`")
+                }
+                _ => remedy_for(code),
             };
             return Self {
                 kind: kind_of(db.code()),
@@ -276,6 +294,7 @@ fn remedy_for(code: &str) -> Option<&'static str> {
             "if the role or the database has a statement_timeout or lock_timeout, raise it for the relay's role: \
              alter role ... set statement_timeout = 0"
         }
+        "P0001" => "a trigger, an event trigger or a rule of the database raised this",
         "57P05" | "25P03" => {
             "the server ends sessions that are idle; the relay connects again by itself"
         }

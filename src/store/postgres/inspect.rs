@@ -73,6 +73,8 @@ pub(super) struct Table {
     pub(super) has_children: bool,
     /// The database knows no encoding: text may be any bytes.
     pub(super) any_bytes: bool,
+    /// It, or a table below it, is UNLOGGED.
+    pub(super) unlogged: bool,
     pub(super) after_publish: AfterPublish,
     /// How the published column says no, if it is a boolean.
     pub(super) no: No,
@@ -97,6 +99,8 @@ pub struct Capabilities {
     pub has_age: bool,
     /// `outrigger migrate` created the table, so its history is ours to delete.
     pub created_by_migrate: bool,
+    /// The table, or one below it, is UNLOGGED: PostgreSQL empties it after a crash, and no standby has its rows.
+    pub unlogged: bool,
     /// What is done with finished rows.
     pub after_publish: AfterPublish,
 }
@@ -137,6 +141,7 @@ impl Table {
             has_available_at: has(Field::AvailableAt),
             has_age: self.has_mark() && retention::dated(self).is_some(),
             created_by_migrate: self.column(Field::PublishedAt).is_some_and(|c| c.ours),
+            unlogged: self.unlogged,
             after_publish: self.after_publish,
         }
     }
@@ -170,7 +175,10 @@ select format('%I.%I', n.nspname, c.relname) as name,
        c.relkind::text as kind,
        (c.relkind = 'p' or exists (select from pg_inherits i where i.inhparent = c.oid)) as has_children,
        c.oid as oid,
-       getdatabaseencoding() = 'SQL_ASCII' as any_bytes
+       getdatabaseencoding() = 'SQL_ASCII' as any_bytes,
+       exists (with recursive tree as (select c.oid as oid union \
+           select i.inhrelid from pg_inherits i join tree on i.inhparent = tree.oid) \
+         select from pg_class u where u.oid in (select oid from tree) and u.relpersistence = 'u') as unlogged
 from pg_class c join pg_namespace n on n.oid = c.relnamespace
 where c.oid = to_regclass($1)";
 
@@ -224,6 +232,7 @@ pub(super) async fn find(client: &Client, mapping: &Mapping) -> Result<Option<Ta
         extra,
         has_children: row.try_get("has_children")?,
         any_bytes: row.try_get("any_bytes")?,
+        unlogged: row.try_get("unlogged")?,
         after_publish: mapping.after_publish,
     }))
 }

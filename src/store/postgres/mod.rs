@@ -5,6 +5,7 @@
 //! * [`migrate`]: schema, native table, grants.
 //! * `security`: whether row-level security hides rows.
 //! * `select`, `fetch`: what is read of a row, and which row cannot be read.
+//! * `portion`: how much a read asks for where the server cuts reads short.
 //! * `sql`, `read`, `settle`, `retention`, `failures`, `ownership`: what the relay does.
 //! * [`listen`]: the wake-up hint. [`figures`]: what metrics need. [`status`], [`admin`], [`emit`], [`replay`]: what operators do. [`probe`], [`trial`]: what `check` asks.
 //!
@@ -29,6 +30,7 @@ pub mod migrate;
 mod misfit;
 mod options;
 mod ownership;
+mod portion;
 pub mod probe;
 mod read;
 mod repartition;
@@ -69,6 +71,7 @@ use crate::store::{
 };
 use connect::Connector;
 use inspect::Table;
+use portion::Portion;
 use session::Session;
 use sql::Sql;
 
@@ -150,6 +153,7 @@ impl Database {
                 table,
                 database: self.clone(),
                 hidden: Hidden::default(),
+                portion: Portion::default(),
             }),
         })
     }
@@ -253,6 +257,7 @@ struct Inner {
     sql: Sql,
     grants: String,
     hidden: Hidden,
+    portion: Portion,
 }
 
 /// Whether policies hide rows by now. Once they do, the table must be opened anew.
@@ -312,6 +317,7 @@ impl PostgresStore {
                 table: inner.table.clone(),
                 database: inner.database.clone(),
                 hidden: Hidden::default(),
+                portion: Portion::default(),
             }),
         }
     }
@@ -336,18 +342,22 @@ impl PostgresStore {
     /// On a table without an order column, `seq` is a hash of the id: bounds of main and catch-up reads are ignored and
     /// rows come in no particular order. Rows recorded as suspects are read in their place, with their counts.
     ///
-    /// Fails once row-level security may hide rows, which a tick notices.
+    /// Fails once row-level security may hide rows, which a tick notices. Where the server cuts reads short, fewer rows come
+    /// than the limit allows.
     pub async fn read(&self, request: &ReadRequest) -> Result<ReadBatch, StoreError> {
         let inner = &*self.inner;
         if let Some(error) = inner.hidden.found.get() {
             return Err(error.clone());
         }
-        run!(self, session, |session| read::read(
+        let portion = inner.portion.of(request);
+        let read = run!(self, session, |session| read::read(
             &session,
             &inner.table,
             &inner.sql,
-            request
-        ))
+            &portion
+        ));
+        inner.portion.learn(&read);
+        read
     }
 
     /// Reads the rest of rows that a read left out. A row that cannot be read comes with the reason.

@@ -8,6 +8,9 @@
 //! * An owner counts as dead only when its lease is over *and* the claimer has itself been visible for a whole lease
 //!   time of that owner. So a replica that is alone may renew by reading: as long as it sees nobody else,
 //!   nobody else can have been visible for that long.
+//! * The database's clock may be set back, or another server's be behind. A lease further ahead than two lease times was
+//!   given before that and counts as over, and a replica that finds its own lease further ahead than one has been visible
+//!   from now on only: so every owner has a whole lease time to renew by the new clock.
 //! * Replicas that send events to different places are kept apart by an order that all see alike, the rank of an
 //!   identity. Registrations of one outbox wait for each other and for claims, so ranks never tie. A claim is refused
 //!   while a living replica of another identity has a lower rank, and it removes the dead ones among these: if one of
@@ -44,14 +47,29 @@ const SHORT: &str = "2 minutes";
 /// Rows of replicas that own nothing and whose lease has been over for this many lease times are swept away.
 const GRACE: i32 = 10;
 
+/// When the lease of replica `r` is over. One further ahead than twice its time was given by a clock that has been set
+/// back. Twice, since a replica notices a step that is longer than the time since its own last heartbeat, not a shorter one.
+pub(super) const LEASE_UNTIL: &str = "(case when r.lease_until > clock_timestamp() + 2 * r.lease_ttl \
+                                      then '-infinity' else r.lease_until end)";
+
 /// Whether replica `r` may live, for all that `me` can know: its lease lasts, or `me` has not been there for long enough
 /// to be seen by one that is alone and does not renew.
-const LIVES: &str = "greatest(r.lease_until, coalesce(me.visible_since + r.lease_ttl, 'infinity')) >= clock_timestamp()";
+pub(super) fn lives() -> String {
+    format!(
+        "greatest({LEASE_UNTIL}, coalesce(me.visible_since + r.lease_ttl, 'infinity')) >= clock_timestamp()"
+    )
+}
+
+/// What a sign of life writes. With a lease of its own further ahead than any it could have been given, the clock was set
+/// back: `me` has been visible from now on. `least()` ignores nulls.
+const SIGN_OF_LIFE: &str = "lease_until = clock_timestamp() + lease_ttl, \
+                            visible_since = case when lease_until > clock_timestamp() + lease_ttl then clock_timestamp() \
+                              else least(visible_since, clock_timestamp()) end";
 
 fn stale(outbox: &str) -> String {
     format!(
         "delete from outrigger.replicas r where r.outbox = {outbox} \
-         and r.lease_until + r.lease_ttl * {GRACE} < clock_timestamp() \
+         and {LEASE_UNTIL} + r.lease_ttl * {GRACE} < clock_timestamp() \
          and not exists (select from outrigger.partitions p where p.outbox = r.outbox and p.owner = r.replica)"
     )
 }
@@ -141,8 +159,7 @@ pub(super) async fn tick(
         session
             .execute(
                 &format!(
-                    "update outrigger.replicas set lease_until = clock_timestamp() + lease_ttl, \
-                     visible_since = coalesce(visible_since, clock_timestamp()), \
+                    "update outrigger.replicas set {SIGN_OF_LIFE}, \
                      waits_for = $2, rate = $3, published_at = clock_timestamp() - $4 * interval '1 microsecond' \
                      where outbox = {} and replica = $1",
                     sql.outbox
@@ -235,7 +252,7 @@ fn state(table: &Table, sql: &Sql) -> String {
     };
     format!(
         "with me as (select * from outrigger.replicas where outbox = {outbox} and replica = $1), \
-         rs as (select r.replica, r.name, case when r.replica = $1 then r.lease_ttl else greatest(r.lease_until, \
+         rs as (select r.replica, r.name, case when r.replica = $1 then r.lease_ttl else greatest({LEASE_UNTIL}, \
              coalesce((select visible_since from me), clock_timestamp()) + r.lease_ttl) - clock_timestamp() end as remaining, \
              r.rank, coalesce(r.identity <> (select identity from me), false) as conflicts, \
              case when r.configuration <> (select configuration from me) then r.configuration end as differs \
@@ -280,7 +297,7 @@ pub(super) async fn claim(
     if wanted.is_empty() {
         return Ok(Vec::new());
     }
-    let outbox = &sql.outbox;
+    let (outbox, lives) = (&sql.outbox, lives());
     let transaction = begin(client).await?;
     // Every statement below takes a fresh snapshot, so each sees what the locks before it waited for. Locks are taken
     // in one order everywhere: the outbox (registrations wait), partitions by number, replicas by id (heartbeats wait).
@@ -312,8 +329,7 @@ pub(super) async fn claim(
     let alive = transaction
         .execute_typed(
             &format!(
-                "update outrigger.replicas set lease_until = clock_timestamp() + lease_ttl \
-                 where outbox = {outbox} and replica = $1"
+                "update outrigger.replicas set {SIGN_OF_LIFE} where outbox = {outbox} and replica = $1"
             ),
             &[(&replica, Type::UUID)],
         )
@@ -327,7 +343,7 @@ pub(super) async fn claim(
                 "with me as (select visible_since, identity from outrigger.replicas \
                    where outbox = {outbox} and replica = $2), \
                  living as (select r.rank, coalesce(r.identity <> me.identity, false) as conflicts \
-                   from outrigger.replicas r, me where r.outbox = {outbox} and (r.replica = $2 or {LIVES})), \
+                   from outrigger.replicas r, me where r.outbox = {outbox} and (r.replica = $2 or {lives})), \
                  old as (select partition, owner, owned_since from outrigger.partitions \
                    where outbox = {outbox} and partition = any($1) and owner is distinct from $2) \
                  update outrigger.partitions p set owner = $2, owned_since = clock_timestamp() \
@@ -335,7 +351,7 @@ pub(super) async fn claim(
                    and coalesce((select min(rank) from living where conflicts) \
                      > (select min(rank) from living where not conflicts), true) \
                    and (old.owner is null or not exists (select from outrigger.replicas r \
-                     where r.outbox = {outbox} and r.replica = old.owner and {LIVES})) \
+                     where r.outbox = {outbox} and r.replica = old.owner and {lives})) \
                  returning p.partition, old.owner is not null and old.owned_since > clock_timestamp() - interval '{SHORT}'"
             ),
             &[(&wanted, Type::INT4_ARRAY), (&replica, Type::UUID)],
@@ -358,7 +374,7 @@ pub(super) async fn claim(
                 &format!(
                     "delete from outrigger.replicas r using outrigger.replicas me \
                      where me.outbox = {outbox} and me.replica = $1 and r.outbox = {outbox} \
-                       and r.identity <> me.identity and r.rank < me.rank and not ({LIVES})"
+                       and r.identity <> me.identity and r.rank < me.rank and not ({lives})"
                 ),
                 &[(&replica, Type::UUID)],
             )

@@ -34,6 +34,8 @@ pub struct ServerFacts {
     pub tls: Option<String>,
     /// `max_connections`.
     pub max_connections: i32,
+    /// Whose connections are limited besides, as `role x` or `database y`, and how many may be open. Superusers are exempt.
+    pub connection_limits: Vec<(String, i32)>,
     /// `max_prepared_transactions`: above zero, services may use two-phase commit, which the wake-up trigger forbids.
     pub max_prepared_transactions: i32,
     /// True when connections were seen to share sessions: a transaction pooler sits in between, and LISTEN cannot work.
@@ -129,11 +131,24 @@ async fn server(client: &Client, other: &Client) -> Result<ServerFacts, StoreErr
                     and a.backend_type = 'client backend' and a.pid <> pg_backend_pid() \
                   union all select p.prepared from pg_prepared_xacts p where p.database = current_database() \
                 ) t (began)), \
-               host(inet_server_addr()) || ':' || inet_server_port()",
+               host(inet_server_addr()) || ':' || inet_server_port(), \
+               (select r.rolconnlimit from pg_roles r where r.rolname = session_user and not r.rolsuper), \
+               'role ' || quote_ident(session_user), \
+               (select d.datconnlimit from pg_database d join pg_roles r on r.rolname = session_user \
+                  where d.datname = current_database() and not r.rolsuper), \
+               'database ' || quote_ident(current_database())",
             &[],
         )
         .await?;
     let server_clock: jiff::Timestamp = row.try_get(9)?;
+    let mut limits = Vec::new();
+    for column in [12, 14] {
+        let limit: Option<i32> = row.try_get(column)?;
+        // Negative: none.
+        if let Some(limit) = limit.filter(|limit| *limit >= 0) {
+            limits.push((row.try_get(column + 1)?, limit));
+        }
+    }
     Ok(ServerFacts {
         version: row.try_get(0)?,
         version_text: row.try_get(1)?,
@@ -143,6 +158,7 @@ async fn server(client: &Client, other: &Client) -> Result<ServerFacts, StoreErr
         database: row.try_get(5)?,
         tls: row.try_get(6)?,
         max_connections: row.try_get(7)?,
+        connection_limits: limits,
         max_prepared_transactions: row.try_get(8)?,
         pooled: shares_sessions(client, other).await?,
         clock_ahead: server_clock.as_second() - jiff::Timestamp::now().as_second(),

@@ -12,6 +12,7 @@ use tokio_postgres::types::Type;
 use uuid::Uuid;
 
 use super::error::StoreError;
+use super::ownership::lives;
 use super::session::begin;
 use super::sql::Sql;
 use super::{PostgresStore, run, timeout};
@@ -80,9 +81,8 @@ async fn repartition(
                 "with me as (select visible_since from outrigger.replicas where outbox = {outbox} and replica = $1) \
                  select distinct r.name from outrigger.partitions p \
                  join outrigger.replicas r on r.outbox = p.outbox and r.replica = p.owner \
-                 where p.outbox = {outbox} and greatest(r.lease_until, \
-                   coalesce((select visible_since from me) + r.lease_ttl, 'infinity')) >= clock_timestamp() \
-                 order by r.name"
+                 left join me on true where p.outbox = {outbox} and {} order by r.name",
+                lives()
             ),
             &[(&replica, Type::UUID)],
         )

@@ -11,6 +11,7 @@ use uuid::Uuid;
 use super::error::StoreError;
 use super::inspect::Table;
 use super::mapping::{Field, quote};
+use super::ownership::LEASE_UNTIL;
 use super::sql::Sql;
 use super::{PostgresStore, run};
 use crate::store::SIGN_OF_LIFE;
@@ -233,14 +234,15 @@ async fn status(client: &Client, table: &Table, sql: &Sql) -> Result<Status, Sto
     })?;
     let replicas = format!(
         "select r.replica, r.name, r.version, r.registered_at, \
-           (extract(epoch from (r.lease_until - clock_timestamp())) * 1000000)::int8, \
+           (extract(epoch from (greatest({until}, clock_timestamp()) - clock_timestamp())) * 1000000)::int8, \
            (extract(epoch from (clock_timestamp() - (r.lease_until - r.lease_ttl))) * 1000000)::int8, \
            r.configuration, r.rank, r.waits_for, r.rate, \
            (extract(epoch from (clock_timestamp() - r.published_at)) * 1000000)::int8, \
            array(select p.partition from outrigger.partitions p \
              where p.outbox = r.outbox and p.owner = r.replica order by p.partition) \
          from outrigger.replicas r where r.outbox = {} order by r.name, r.replica",
-        sql.outbox
+        sql.outbox,
+        until = LEASE_UNTIL
     );
     let replicas = client.query_typed(&replicas, &[]).await?;
     let micros = |us: Option<i64>| Duration::from_micros(us.unwrap_or(0).max(0) as u64);
