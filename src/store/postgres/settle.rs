@@ -41,7 +41,7 @@ impl<'a> Rows<'a> {
     }
 }
 
-/// Marks or deletes rows and removes their failure records: one statement, so one transaction. Not fenced: a confirmed
+/// Marks or deletes rows, removes their failure records and records the expired ones: one statement, so one transaction. Not fenced: a confirmed
 /// event is a fact, whoever reports it. Returns how many were settled: fewer, if somebody else settled some before.
 pub(super) async fn settle(
     session: &Session<'_>,
@@ -50,11 +50,15 @@ pub(super) async fn settle(
 ) -> Result<u64, StoreError> {
     let rows = Rows::new(&settle.rows);
     let mut params = rows.params();
-    let text = if settle.failed_before.is_empty() {
-        sql.settle()
-    } else {
+    let text = if !settle.expired.is_empty() {
+        params.push((&settle.failed_before, Type::INT8_ARRAY));
+        params.push((&settle.expired, Type::INT8_ARRAY));
+        sql.settle_with_expired()
+    } else if !settle.failed_before.is_empty() {
         params.push((&settle.failed_before, Type::INT8_ARRAY));
         sql.settle_with_failures()
+    } else {
+        sql.settle()
     };
     let answer = session.query(&text, params).await?;
     let count: Option<i64> = answer.first().map(|row| row.try_get(0)).transpose()?;
@@ -115,7 +119,7 @@ pub(super) async fn carefully(
     let (mut settled, mut alone) = (0, 0);
     let mut groups = vec![all];
     while let Some(group) = groups.pop() {
-        let error = match attempt(client, sql, group).await {
+        let error = match attempt(client, sql, group, &settle.expired).await {
             Ok(stuck) => {
                 settled += group.len() - stuck.len();
                 found.extend(stuck);
@@ -151,6 +155,7 @@ async fn attempt(
     client: &mut Client,
     sql: &Sql,
     group: &[Settled],
+    expired: &[i64],
 ) -> Result<Vec<Unsettled>, StoreError> {
     let rows = Rows::new(group);
     let transaction = begin(client).await?;
@@ -160,6 +165,18 @@ async fn attempt(
         // Who deletes has not always the privilege to lock. Then a locked row fails by the time limit.
         let text = sql.lock_pending();
         free = numbers(transaction.query_typed(&text, &rows.params()).await?)?;
+    }
+    let expired: Vec<i64> = free
+        .iter()
+        .copied()
+        .filter(|seq| expired.contains(seq))
+        .collect();
+    if !expired.is_empty() {
+        // Also of those that stay pending: they are settled later, as the published ones are.
+        let params: Params<'_> = vec![(&expired, Type::INT8_ARRAY), (&rows.ids, Type::TEXT_ARRAY)];
+        transaction
+            .execute_typed(&sql.record_expired(), &params)
+            .await?;
     }
     let params: Params<'_> = vec![(&free, Type::INT8_ARRAY), (&rows.ids, Type::TEXT_ARRAY)];
     transaction
