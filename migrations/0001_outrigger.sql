@@ -85,6 +85,28 @@ create table outrigger.failures (
 create index failures_due on outrigger.failures (outbox, next_attempt_at) where state in ('retrying', 'unsettled');
 create index failures_unsettled on outrigger.failures (outbox) where state = 'unsettled';
 
+-- Events that are over without having been published. Their rows are marked or deleted like published ones, so this is what
+-- tells them apart. A table of its own: what fails concerns every read, and this concerns none.
+create table outrigger.unpublished (
+    outbox           text not null references outrigger.outboxes on delete cascade,
+    seq              bigint not null,
+    event_id         text not null,
+    event_type       text not null,
+    key              text,
+    state            text not null check (state in ('discarded', 'expired')),
+    -- What was known of its failures by then.
+    attempts         int not null,
+    crashes          int not null,
+    reason           text,
+    error            text,
+    first_failed_at  timestamptz,
+    ended_at         timestamptz not null default clock_timestamp(),
+    -- The role that ended it: the operator's, or the relay's.
+    ended_by         text not null default session_user,
+    primary key (outbox, seq)
+);
+comment on table outrigger.unpublished is 'Events that were discarded or expired: over, and never published';
+
 -- The name under which an outbox is registered. Quoted and schema-qualified whatever the search path.
 create function outrigger.outbox_name(outbox regclass) returns text
 language sql stable

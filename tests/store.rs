@@ -47,6 +47,8 @@ mod security;
 mod settling;
 #[path = "store/total_order.rs"]
 mod total_order;
+#[path = "store/unpublished.rs"]
+mod unpublished;
 #[path = "store/unreadable.rs"]
 mod unreadable;
 #[path = "store/waking.rs"]

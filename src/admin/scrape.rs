@@ -164,6 +164,14 @@ fn table(page: &mut Page, upkeep: &Upkeep) {
     page.value(&metrics::TABLE_BYTES, &[], upkeep.bytes as f64);
     page.value(&metrics::TABLE_LIVE_ROWS, &[], upkeep.live_rows as f64);
     page.value(&metrics::TABLE_DEAD_ROWS, &[], upkeep.dead_rows as f64);
+    let counts = [upkeep.discarded, upkeep.expired];
+    for (state, count) in metrics::UNPUBLISHED_STATES.iter().zip(counts) {
+        page.value(
+            &metrics::UNPUBLISHED_EVENTS,
+            &[("state", state)],
+            count as f64,
+        );
+    }
     let holdups = [upkeep.session, upkeep.prepared, upkeep.slot];
     let holders = metrics::SNAPSHOT_HOLDERS.iter().zip(holdups);
     for (holder, holdup) in holders.clone().take(2) {

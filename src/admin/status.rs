@@ -140,8 +140,8 @@ fn replicas(live: &Live, now: Instant) -> (Vec<Value>, Vec<Option<usize>>) {
 fn failure(site: &Site, now: Instant, row: &FailureRow) -> Value {
     let command = match row.state {
         FailureState::Blocked | FailureState::Dead => "retry",
-        // These go by themselves.
-        FailureState::Retrying | FailureState::Suspect | FailureState::Unsettled => "show",
+        // These go by themselves, or are over.
+        _ => "show",
     };
     let ago = site.measured.clock.since(now, row.last_failed_at);
     json!({

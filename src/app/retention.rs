@@ -14,6 +14,8 @@ use crate::telemetry::metrics::{Measured, Operation};
 
 /// Pause between two passes.
 const PAUSE: Duration = Duration::from_secs(60);
+/// So long it is known which events were not published, if nothing says how long published ones are kept.
+const UNPUBLISHED_KEPT: Duration = Duration::from_secs(30 * 86_400);
 /// Rows looked at by one statement.
 const CHUNK: usize = 2_000;
 /// Shortest pause between two statements.
@@ -27,10 +29,48 @@ const FRUITLESS_MAX: u32 = 20;
 /// Between two lines about the same pass.
 const PROGRESS: Duration = Duration::from_secs(60);
 
-/// Deletes published rows that are old enough, in small steps, as long as this replica is the one that does so.
+/// Deletes published rows that are old enough and records that have outlived theirs, in small steps, as long as this replica is
+/// the one that does so.
 pub(super) async fn keep(
     store: PostgresStore,
     settings: Settings,
+    measured: Arc<Measured>,
+    live: watch::Receiver<Live>,
+) {
+    tokio::join!(
+        forget(store.clone(), &settings, live.clone()),
+        delete(store, &settings, measured, live)
+    );
+}
+
+/// Forgets events that were not published once they are old enough, where they do not go with their rows.
+async fn forget(store: PostgresStore, settings: &Settings, live: watch::Receiver<Live>) {
+    let ours = store.capabilities().created_by_migrate;
+    let time = settings.outbox.retention.in_table(ours);
+    let time = time.unwrap_or(UNPUBLISHED_KEPT);
+    loop {
+        while live.borrow().leads {
+            match store.forget_unpublished(time, CHUNK).await {
+                Ok(forgotten) if forgotten == CHUNK as u64 => tokio::time::sleep(BREATH).await,
+                Ok(_) => break,
+                Err(error) => {
+                    tracing::debug!(%error, "old records of unpublished events cannot be removed");
+                    break;
+                }
+            }
+        }
+        tokio::time::sleep(pause(time)).await;
+    }
+}
+
+/// Between two passes.
+fn pause(time: Duration) -> Duration {
+    PAUSE.min(time).max(Duration::from_secs(1))
+}
+
+async fn delete(
+    store: PostgresStore,
+    settings: &Settings,
     measured: Arc<Measured>,
     live: watch::Receiver<Live>,
 ) {
@@ -60,7 +100,7 @@ pub(super) async fn keep(
     };
     loop {
         keeper.pass().await;
-        tokio::time::sleep(PAUSE.min(time).max(Duration::from_secs(1))).await;
+        tokio::time::sleep(pause(time)).await;
     }
 }
 

@@ -307,7 +307,8 @@ pub enum Dead {
         outrigger dead retry 0d3c7a58-6f0e-4f4e-9f0b-5b0f6a1f8e11\n  \
         outrigger dead retry --all --reason unroutable --dry-run")]
     Retry(DeadAct),
-    /// Give them up for good and release their keys: they are marked as published (or deleted) without being sent.
+    /// Give them up for good and release their keys: they are marked as published (or deleted) without being sent, and
+    /// recorded as discarded (`dead list --state discarded`).
     #[command(after_help = "Examples:\n  \
         outrigger dead discard 0d3c7a58-6f0e-4f4e-9f0b-5b0f6a1f8e11\n  \
         outrigger dead discard --all --reason invalid_event --dry-run")]
@@ -325,6 +326,10 @@ pub enum State {
     Dead,
     /// Published, but its row could not be marked or deleted so far.
     Unsettled,
+    /// Over, never published: given up for good by `dead discard`.
+    Discarded,
+    /// Over, never published: its time had passed.
+    Expired,
 }
 
 impl From<State> for FailureState {
@@ -334,6 +339,8 @@ impl From<State> for FailureState {
             State::Blocked => Self::Blocked,
             State::Dead => Self::Dead,
             State::Unsettled => Self::Unsettled,
+            State::Discarded => Self::Discarded,
+            State::Expired => Self::Expired,
         }
     }
 }
@@ -350,7 +357,8 @@ pub struct DeadFilter {
     /// Only this reason, for example `unroutable`.
     #[arg(long, value_parser = reason())]
     pub reason: Option<String>,
-    /// Only this state; may be repeated. Default: every state; `discard --all` takes blocked and dead ones only.
+    /// Only this state; may be repeated. Default: every state of an event that is not over; `discard --all` takes blocked and
+    /// dead ones only.
     #[arg(long = "state", value_name = "STATE", value_enum)]
     pub states: Vec<State>,
     /// Only events that last failed longer ago than this, for example `2h`.
@@ -432,7 +440,8 @@ fn reason() -> clap::builder::PossibleValuesParser {
 /// `replay`
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Events keep their id and source, so consumers can recognise duplicates.\n\n\
+    after_help = "Events keep their id and source, so consumers can recognise duplicates.\n\
+        Discarded and expired events never were published, and are left out.\n\n\
         Examples:\n  \
         outrigger replay --from 2026-11-20T10:00:00Z --to 2026-11-20T11:00:00Z --dry-run\n  \
         outrigger replay --from 2h --type 'order.*'\n  \
@@ -458,6 +467,13 @@ pub struct Replay {
     /// Publish copies with new ids, which consumers take for new events.
     #[arg(long)]
     pub new_ids: bool,
+    /// Also publish events that were given up for good with `outrigger dead discard`.
+    #[arg(long)]
+    pub include_discarded: bool,
+    /// Also publish events that expired before they could be published. They expire at once again, unless --new-ids is given
+    /// (copies do not expire) or their time of expiry was changed.
+    #[arg(long)]
+    pub include_expired: bool,
     /// Dry run.
     #[command(flatten)]
     pub write: Write,

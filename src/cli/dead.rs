@@ -19,12 +19,14 @@ use crate::store::postgres::PostgresStore;
 use crate::store::postgres::admin::{FailureFilter, FailureRow};
 
 /// Every state, suspects included: someone who names an event means that one.
-const ANY_STATE: [FailureState; 5] = [
+const ANY_STATE: [FailureState; 7] = [
     FailureState::Retrying,
     FailureState::Blocked,
     FailureState::Dead,
     FailureState::Suspect,
     FailureState::Unsettled,
+    FailureState::Discarded,
+    FailureState::Expired,
 ];
 
 /// What is done to failed events.
@@ -130,6 +132,7 @@ pub(super) fn json(row: &FailureRow) -> Value {
         "first_failed_at": row.first_failed_at,
         "last_failed_at": row.last_failed_at,
         "next_attempt_at": row.next_attempt_at,
+        "ended_by": row.ended_by,
     })
 }
 
@@ -190,8 +193,14 @@ fn details(failure: &FailureRow, record: Option<&Record>, with_data: bool) -> St
         ("attempts", number(failure.attempts)),
         ("crashes", number(failure.crashes)),
         ("first failed", time(failure.first_failed_at)),
-        ("last failed", time(failure.last_failed_at)),
     ];
+    match &failure.ended_by {
+        None => lines.push(("last failed", time(failure.last_failed_at))),
+        Some(role) => lines.push((
+            failure.state.as_str(),
+            format!("{} by role {role}", time(failure.last_failed_at)),
+        )),
+    }
     if let Some(next) = failure.next_attempt_at {
         lines.push(("next attempt", format!("{next:.0}")));
     }
@@ -230,6 +239,15 @@ fn details(failure: &FailureRow, record: Option<&Record>, with_data: bool) -> St
         out += &format!("{name:<13} {}\n", plain(&value));
     }
     let seq = failure.seq;
+    if failure.state.is_over() {
+        if record.is_some() {
+            out += &format!(
+                "\noutrigger replay {seq} {:<23} publish it after all\n",
+                option(failure.state)
+            );
+        }
+        return out;
+    }
     out += &format!(
         "\noutrigger dead retry {seq:<10} try again, with its attempts counted anew\n\
          outrigger dead discard {seq:<8} give up for good\n"
@@ -250,10 +268,32 @@ fn state(state: FailureState) -> &'static str {
         FailureState::Unsettled => {
             "unsettled: published, its row cannot be marked; that is tried again by itself"
         }
+        FailureState::Discarded => "discarded: given up for good, never published",
+        FailureState::Expired => "expired: its time passed before it could be published",
+    }
+}
+
+/// What lets `replay` take an event that is over.
+fn option(state: FailureState) -> &'static str {
+    match state {
+        FailureState::Expired => "--include-expired",
+        _ => "--include-discarded",
     }
 }
 
 async fn act(act: Act, args: &DeadAct, settings: &Settings) -> Result<(), Failure> {
+    if args
+        .filter
+        .states
+        .iter()
+        .any(|state| FailureState::from(*state).is_over())
+    {
+        return Err(
+            Failure::usage("discarded and expired events are over").hint(
+                "`outrigger replay` publishes them, with --include-discarded or --include-expired",
+            ),
+        );
+    }
     let store = store(settings).await?;
     let filter = FailureFilter {
         events: args.events.clone(),
@@ -330,10 +370,30 @@ async fn refuse_unknown(
         .cloned()
         .collect();
     if missing.is_empty() {
-        Ok(())
-    } else {
-        Err(unknown(&missing))
+        return Ok(());
     }
+    let over = store
+        .failures(&FailureFilter {
+            states: vec![FailureState::Discarded, FailureState::Expired],
+            events: missing.clone(),
+            limit: Some(1),
+            ..FailureFilter::default()
+        })
+        .await?;
+    if let Some(row) = over.first() {
+        return Err(Failure::from(format!(
+            "event `{}` is over: {}, {}",
+            plain(&row.event_id),
+            row.state.as_str(),
+            ago(row.last_failed_at)
+        ))
+        .hint(format!(
+            "`outrigger replay {} {}` publishes it after all, if its row is still there; nothing was changed",
+            row.seq,
+            option(row.state)
+        )));
+    }
+    Err(unknown(&missing))
 }
 
 fn unknown(events: &[String]) -> Failure {

@@ -12,7 +12,7 @@ use super::dead::parse_duration;
 use super::output::{duration, events, number, print_line};
 use crate::settings::Settings;
 use crate::store::postgres::AfterPublish;
-use crate::store::postgres::replay::{ReplayFilter, ReplayMode};
+use crate::store::postgres::replay::{ReplayCount, ReplayFilter, ReplayMode};
 
 /// Rows per transaction: short enough to hold nobody up.
 const CHUNK: usize = 1000;
@@ -29,6 +29,8 @@ pub(super) async fn run(args: &Replay, settings: &Settings) -> Result<(), Failur
         event_type: args.event_type.clone(),
         key: args.key.clone(),
         ids: args.events.clone(),
+        discarded: args.include_discarded,
+        expired: args.include_expired,
         ..ReplayFilter::default()
     };
     if let (Some(from), Some(to)) = (filter.from, filter.to)
@@ -45,13 +47,22 @@ pub(super) async fn run(args: &Replay, settings: &Settings) -> Result<(), Failur
         ))
         .hint("to be able to replay, keep events with OUTRIGGER_OUTBOX_AFTER_PUBLISH=mark"));
     }
-    let matching = store.replay_count(&filter).await?;
+    let count = store.replay_count(&filter).await?;
+    let matching = count.matching;
+    let left_out = left_out(&count);
+    if matching == 0 && !filter.ids.is_empty() && !left_out.is_empty() {
+        return Err(Failure::from("none of the named events was published")
+            .hint(format!("{}; nothing was changed", left_out.join("; "))));
+    }
+    for line in &left_out {
+        eprintln!("{line}");
+    }
     if matching == 0 && !filter.ids.is_empty() {
         // A mistyped id in a script must not pass.
         return Err(Failure::from("none of the named events is published and still there")
             .hint("ids and seq numbers are taken; `outrigger tail` shows events, and nothing was changed"));
     }
-    if matching == 0 {
+    if matching == 0 && left_out.is_empty() {
         eprintln!(
             "no published event matches; published events are kept {} (OUTRIGGER_OUTBOX_RETENTION)",
             match settings
@@ -87,6 +98,21 @@ pub(super) async fn run(args: &Replay, settings: &Settings) -> Result<(), Failur
             events(i128::from(progress.done))
         ))),
     }
+}
+
+/// What is left out, and how it is not.
+fn left_out(count: &ReplayCount) -> Vec<String> {
+    [
+        (count.discarded, "discarded", "--include-discarded"),
+        (count.expired, "expired", "--include-expired"),
+    ]
+    .into_iter()
+    .filter(|(count, ..)| *count > 0)
+    .map(|(count, what, option)| {
+        let event = if count == 1 { "event is" } else { "events are" };
+        format!("{} {what} {event} left out ({option})", number(count))
+    })
+    .collect()
 }
 
 /// Progress on standard error: a line that is overwritten on a terminal, else a line now and then.

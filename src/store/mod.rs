@@ -162,6 +162,8 @@ pub struct Settle {
     pub rows: Vec<Settled>,
     /// Those among them that have a failure record to remove, by `seq`.
     pub failed_before: Vec<i64>,
+    /// Those among them that expired, by `seq`: it is recorded that they were not published.
+    pub expired: Vec<i64>,
     /// They could not be settled before: each is to stand in nobody's way.
     pub careful: bool,
 }
@@ -199,10 +201,19 @@ pub enum FailureState {
     /// Published, but its row could not be marked or deleted. It is not published again; settling is tried again at
     /// `next_attempt_at`. Its key went on.
     Unsettled,
+    /// Over without having been published: an operator gave it up for good.
+    Discarded,
+    /// Over without having been published: its time had passed.
+    Expired,
 }
 
 impl FailureState {
-    /// As stored in `outrigger.failures.state`.
+    /// Whether the event is over, and nothing waits for it.
+    pub fn is_over(self) -> bool {
+        matches!(self, Self::Discarded | Self::Expired)
+    }
+
+    /// As stored in `outrigger.failures.state`, or in `outrigger.unpublished.state`.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Retrying => "retrying",
@@ -210,6 +221,8 @@ impl FailureState {
             Self::Dead => "dead",
             Self::Suspect => "suspect",
             Self::Unsettled => "unsettled",
+            Self::Discarded => "discarded",
+            Self::Expired => "expired",
         }
     }
 }

@@ -183,9 +183,33 @@ async fn discards_what_was_given_up() {
         [4],
         "what is retried has not been given up"
     );
-    tool.fails(1, &["dead", "discard", "1"]);
+    let text = tool.fails(1, &["dead", "discard", "1"]);
+    assert!(text.contains("is over: discarded, "), "{text}");
     assert_eq!(tool.ok(&["dead", "discard", "4"]), "discarded 1 event\n");
     assert_eq!(tool.count("outbox where published_at is null").await, 2);
+
+    // They stay visible, and nothing takes them for published ones.
+    assert_eq!(seqs(&tool, &["--state", "discarded"]), [1, 2, 3, 4]);
+    assert_eq!(seqs(&tool, &[]), [] as [i64; 0]);
+    let text = tool.ok(&["dead", "show", "1"]);
+    for part in [
+        "given up for good, never published",
+        " by role ",
+        "error         no queue\n",
+        "replay 1 --include-discarded",
+    ] {
+        assert!(text.contains(part), "{part:?} is not in\n{text}");
+    }
+    assert!(!text.contains("dead retry"), "{text}");
+    assert!(
+        tool.ok(&["status"])
+            .contains("\ndiscarded  4, never published: ")
+    );
+    assert_eq!(tool.json(&["status", "-o", "json"])["discarded"], 4);
+    let text = tool.fails(1, &["dead", "retry", "2"]);
+    assert!(text.contains("replay 2 --include-discarded"), "{text}");
+    let text = tool.fails(2, &["dead", "retry", "--all", "--state", "discarded"]);
+    assert!(text.contains("--include-discarded"), "{text}");
 }
 
 #[tokio::test]

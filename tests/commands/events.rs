@@ -260,6 +260,69 @@ async fn replays_what_is_chosen() {
 }
 
 #[tokio::test]
+async fn what_never_was_published_is_not_replayed_unasked() {
+    let tool = Tool::new().await;
+    tool.insert(3, "order.placed").await;
+    tool.sql("update outbox set expires_at = now() - interval '1 hour' where seq = 2")
+        .await;
+    tool.fail(3, "dead", "nack", "full").await;
+    tool.ok(&["dead", "discard", "3"]);
+    tool.with(&[
+        ("OUTRIGGER_SINK", "stdout"),
+        ("OUTRIGGER_EVENT_SOURCE", "/t"),
+    ])
+    .await
+    .drain()
+    .await;
+    let expired = tool.json(&["dead", "list", "-o", "json", "--state", "expired"]);
+    assert_eq!(
+        (&expired[0]["seq"], expired.as_array().unwrap().len()),
+        (&2.into(), 1)
+    );
+    for (more, replayed, said) in [
+        (
+            &[][..],
+            "1 event",
+            "1 discarded event is left out (--include-discarded)\n1 expired event is left out (--include-expired)\n",
+        ),
+        (
+            &["--include-discarded"],
+            "2 events",
+            "1 expired event is left out (--include-expired)\n",
+        ),
+        (
+            &["--include-discarded", "--include-expired"],
+            "3 events",
+            "",
+        ),
+    ] {
+        let output = tool.run(&[&["replay", "--from", "1h", "--dry-run"], more].concat());
+        let text = |bytes| String::from_utf8(bytes).unwrap();
+        assert_eq!(text(output.stdout), format!("would replay {replayed}\n"));
+        assert_eq!(text(output.stderr), said);
+    }
+    let text = tool.fails(1, &["replay", "3"]);
+    assert!(
+        text.contains("none of the named events was published"),
+        "{text}"
+    );
+    assert!(
+        text.contains("1 discarded event is left out (--include-discarded)"),
+        "{text}"
+    );
+    assert_eq!(
+        tool.ok(&["replay", "--from", "1h"]),
+        "1 event will be published again\n"
+    );
+    assert_eq!(tool.count("outbox where published_at is null").await, 1);
+    assert_eq!(
+        tool.ok(&["replay", "3", "--include-discarded"]),
+        "1 event will be published again\n"
+    );
+    assert_eq!(tool.json(&["status", "-o", "json"])["discarded"], 0);
+}
+
+#[tokio::test]
 async fn a_long_replay_tells_its_progress_sparsely() {
     let tool = Tool::new().await;
     tool.sql(

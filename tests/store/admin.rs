@@ -212,7 +212,7 @@ async fn replay_reopens_or_copies() {
         to_seq: Some(9),
         ..Default::default()
     };
-    assert_eq!(f.store.replay_count(&filter).await.unwrap(), 7);
+    assert_eq!(f.store.replay_count(&filter).await.unwrap().matching, 7);
     let mut heard = Vec::new();
     let total = f
         .store
@@ -247,13 +247,13 @@ async fn replay_reopens_or_copies() {
         from: Some("2100-01-01T00:00:00Z".parse().unwrap()),
         ..Default::default()
     };
-    assert_eq!(f.store.replay_count(&future).await.unwrap(), 0);
+    assert_eq!(f.store.replay_count(&future).await.unwrap().matching, 0);
     let id = ReplayFilter {
         ids: vec![copies[0].id.clone()],
         ..Default::default()
     };
     assert_eq!(
-        f.store.replay_count(&id).await.unwrap(),
+        f.store.replay_count(&id).await.unwrap().matching,
         0,
         "pending rows are not replayed"
     );

@@ -136,6 +136,7 @@ pub async fn settled(store: &PostgresStore, seqs: &[i64], failed_before: &[i64])
     Settle {
         rows: seqs.iter().map(settled).collect(),
         failed_before: failed_before.to_vec(),
+        expired: Vec::new(),
         careful: false,
     }
 }

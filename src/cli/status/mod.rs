@@ -183,6 +183,15 @@ impl View {
         };
         let _ = writeln!(out, "blocked    {blocked}{waits}");
         let _ = writeln!(out, "dead       {}", count(facts.dead, Style::bad));
+        for (name, count) in [("discarded", facts.discarded), ("expired", facts.expired)] {
+            if count > 0 {
+                let _ = writeln!(
+                    out,
+                    "{name:<10} {}, never published: `outrigger dead list --state {name}`",
+                    number(count)
+                );
+            }
+        }
         if let Some((key, rows, of)) = &looked.hot {
             let _ = writeln!(
                 out,
@@ -244,6 +253,8 @@ impl View {
             "retrying": facts.retrying,
             "blocked": facts.blocked,
             "dead": facts.dead,
+            "discarded": facts.discarded,
+            "expired": facts.expired,
             "partitions": facts.partitions,
             "unowned": facts.unowned,
             "pending_falls_per_second": looked.trend.map(|trend| trend.falls),

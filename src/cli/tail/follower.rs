@@ -19,6 +19,8 @@ pub(super) enum State {
     Pending,
     Failed(FailureState),
     Published,
+    /// Over, and never published.
+    Unpublished(FailureState),
     /// Vanished from a table whose published rows stay.
     Deleted,
 }
@@ -26,6 +28,7 @@ pub(super) enum State {
 impl State {
     fn of(row: &TailRow) -> Self {
         match (row.published, row.failure) {
+            (true, Some(state)) if state.is_over() => Self::Unpublished(state),
             (true, _) => Self::Published,
             // A suspect is pending: nothing is known against it.
             (false, Some(state)) if state != FailureState::Suspect => Self::Failed(state),
@@ -36,14 +39,14 @@ impl State {
     pub(super) fn as_str(self) -> &'static str {
         match self {
             Self::Pending => "pending",
-            Self::Failed(state) => state.as_str(),
+            Self::Failed(state) | Self::Unpublished(state) => state.as_str(),
             Self::Published => "published",
             Self::Deleted => "deleted",
         }
     }
 
     fn is_final(self) -> bool {
-        matches!(self, Self::Published | Self::Deleted)
+        matches!(self, Self::Published | Self::Unpublished(_) | Self::Deleted)
     }
 }
 

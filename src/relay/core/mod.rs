@@ -382,9 +382,7 @@ impl Core {
         }
         let (batch, expired) = self.window.take_batch(most.min(allowed), now);
         for item in expired {
-            self.totals.expired += 1;
-            self.ownership.departed(item.record.hash);
-            self.finish(now, item);
+            self.finish_expired(now, item);
         }
         if batch.is_empty() {
             return self.next_settle(now);

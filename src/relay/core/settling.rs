@@ -32,6 +32,8 @@ pub(super) struct Finished {
     key: Option<String>,
     /// Has a failure record.
     failed_before: bool,
+    /// Was not published: its time had passed.
+    expired: bool,
     /// How often it could not be settled.
     tries: u32,
 }
@@ -44,6 +46,7 @@ impl Finished {
             event_type: record.event_type,
             key: record.key,
             failed_before,
+            expired: false,
             tries: if record.published {
                 record.attempts.max(1)
             } else {
@@ -156,6 +159,16 @@ impl Core {
             .push(Finished::new(item.record, item.retried));
     }
 
+    /// A row's time has passed: it is finished unpublished.
+    pub(super) fn finish_expired(&mut self, now: Time, item: Item) {
+        self.totals.expired += 1;
+        self.ownership.departed(item.record.hash);
+        self.finish(now, item);
+        if let Some(last) = self.to_settle.last_mut() {
+            last.expired = true;
+        }
+    }
+
     /// A row that was published before is to be settled.
     pub(super) fn settle_again(&mut self, record: Record) {
         self.window.admit_finished(record.seq);
@@ -184,6 +197,9 @@ impl Core {
             settle.rows.push(finished.row.clone());
             if finished.failed_before {
                 settle.failed_before.push(finished.row.seq);
+            }
+            if finished.expired {
+                settle.expired.push(finished.row.seq);
             }
         }
         Some(Command::Settle(settle))

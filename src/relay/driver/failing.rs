@@ -139,6 +139,8 @@ fn say((state, code): Kind, count: usize, example: &Failure) {
             r#type = kind,
             "the last owner died soon after it took over: publishing its rows with care"
         ),
+        // No failures: an operator records the one, a settle the other.
+        FailureState::Discarded | FailureState::Expired => {}
     }
 }
 

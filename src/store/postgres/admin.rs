@@ -10,7 +10,7 @@ use tokio_postgres::types::Type;
 use super::error::StoreError;
 use super::select::{Part, stored_max};
 use super::session::Params;
-use super::sql::{Sql, like};
+use super::sql::{REPLACE, Sql, like};
 use super::{PostgresStore, failures, fetch, read, run};
 use crate::event::Record;
 use crate::store::{FailureState, FetchRequest, Settled};
@@ -23,7 +23,7 @@ const FILL_MAX: usize = 16 << 20;
 /// Which failure records an operator means. All conditions must hold.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct FailureFilter {
-    /// In one of these states; empty: in any but `Suspect`, since suspects have not failed.
+    /// In one of these states; empty: in any but `Suspect`, since suspects have not failed, and those of events that are over.
     pub states: Vec<FailureState>,
     /// Of this event type; `*` stands for anything.
     pub event_type: Option<String>,
@@ -59,6 +59,8 @@ pub struct FailureRow {
     pub first_failed_at: Timestamp,
     pub last_failed_at: Timestamp,
     pub next_attempt_at: Option<Timestamp>,
+    /// The role that ended it, of an event that is over.
+    pub ended_by: Option<String>,
 }
 
 /// A row as `tail` shows it.
@@ -68,7 +70,7 @@ pub struct TailRow {
     pub record: Record,
     /// Already published.
     pub published: bool,
-    /// State of its failure record.
+    /// State of its record, if it has one.
     pub failure: Option<FailureState>,
 }
 
@@ -81,7 +83,7 @@ struct Where {
 }
 
 impl Where {
-    const TEXT: &'static str = "(f.state = any($1) or cardinality($1) = 0 and f.state <> 'suspect') \
+    const TEXT: &'static str = "(f.state = any($1) or cardinality($1) = 0 and f.state not in ('suspect', 'discarded', 'expired')) \
         and ($2 is null or f.event_type like $2) and ($3 is null or f.key = $3) \
         and (cardinality($4) = 0 or f.event_id = any($4) or f.seq::text = any($4)) \
         and ($5 is null or f.reason = $5) \
@@ -120,14 +122,24 @@ fn order(filter: &FailureFilter) -> &'static str {
     }
 }
 
-/// The selected records.
-fn selected(sql: &Sql, columns: &str, filter: &FailureFilter) -> String {
+/// Every record: of events that fail, and of those that are over without having been published, which "failed last" when they
+/// ended.
+const RECORDS: &str = "(select outbox, seq, event_id, event_type, key, state, attempts, crashes, reason, error, first_failed_at, \
+     last_failed_at, next_attempt_at, null::text as ended_by from outrigger.failures union all \
+     select outbox, seq, event_id, event_type, key, state, attempts, crashes, reason, error, coalesce(first_failed_at, ended_at), \
+       ended_at, null, ended_by from outrigger.unpublished)";
+
+/// The records of events that fail.
+const FAILING: &str = "outrigger.failures";
+
+/// The selected records of these.
+fn selected(sql: &Sql, columns: &str, records: &str, filter: &FailureFilter) -> String {
     let limit = filter
         .limit
         .map(|n| format!("limit {n}"))
         .unwrap_or_default();
     format!(
-        "select {columns} from outrigger.failures f where f.outbox = {} and {} order by {} {limit}",
+        "select {columns} from {records} f where f.outbox = {} and {} order by {} {limit}",
         sql.outbox,
         Where::TEXT,
         order(filter)
@@ -146,14 +158,9 @@ impl PostgresStore {
     /// Failure records.
     pub async fn failures(&self, filter: &FailureFilter) -> Result<Vec<FailureRow>, StoreError> {
         let inner = &*self.inner;
-        let text = format!(
-            "select f.seq, f.event_id, f.event_type, f.key, f.state, f.attempts, f.crashes, f.reason, f.error, \
-               f.first_failed_at, f.last_failed_at, f.next_attempt_at \
-             from outrigger.failures f where f.outbox = {} and f.seq in ({}) order by {}",
-            inner.sql.outbox,
-            selected(&inner.sql, "f.seq", filter),
-            order(filter)
-        );
+        let columns = "f.seq, f.event_id, f.event_type, f.key, f.state, f.attempts, f.crashes, f.reason, f.error, \
+             f.first_failed_at, f.last_failed_at, f.next_attempt_at, f.ended_by";
+        let text = selected(&inner.sql, columns, RECORDS, filter);
         let condition = Where::new(filter);
         let params = condition.params(filter);
         let rows: Vec<Row> = run!(self, |client| client.query_typed(&text, &params))?;
@@ -164,7 +171,7 @@ impl PostgresStore {
     pub async fn failure_count(&self, filter: &FailureFilter) -> Result<i64, StoreError> {
         let text = format!(
             "select count(*) from ({}) s",
-            selected(&self.inner.sql, "f.seq", filter)
+            selected(&self.inner.sql, "f.seq", RECORDS, filter)
         );
         let condition = Where::new(filter);
         let params = condition.params(filter);
@@ -180,29 +187,32 @@ impl PostgresStore {
              update outrigger.failures f set state = case f.state when 'unsettled' then f.state else 'retrying' end, \
                attempts = 0, crashes = 0, next_attempt_at = clock_timestamp() \
              from chosen where f.outbox = {} and f.seq = chosen.seq",
-            selected(sql, "f.seq", filter),
+            selected(sql, "f.seq", FAILING, filter),
             bump(sql),
             sql.outbox
         );
         self.change(&text, filter).await
     }
 
-    /// Gives the selected rows up for good: their records vanish, and they are marked or deleted unpublished.
-    /// Returns how many.
+    /// Gives the selected rows up for good: they are marked or deleted unpublished, and recorded as discarded. Returns how many.
     pub async fn discard(&self, filter: &FailureFilter) -> Result<u64, StoreError> {
         let sql = &self.inner.sql;
         let settled = sql.settle_those("array(select seq from chosen)", "select id from chosen");
         let text = format!(
             "with chosen as materialized ({}), version as ({} and exists (select from chosen)), \
-               settled as ({settled} returning {seq}::int8 as seq, {over} as over) \
-             delete from outrigger.failures f using chosen where f.outbox = {} and f.seq = chosen.seq and f.event_id = chosen.id \
-               and (f.seq in (select seq from settled where over) or {})",
-            selected(sql, "f.seq, f.event_id as id", filter),
+               settled as ({settled} returning {over} as over, {}), \
+               kept as (insert into outrigger.unpublished as u {} from settled d join outrigger.failures f \
+                 on f.outbox = {outbox} and f.seq = d.seq and f.event_id = d.event_id \
+                 where d.over and f.state <> 'unsettled' {REPLACE}) \
+             delete from outrigger.failures f using chosen where f.outbox = {outbox} and f.seq = chosen.seq \
+               and f.event_id = chosen.id and (f.seq in (select seq from settled where over) or {})",
+            selected(sql, "f.seq, f.event_id as id", FAILING, filter),
             bump(sql),
-            sql.outbox,
+            sql.described(),
+            sql.ended("d", "'discarded'"),
             sql.row_is_over(),
-            seq = sql.seq,
             over = sql.over,
+            outbox = sql.outbox,
         );
         self.change(&text, filter).await
     }
@@ -257,8 +267,9 @@ impl PostgresStore {
             )));
         }
         let state = format!(
-            "(select f.state from outrigger.failures f where f.outbox = {} and f.seq = {} and f.event_id = {})",
-            sql.outbox, sql.seq, sql.id_text
+            "(select f.state from {RECORDS} f where f.outbox = {} and f.seq = {} and f.event_id = {} \
+               and (f.state in ('discarded', 'expired')) = ({}))",
+            sql.outbox, sql.seq, sql.id_text, sql.published
         );
         let more = [
             (sql.counts.as_str(), "counts"),
@@ -376,5 +387,6 @@ fn failure_row(row: &Row) -> Result<FailureRow, StoreError> {
         first_failed_at: row.try_get(9)?,
         last_failed_at: row.try_get(10)?,
         next_attempt_at: row.try_get(11)?,
+        ended_by: row.try_get(12)?,
     })
 }

@@ -160,6 +160,8 @@ pub(super) fn state(text: &str) -> Result<FailureState, StoreError> {
         "dead" => Ok(FailureState::Dead),
         "suspect" => Ok(FailureState::Suspect),
         "unsettled" => Ok(FailureState::Unsettled),
+        "discarded" => Ok(FailureState::Discarded),
+        "expired" => Ok(FailureState::Expired),
         other => Err(StoreError::schema(format!(
             "outrigger.failures holds the unknown state `{other}`: upgrade the binary"
         ))),

@@ -18,6 +18,9 @@ pub const BACKLOG_COUNTED_MAX: i64 = 10_000;
 /// Most failure records that are counted.
 const FAILURES_COUNTED_MAX: i64 = 100_000;
 
+/// Most records of events that were not published that are counted.
+pub const UNPUBLISHED_COUNTED_MAX: i64 = 100_000;
+
 /// What is due and not settled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Backlog {
@@ -48,6 +51,10 @@ pub struct Upkeep {
     pub live_rows: u64,
     /// Dead rows not removed yet, as estimated by the server.
     pub dead_rows: u64,
+    /// Events on record that were discarded, counted up to [`UNPUBLISHED_COUNTED_MAX`] with the next.
+    pub discarded: u64,
+    /// Events on record that expired.
+    pub expired: u64,
     /// The oldest snapshot of a session.
     pub session: Holdup,
     /// The oldest prepared transaction.
@@ -80,7 +87,7 @@ impl PostgresStore {
     /// Looks at the statistics of the table and at who holds old snapshots.
     pub async fn upkeep(&self) -> Result<Upkeep, StoreError> {
         let inner = &*self.inner;
-        run!(self, |client| upkeep(client, &inner.table))
+        run!(self, |client| upkeep(client, &inner.table, &inner.sql))
     }
 }
 
@@ -200,20 +207,23 @@ async fn backlog(
     })
 }
 
-async fn upkeep(client: &Client, table: &Table) -> Result<Upkeep, StoreError> {
+async fn upkeep(client: &Client, table: &Table, sql: &Sql) -> Result<Upkeep, StoreError> {
     // Sessions of other roles show their snapshots only to members of pg_read_all_stats.
     let text = format!(
         "with t as materialized (select {0}::oid as oid union select inhrelid from pg_inherits where inhparent = {0}::oid), \
            s as (select min(xact_start) as since, max(age(backend_xmin))::int8 as ids from pg_stat_activity \
              where backend_xmin is not null and pid <> pg_backend_pid()), \
            p as (select min(prepared) as since, max(age(transaction))::int8 as ids from pg_prepared_xacts), \
-           r as (select max(greatest(age(xmin), age(catalog_xmin)))::int8 as ids from pg_replication_slots) \
+           r as (select max(greatest(age(xmin), age(catalog_xmin)))::int8 as ids from pg_replication_slots), \
+           u as (select state from outrigger.unpublished where outbox = {1} limit {UNPUBLISHED_COUNTED_MAX}) \
          select (select sum(pg_total_relation_size(oid))::int8 from t), \
            (select sum(pg_stat_get_live_tuples(oid))::int8 from t), (select sum(pg_stat_get_dead_tuples(oid))::int8 from t), \
            (extract(epoch from (clock_timestamp() - s.since)) * 1000000)::int8, s.ids, \
-           (extract(epoch from (clock_timestamp() - p.since)) * 1000000)::int8, p.ids, r.ids \
+           (extract(epoch from (clock_timestamp() - p.since)) * 1000000)::int8, p.ids, r.ids, \
+           (select count(*) from u where state = 'discarded'), (select count(*) from u where state = 'expired') \
          from s, p, r",
-        table.regclass()
+        table.regclass(),
+        sql.outbox
     );
     let row = client.query_typed_one(&text, &[]).await?;
     let number = |index: usize| -> Result<u64, StoreError> {
@@ -230,6 +240,8 @@ async fn upkeep(client: &Client, table: &Table) -> Result<Upkeep, StoreError> {
         bytes: number(0)?,
         live_rows: number(1)?,
         dead_rows: number(2)?,
+        discarded: number(8)?,
+        expired: number(9)?,
         session: holdup(Some(3), 4)?,
         prepared: holdup(Some(5), 6)?,
         slot: holdup(None, 7)?,

@@ -529,7 +529,7 @@ async fn missing_grants(
             (&["migrations"][..], &["select"][..]),
             (&["outboxes"], &["select", "update"]),
             (
-                &["replicas", "partitions", "failures"],
+                &["replicas", "partitions", "failures", "unpublished"],
                 &["select", "insert", "update", "delete"],
             ),
         ] {

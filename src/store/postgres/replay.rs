@@ -14,6 +14,7 @@ use super::mark::Mark;
 use super::session::Params;
 use super::sql::like;
 use super::{PostgresStore, run};
+use crate::store::FailureState;
 
 /// Which published rows to publish again. All conditions must hold.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -32,6 +33,35 @@ pub struct ReplayFilter {
     pub from_seq: Option<i64>,
     /// Highest `seq`, inclusive.
     pub to_seq: Option<i64>,
+    /// Discarded events, too, which never were published.
+    pub discarded: bool,
+    /// Expired events, too, which never were published.
+    pub expired: bool,
+}
+
+impl ReplayFilter {
+    /// States of events that are left out.
+    fn left_out(&self) -> Vec<&'static str> {
+        let mut states = Vec::new();
+        if !self.discarded {
+            states.push(FailureState::Discarded.as_str());
+        }
+        if !self.expired {
+            states.push(FailureState::Expired.as_str());
+        }
+        states
+    }
+}
+
+/// What a replay would do.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct ReplayCount {
+    /// Events that become pending again.
+    pub matching: i64,
+    /// Discarded events that are left out.
+    pub discarded: i64,
+    /// Expired events that are left out.
+    pub expired: i64,
 }
 
 /// How a replay shows itself to consumers.
@@ -44,17 +74,25 @@ pub enum ReplayMode {
 }
 
 impl PostgresStore {
-    /// Counts the rows a replay would touch.
-    pub async fn replay_count(&self, filter: &ReplayFilter) -> Result<i64, StoreError> {
+    /// Counts the rows a replay would touch, and those it leaves out since they were never published.
+    pub async fn replay_count(&self, filter: &ReplayFilter) -> Result<ReplayCount, StoreError> {
         let condition = self.replay_condition(filter)?;
+        let sql = &self.inner.sql;
         let text = format!(
-            "select count(*) from {} o where {condition}",
-            self.inner.sql.table
+            "select count(*) filter (where f.state is null), count(*) filter (where f.state = 'discarded'), \
+               count(*) filter (where f.state = 'expired') \
+             from {} o left join outrigger.unpublished f on f.outbox = {} and {} and f.state = any($10) where {condition}",
+            sql.table, sql.outbox, sql.failure_join
         );
         let event_type = filter.event_type.as_deref().map(like);
-        let params = params(filter, &event_type, &i64::MIN, &i64::MAX);
+        let left_out = filter.left_out();
+        let params = params(filter, &event_type, &i64::MIN, &i64::MAX, &left_out);
         let row = run!(self, |client| client.query_typed_one(&text, &params))?;
-        Ok(row.try_get(0)?)
+        Ok(ReplayCount {
+            matching: row.try_get(0)?,
+            discarded: row.try_get(1)?,
+            expired: row.try_get(2)?,
+        })
     }
 
     /// Replays in chunks of `chunk` rows, each its own transaction, oldest first; `progress` hears the total after
@@ -71,8 +109,12 @@ impl PostgresStore {
         // Copies are pending themselves and lie above the end seen here, so they are never copied again.
         let end = self.last_seq().await?;
         let chosen = format!(
-            "chosen as materialized (select {seq}::int8 as seq from {} o where {condition} order by {seq} limit {})",
+            "chosen as materialized (select {seq}::int8 as seq from {} o where {condition} \
+               and not exists (select from outrigger.unpublished f where f.outbox = {} and {} and f.state = any($10)) \
+               order by {seq} limit {})",
             sql.table,
+            sql.outbox,
+            sql.failure_join,
             chunk.max(1),
             seq = sql.seq,
         );
@@ -80,18 +122,23 @@ impl PostgresStore {
             ReplayMode::SameIds => self.reopen(),
             ReplayMode::NewIds => self.copy(),
         };
+        // What becomes pending begins anew. Of a copy, the original stays what it is.
+        let begins_anew = mode == ReplayMode::SameIds;
         let text = format!(
             "with {chosen}, changed as ({change}), \
              forgotten as (delete from outrigger.failures f where f.outbox = {outbox} and f.seq in (select seq from chosen)), \
+             begun as (delete from outrigger.unpublished f where {begins_anew} and f.outbox = {outbox} \
+               and f.seq in (select seq from chosen)), \
              version as (update outrigger.outboxes set failures_version = failures_version + 1 \
                where outbox = {outbox} and exists (select from chosen)) \
              select (select count(*) from changed), (select max(seq) from chosen)",
             outbox = sql.outbox
         );
         let event_type = filter.event_type.as_deref().map(like);
+        let left_out = filter.left_out();
         let (mut total, mut after) = (0, i64::MIN);
         loop {
-            let params = params(filter, &event_type, &after, &end);
+            let params = params(filter, &event_type, &after, &end, &left_out);
             let row = run!(self, |client| client.query_typed_one(&text, &params))?;
             let changed: i64 = row.try_get(0)?;
             let Some(last) = row.try_get::<_, Option<i64>>(1)? else {
@@ -200,6 +247,7 @@ fn params<'a>(
     event_type: &'a Option<String>,
     after: &'a i64,
     end: &'a i64,
+    left_out: &'a Vec<&'static str>,
 ) -> Params<'a> {
     vec![
         (after, Type::INT8),
@@ -211,5 +259,6 @@ fn params<'a>(
         (&filter.ids, Type::TEXT_ARRAY),
         (&filter.from_seq, Type::INT8),
         (&filter.to_seq, Type::INT8),
+        (left_out, Type::TEXT_ARRAY),
     ]
 }

@@ -9,6 +9,7 @@ use tokio_postgres::types::Type;
 use super::error::StoreError;
 use super::inspect::{self, Kind, Table};
 use super::mapping::{Field, quote};
+use super::session::Params;
 use super::sql::{Sql, now};
 use super::{Database, PostgresStore, run};
 
@@ -73,6 +74,27 @@ impl PostgresStore {
     }
 }
 
+impl PostgresStore {
+    /// Removes at most `limit` records of events that were not published, that ended longer ago than `older_than` and whose row
+    /// is gone: it was deleted at once, or by hand. Returns how many.
+    pub async fn forget_unpublished(
+        &self,
+        older_than: Duration,
+        limit: usize,
+    ) -> Result<u64, StoreError> {
+        let sql = &self.inner.sql;
+        let text = format!(
+            "delete from outrigger.unpublished f where f.outbox = {} and f.seq in (select f.seq from outrigger.unpublished f \
+               where f.outbox = {} and f.ended_at < now() - $1 * interval '1 microsecond' \
+                 and not exists (select from {} o where {}) limit {limit})",
+            sql.outbox, sql.outbox, sql.table, sql.failure_join
+        );
+        let age = micros(older_than);
+        let params: Params<'_> = vec![(&age, Type::FLOAT8)];
+        run!(self, |client| client.execute_typed(&text, &params))
+    }
+}
+
 /// When a row got old: when it was published, or at least when it was written. With the type of that column.
 pub(super) fn dated(table: &Table) -> Option<(String, Kind)> {
     let is_time = |kind| matches!(kind, Kind::Instant | Kind::Timestamp);
@@ -117,6 +139,11 @@ async fn step(
     let published = &sql.published;
     let old = format!("{age} < {} - $2 * interval '1 microsecond'", now(kind));
     let name = &sql.table;
+    // What an event that was not published leaves behind goes with its row.
+    let forgotten = format!(
+        "forgotten as (delete from outrigger.unpublished u where u.outbox = {} and u.seq in (select seq from gone))",
+        sql.outbox
+    );
     let text = if sql.has_order {
         let order = &sql.seq;
         format!(
@@ -124,18 +151,21 @@ async fn step(
                from {name} o where {order} > $1 order by {order} limit {limit}), \
              free as materialized (select {order} as seq from {name} o \
                where {order} = any(array(select seq from slice where old)) and {published} for update skip locked), \
-             gone as (delete from {name} o where {order} = any(array(select seq from free)) and {published} returning 1) \
+             gone as (delete from {name} o where {order} = any(array(select seq from free)) and {published} returning {order}::int8 as seq), \
+             {forgotten} \
              select (select count(*) from gone), max(seq)::int8, count(*), coalesce(count(*) filter (where old), 0), \
                     coalesce(bool_or(published and not old), false) from slice"
         )
     } else {
         // Rows have no place, so there is no slice to go on from: whatever is old enough does as well.
         let id = table.sql(Field::Id).unwrap_or_default();
+        let seq = &sql.seq;
         format!(
             "with free as materialized (select {id} as id from {name} o where $1 is not null and {published} and {old} \
                limit {limit} for update skip locked), \
              gone as (delete from {name} o where {id} = any(array(select id from free)) and {published} and {old} \
-               returning 1) \
+               returning {seq}::int8 as seq), \
+             {forgotten} \
              select (select count(*) from gone), 0::int8, count(*), count(*), false from free"
         )
     };

@@ -50,8 +50,8 @@ pub(super) struct Done {
     pub(super) doubtful: bool,
 }
 
-/// Marks or deletes rows and removes their failure records: one statement, so one transaction. Not fenced: a confirmed
-/// event is a fact, no matter who reports it. Fails after a moment if another session has a row locked; `limit` is the
+/// Marks or deletes rows, removes their failure records and records those that expired: one statement, so one
+/// transaction. Not fenced: a confirmed event is a fact, no matter who reports it. Fails after a moment if another session has a row locked; `limit` is the
 /// caller's own, for everything.
 pub(super) async fn settle(
     session: &Session<'_>,
@@ -62,11 +62,15 @@ pub(super) async fn settle(
     let rows = Rows::new(&settle.rows);
     let mut params = rows.params();
     let patience = PATIENCE.min(limit / 2);
-    let text = if settle.failed_before.is_empty() {
-        sql.settle(patience)
-    } else {
+    let text = if !settle.expired.is_empty() {
+        params.push((&settle.failed_before, Type::INT8_ARRAY));
+        params.push((&settle.expired, Type::INT8_ARRAY));
+        sql.settle_with_expired(patience)
+    } else if !settle.failed_before.is_empty() {
         params.push((&settle.failed_before, Type::INT8_ARRAY));
         sql.settle_with_failures(patience)
+    } else {
+        sql.settle(patience)
     };
     let answer = session.query(&text, params).await?;
     let Some(row) = answer.first() else {
@@ -137,7 +141,7 @@ pub(super) async fn carefully(
     let (mut settled, mut alone) = (0, 0);
     let mut groups = vec![all];
     while let Some(group) = groups.pop() {
-        let error = match attempt(client, sql, group).await {
+        let error = match attempt(client, sql, group, &settle.expired).await {
             Ok(stuck) => {
                 settled += group.len() - stuck.len();
                 found.extend(stuck);
@@ -173,6 +177,7 @@ async fn attempt(
     client: &mut Client,
     sql: &Sql,
     group: &[Settled],
+    expired: &[i64],
 ) -> Result<Vec<Unsettled>, StoreError> {
     let rows = Rows::new(group);
     let transaction = begin(client).await?;
@@ -182,6 +187,18 @@ async fn attempt(
         // Who deletes has not always the privilege to lock. Then a locked row fails by the time limit.
         let text = sql.lock_pending();
         free = numbers(transaction.query_typed(&text, &rows.params()).await?)?;
+    }
+    let expired: Vec<i64> = free
+        .iter()
+        .copied()
+        .filter(|seq| expired.contains(seq))
+        .collect();
+    if !expired.is_empty() {
+        // Also of those that stay pending: they are settled later, as the published ones are.
+        let params: Params<'_> = vec![(&expired, Type::INT8_ARRAY), (&rows.ids, Type::TEXT_ARRAY)];
+        transaction
+            .execute_typed(&sql.record_expired(), &params)
+            .await?;
     }
     let params: Params<'_> = vec![(&free, Type::INT8_ARRAY), (&rows.ids, Type::TEXT_ARRAY)];
     transaction

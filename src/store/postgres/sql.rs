@@ -51,6 +51,9 @@ pub(super) struct Sql {
     pub(super) holders: String,
     /// The id as a [`Record`](crate::event::Record) has it.
     pub(super) id_text: String,
+    /// The type and the key, for our own records.
+    type_text: String,
+    key_text: String,
     /// What is before and after the condition on the rows to settle.
     settle_around: (String, String),
     /// True if triggers run after the row was settled, which may undo it.
@@ -152,6 +155,14 @@ impl Sql {
             undone: runs_after(t, marks),
             source: source(t),
             id_text,
+            type_text: match t.sql(Field::Type) {
+                Some(of) => format!("coalesce({of}::text, '')"),
+                None => "''".into(),
+            },
+            key_text: match t.sql(Field::Key) {
+                Some(of) => format!("{of}::text"),
+                None => "null::text".into(),
+            },
             table: t.name.clone(),
             outbox,
             has_order: order.is_some(),
@@ -208,17 +219,23 @@ impl Sql {
     /// The settle statement, with the removal of failure records (those of `$3`), if their rows are settled.
     pub(super) fn settle_with_failures(&self, patience: Duration) -> String {
         format!(
-            "with done as ({}{} returning {} as over, {}::int8 as seq), \
-             cleared as (delete from outrigger.failures f where f.outbox = {} and f.seq = any($3) \
-               and (f.event_id in ({THOSE})) is true \
-               and (f.seq in (select seq from done where over) or {})) {}",
+            "with done as ({}{} returning {} as over, {}::int8 as seq), cleared as ({}) {}",
             self.settle_plainly(),
             impatient(patience),
             self.over,
             self.seq,
-            self.outbox,
-            self.row_is_over(),
+            self.clear_done(),
             self.how_many()
+        )
+    }
+
+    /// Removes failure records (those of `$3`) of rows that are `done`, or were before.
+    fn clear_done(&self) -> String {
+        format!(
+            "delete from outrigger.failures f where f.outbox = {} and f.seq = any($3) and (f.event_id in ({THOSE})) is true \
+             and (f.seq in (select seq from done where over) or {})",
+            self.outbox,
+            self.row_is_over()
         )
     }
 
@@ -261,6 +278,66 @@ impl Sql {
         format!(
             "select {}::int8, {} from {} o where {kind}{order} limit 1{lock}",
             self.seq, self.id_text, self.table
+        )
+    }
+
+    /// The settle statement for rows of which some expired (`$4`): that they were not published is recorded, with what is known
+    /// of their failures.
+    pub(super) fn settle_with_expired(&self, patience: Duration) -> String {
+        format!(
+            "with done as ({}{} returning {} as over, {}), \
+             cleared as ({}), \
+             kept as (insert into outrigger.unpublished as u {} from done d {} where d.seq = any($4) {}) {}",
+            self.settle_plainly(),
+            impatient(patience),
+            self.over,
+            self.described(),
+            self.clear_done(),
+            self.ended("d", "'expired'"),
+            self.failure_of("d"),
+            REPLACE,
+            self.how_many()
+        )
+    }
+
+    /// Records that those of the rows that are pending (`seq` in `$1`, id in `$2`) expire.
+    pub(super) fn record_expired(&self) -> String {
+        format!(
+            "with d as (select {} from {} o where {} = any($1) and ({} in ({THOSE})) is true and {}) \
+             insert into outrigger.unpublished as u {} from d {} where true {}",
+            self.described(),
+            self.table,
+            self.seq,
+            self.id_text,
+            self.pending,
+            self.ended("d", "'expired'"),
+            self.failure_of("d"),
+            REPLACE
+        )
+    }
+
+    /// What identifies and describes a row, under the names of our own tables.
+    pub(super) fn described(&self) -> String {
+        format!(
+            "{}::int8 as seq, {} as event_id, {} as event_type, {} as key",
+            self.seq, self.id_text, self.type_text, self.key_text
+        )
+    }
+
+    /// Columns and values of records in `outrigger.unpublished` for rows `row`, joined to their failure records `f`.
+    pub(super) fn ended(&self, row: &str, state: &str) -> String {
+        format!(
+            "(outbox, seq, event_id, event_type, key, state, attempts, crashes, reason, error, first_failed_at) \
+             select {}, {row}.seq, {row}.event_id, {row}.event_type, {row}.key, {state}, coalesce(f.attempts, 0), \
+               coalesce(f.crashes, 0), f.reason, f.error, f.first_failed_at",
+            self.outbox
+        )
+    }
+
+    fn failure_of(&self, row: &str) -> String {
+        format!(
+            "left join outrigger.failures f on f.outbox = {} and f.seq = {row}.seq and f.event_id = {row}.event_id",
+            self.outbox
         )
     }
 
@@ -329,6 +406,12 @@ fn impatient(patience: Duration) -> String {
 
 /// The ids of the rows to settle.
 const THOSE: &str = "select unnest($2)";
+
+/// An older record of the same number is that of an event whose row is gone.
+pub(super) const REPLACE: &str = "on conflict (outbox, seq) do update set event_id = excluded.event_id, \
+     event_type = excluded.event_type, key = excluded.key, state = excluded.state, attempts = excluded.attempts, \
+     crashes = excluded.crashes, reason = excluded.reason, error = excluded.error, \
+     first_failed_at = excluded.first_failed_at, ended_at = excluded.ended_at, ended_by = excluded.ended_by";
 
 /// Transactions holding a lock that an INSERT into the table takes, with the transaction id if they have one. A
 /// transaction with subtransactions holds several ids; the oldest is its own. A prepared transaction has no process; it keeps

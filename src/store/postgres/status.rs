@@ -39,6 +39,10 @@ pub struct Status {
     pub blocked: i64,
     /// Records by state.
     pub dead: i64,
+    /// Records of events that an operator gave up for good, kept as long as their rows.
+    pub discarded: i64,
+    /// Records of events whose time passed before they were published, kept as long as their rows.
+    pub expired: i64,
     /// Number of partitions, once a relay has registered.
     pub partitions: Option<i32>,
     /// Partitions without an owner.
@@ -216,6 +220,8 @@ async fn status(client: &Client, table: &Table, sql: &Sql) -> Result<Status, Sto
            (select count(*) from outrigger.failures where outbox = b.outbox and state = 'retrying') as retrying, \
            (select count(*) from outrigger.failures where outbox = b.outbox and state = 'blocked') as blocked, \
            (select count(*) from outrigger.failures where outbox = b.outbox and state = 'dead') as dead, \
+           (select count(*) from outrigger.unpublished where outbox = b.outbox and state = 'discarded') as discarded, \
+           (select count(*) from outrigger.unpublished where outbox = b.outbox and state = 'expired') as expired, \
            (select count(*) from outrigger.partitions where outbox = b.outbox and owner is null) as unowned, \
            {} as awake_for \
          from outrigger.outboxes b where b.outbox = {}",
@@ -258,6 +264,8 @@ async fn status(client: &Client, table: &Table, sql: &Sql) -> Result<Status, Sto
         retrying: row.try_get("retrying")?,
         blocked: row.try_get("blocked")?,
         dead: row.try_get("dead")?,
+        discarded: row.try_get("discarded")?,
+        expired: row.try_get("expired")?,
         partitions: row.try_get("partitions")?,
         unowned: row.try_get("unowned")?,
         awake_for: micros(row.try_get("awake_for")?),

@@ -59,6 +59,12 @@ const BATCH_STEP: Label = Label {
     name: "step",
     values: || BATCH_STEPS.to_vec(),
 };
+/// States of events that are over without having been published.
+pub const UNPUBLISHED_STATES: [&str; 2] = ["discarded", "expired"];
+const UNPUBLISHED: Label = Label {
+    name: "state",
+    values: || UNPUBLISHED_STATES.to_vec(),
+};
 const STATE: Label = Label {
     name: "state",
     values: || FAILED_STATES.to_vec(),
@@ -137,6 +143,9 @@ metrics! {
     FAILED_EVENTS = Gauge "outrigger_failed_events" [STATE]
         "Events with a failure record, by state, for the whole outbox.",
         "Looked at every 5 to 15 s; counted up to 100,000. Use `max` over replicas.";
+    UNPUBLISHED_EVENTS = Gauge "outrigger_unpublished_events" [UNPUBLISHED]
+        "Events on record that are over without having been published, for the whole outbox.",
+        "Looked at once a minute; counted up to 100,000. Use `max` over replicas. `outrigger dead list --state` shows them.";
     IN_FLIGHT = Gauge "outrigger_in_flight_events" []
         "Events in this replica's memory and not yet settled.",
         "At most `OUTRIGGER_RELAY_MAX_IN_FLIGHT`.";
