@@ -62,7 +62,7 @@ impl Inputs {
         inputs
     }
 
-    /// A variable that is set; an empty one counts as unset. One trailing line end is no part of it: a file of variables
+    /// A variable that is set; an empty one counts as unset. One trailing line end does not belong to it: a file of variables
     /// written on Windows leaves one.
     pub(super) fn variable(&self, name: &str) -> Option<&str> {
         let value = self.variables.get(name)?;
