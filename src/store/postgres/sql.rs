@@ -275,8 +275,12 @@ impl Sql {
             true => " for update skip locked",
             false => "",
         };
+        let numbered = match &self.numbered {
+            Some(numbered) => format!(" and {numbered}"),
+            None => String::new(),
+        };
         format!(
-            "select {}::int8, {} from {} o where {kind}{order} limit 1{lock}",
+            "select {}::int8, {} from {} o where {kind}{numbered}{order} limit 1{lock}",
             self.seq, self.id_text, self.table
         )
     }
