@@ -282,6 +282,7 @@ impl World {
             },
             far_behind: [2, 20, 5_000][random.below(3) as usize],
             dead_letter: random.chance(30),
+            held_max: [2, 10, 100_000][random.below(3) as usize],
             careful_rows: [4, 16, 256][random.below(3) as usize],
             last_look: ms([0, 100, 1_000][random.below(3) as usize]),
         };

@@ -35,6 +35,8 @@ impl Core {
         self.fetching = false;
         let Ok(batch) = result else {
             self.fetch_after = now + STORE_RETRY;
+            // Rows that wait for their payloads may leave no room for a main read, which would notice.
+            self.reading.doubt();
             return;
         };
         for record in batch.rows {

@@ -60,8 +60,8 @@ const SETTLE_WORTH: usize = 200;
 const SETTLE_WAIT: Duration = Duration::from_millis(5);
 /// Failures recorded by one statement.
 const RECORD_MAX: usize = 500;
-/// Failing rows loaded when a partition is taken over; also the number of keys that may be held
-/// before main reads stop. Each takes some 200 bytes.
+/// Failing rows loaded when a partition is taken over; also the number of keys that a relay holds at most. Each takes
+/// some 200 bytes.
 pub const HELD_MAX: usize = 100_000;
 /// Wait after the database refused or vanished, before the same kind of command is sent again.
 const STORE_RETRY: Duration = Duration::from_millis(500);
@@ -102,6 +102,8 @@ pub struct CoreConfig {
     pub lease_ttl: Duration,
     /// How often and how patiently a rejected event is tried.
     pub retry: RetryPolicy,
+    /// Keys that may be held before main reads wait; see [`HELD_MAX`].
+    pub held_max: usize,
     /// See [`FAR_BEHIND`].
     pub far_behind: i64,
     /// Rows of a partition that must go as suspects, after its owner died soon after taking it, before the others need no care.
@@ -127,6 +129,7 @@ impl Default for CoreConfig {
             poll_interval: Duration::from_millis(250),
             lease_ttl: Duration::from_secs(10),
             retry: RetryPolicy::default(),
+            held_max: HELD_MAX,
             far_behind: FAR_BEHIND,
             careful_rows: 256,
             dead_letter: false,
@@ -267,6 +270,11 @@ impl Core {
             discarded_reads: self.reading.discarded(),
             ..self.totals
         }
+    }
+
+    /// So many keys are held that no other event may be read: which of them to leave out could not be told any more.
+    pub fn is_crowded(&self) -> bool {
+        self.window.held() >= self.config.held_max
     }
 
     /// The present state.

@@ -8,23 +8,26 @@
 //!   rows behind it neither fills the memory nor is forgotten;
 //! * *retries*: rows whose backoff is over;
 //! * *due*: delayed rows whose time has come;
+//! * *look*: where no main read finds out, whether another server or another table answers;
 //! * *sweep*: everything below the bound, in slices of a few milliseconds, so that no pending row
 //!   depends on the bound being right. It only looks: what it finds is read again, in order.
 
 mod source;
 mod sweep;
+mod turns;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::pace::{Pace, WakeReason};
 use super::window::Window;
-use super::{Core, HELD_MAX, Time};
+use super::{Core, Time};
 use crate::event::Record;
 use crate::relay::bound::{Bound, Judgement};
-use crate::store::{Holders, ReadBatch, ReadKind, ReadRequest};
+use crate::store::{Holders, ReadBatch, ReadKind};
 use source::SourceChange;
 use sweep::Sweep;
+use turns::Next;
 
 /// Keys in one catch-up read.
 const CATCH_UP_KEYS: usize = 64;
@@ -72,31 +75,6 @@ struct Out {
     ticket: u64,
 }
 
-/// What is read. Those that look for rows take turns, so that thousands of retries hold up no new row and the other way
-/// round.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Next {
-    /// A main read, the last one before a stop.
-    Last,
-    Retries,
-    Due,
-    CatchUp,
-    Main,
-    Sweep,
-}
-
-impl Next {
-    const ALL: [Next; 6] = [
-        Self::Last,
-        Self::Retries,
-        Self::Due,
-        Self::CatchUp,
-        Self::Main,
-        Self::Sweep,
-    ];
-    const TURNS: [Next; 4] = [Self::Retries, Self::Due, Self::CatchUp, Self::Main];
-}
-
 /// See the module documentation.
 #[derive(Debug)]
 pub struct Reading {
@@ -120,6 +98,10 @@ pub struct Reading {
     /// Where the last main read came from.
     source: Option<i64>,
     change: SourceChange,
+    /// Something did not go as it should if the same server and table answer as before.
+    in_doubt: bool,
+    /// While no main read begins: when to see whether they do.
+    look_at: Time,
     /// A sweep found rows where nothing should be.
     found_below: bool,
     /// Mean weight in bytes of the rows last read, at least 1.
@@ -132,6 +114,12 @@ pub struct Reading {
 /// Wait before due retries are asked for again, at least; at most, after they did not come.
 const RETRY_WAIT: Duration = Duration::from_millis(10);
 const RETRY_WAIT_MAX: Duration = Duration::from_millis(640);
+
+/// No row lies beyond. A main read from here brings none, and tells all the same whether another server or another table
+/// answers, which the other reads would take for emptiness for ever.
+const BEYOND: ReadKind = ReadKind::Main {
+    after: Some(i64::MAX),
+};
 
 /// What rows are taken to weigh before any was read, in bytes. Guessing too much costs one small read.
 const FIRST_WEIGHT: usize = 16 << 10;
@@ -155,6 +143,8 @@ impl Reading {
             lowest: None,
             source: None,
             change: SourceChange::None,
+            in_doubt: false,
+            look_at: Time::ZERO,
             found_below: false,
             row_weight: FIRST_WEIGHT,
             served: [0; Next::ALL.len()],
@@ -165,6 +155,11 @@ impl Reading {
     /// Main reads thrown away so far.
     pub fn discarded(&self) -> u64 {
         self.discarded
+    }
+
+    /// Another server or another table may answer than before: find out.
+    pub fn doubt(&mut self) {
+        self.in_doubt = true;
     }
 
     /// Whether a read is out.
@@ -255,6 +250,7 @@ impl Reading {
         if let Some(out) = self.out.take() {
             self.end(out.ticket);
             match out.kind {
+                BEYOND => self.in_doubt = true,
                 ReadKind::Main { .. } => self.bound.abandon(),
                 ReadKind::Retries => self.retry_at(now + wait),
                 ReadKind::Due => self.due_at = Some(now + wait),
@@ -287,6 +283,10 @@ impl Reading {
             self.lowest = Some(self.lowest.map_or(lowest, |old| old.min(lowest)));
         }
         match out.kind {
+            BEYOND => {
+                self.changed_source(now, &batch);
+                Arrivals::default()
+            }
             ReadKind::Main { .. } => self.finish_main(now, batch, window, pace),
             ReadKind::CatchUp { .. } => {
                 // A key that failed meanwhile starts again from there.
@@ -366,9 +366,7 @@ impl Reading {
         if self.has_order {
             let nobody = Holders::default();
             let holders = batch.holders.as_ref().unwrap_or(&nobody);
-            let source = self.source.replace(holders.source);
-            if source.is_some_and(|source| source != holders.source) {
-                self.start_over(now);
+            if self.changed_source(now, &batch) {
                 pace.read_done(now, 1, true);
                 return Arrivals::default();
             }
@@ -388,6 +386,19 @@ impl Reading {
             rows: batch.rows,
             ..Arrivals::default()
         }
+    }
+}
+
+impl Reading {
+    /// Starts over if another server or another table answered than before.
+    fn changed_source(&mut self, now: Time, batch: &ReadBatch) -> bool {
+        let answered = batch.holders.as_ref().map_or(0, |holders| holders.source);
+        let before = self.source.replace(answered);
+        let changed = before.is_some_and(|before| before != answered);
+        if changed {
+            self.start_over(now);
+        }
+        changed
     }
 }
 
@@ -427,169 +438,6 @@ impl Core {
     fn free_bytes(&self) -> usize {
         let limit = self.config.max_in_flight_bytes;
         limit.saturating_sub(self.window.bytes())
-    }
-
-    /// When the next read can begin. Without proof of ownership none does, and a tick that renews it is an input.
-    pub(super) fn read_due(&self, now: Time) -> Option<Time> {
-        if self.reading.out.is_some()
-            || self.is_stopping() && !self.wants_last_read()
-            || self.paused
-            || self.ownership.partitions().is_none()
-            || !self.ownership.proven(now)
-            || self.reading.change != SourceChange::None
-        {
-            return None;
-        }
-        if self.room() == 0 {
-            // What fills the memory may wait for a row to be settled: one is tried all the same.
-            let due = self.retries_due().filter(|_| self.unsettled().is_some())?;
-            return Some(due.max(self.reading.after_failure));
-        }
-        let due = Next::ALL.into_iter().filter_map(|next| self.due(next));
-        due.min().map(|due| due.max(self.reading.after_failure))
-    }
-
-    /// When a read of this kind has something to do.
-    fn due(&self, next: Next) -> Option<Time> {
-        let reading = &self.reading;
-        let at_once = |wanted: bool| wanted.then_some(Time::ZERO);
-        match next {
-            Next::Last => at_once(self.wants_last_read()),
-            Next::Retries => self.retries_due(),
-            Next::Due => reading.due_at,
-            Next::CatchUp => at_once(reading.has_order && self.window.has_wanting()),
-            Next::Main => (self.window.held() < HELD_MAX).then(|| self.pace.due()),
-            Next::Sweep => {
-                let bounds = (reading.bound.settled_below(), reading.lowest);
-                let (true, (Some(_), Some(_))) = (reading.has_order, bounds) else {
-                    return None;
-                };
-                Some(reading.sweep.due())
-            }
-        }
-    }
-
-    pub(super) fn next_read(&mut self, now: Time) -> Option<ReadRequest> {
-        if self.read_due(now).is_none_or(|due| due > now) {
-            return None;
-        }
-        let partitions = self.ownership.partitions()?;
-        let room = self.room();
-        let (kind, limit) = self.choose(now, room)?;
-        let reading = &mut self.reading;
-        let (known, skip_keys) = match &kind {
-            ReadKind::Main { after } => (self.window.known(*after, None), self.window.held_keys()),
-            ReadKind::CatchUp { after, up_to, .. } => {
-                (self.window.known(Some(*after), Some(*up_to)), Vec::new())
-            }
-            ReadKind::Sweep { after, up_to } => (
-                self.window.known(Some(*after), Some(*up_to)),
-                self.window.held_keys(),
-            ),
-            ReadKind::Retries => {
-                let mut known = self.window.known(None, None);
-                known.extend(&reading.refused);
-                (known, self.window.lagging_keys())
-            }
-            ReadKind::Due => (self.window.known(None, None), self.window.stopped_keys()),
-        };
-        let ticket = reading.begin();
-        reading.out = Some(Out {
-            kind: kind.clone(),
-            known_to: std::mem::take(&mut reading.known_to),
-            started: now,
-            ticket,
-        });
-        let byte_limit = self.free_bytes().max(1);
-        let careful = self.ownership.is_careful();
-        Some(ReadRequest {
-            kind,
-            partitions,
-            skip_keys,
-            known,
-            // What does not fit would be fetched for nothing.
-            limit: limit.min(byte_limit / self.reading.row_weight + 1),
-            byte_limit,
-            // After a crash nothing is read before it is recorded that it will be.
-            whole: if careful { 0 } else { self.config.whole_bytes },
-            max_event: self.config.max_event_bytes,
-            source: self.reading.source,
-        })
-    }
-
-    fn choose(&mut self, now: Time, room: usize) -> Option<(ReadKind, usize)> {
-        let is_due = |next: Next| self.due(next).is_some_and(|due| due <= now);
-        let next = if room == 0 {
-            // Only a probe of whether rows can be settled again has use for no room.
-            is_due(Next::Retries).then_some(Next::Retries)
-        } else {
-            match (is_due(Next::Last), is_due(Next::Sweep)) {
-                (true, _) => Some(Next::Last),
-                (false, sweep) => Next::TURNS
-                    .into_iter()
-                    .filter(|next| is_due(*next))
-                    .min_by_key(|next| self.reading.served[*next as usize])
-                    .or(sweep.then_some(Next::Sweep)),
-            }
-        }?;
-        // The other half is for new rows.
-        let room_of_retries = self.room_of_retries(room.div_ceil(2));
-        let reading = &mut self.reading;
-        reading.served[next as usize] = reading.next_ticket;
-        match next {
-            Next::Last => {
-                self.last_read_begins();
-                Some((self.main(), room))
-            }
-            Next::Retries => {
-                reading.retry_at = None;
-                Some((ReadKind::Retries, room_of_retries))
-            }
-            Next::Due => {
-                reading.due_at = None;
-                Some((ReadKind::Due, room))
-            }
-            Next::CatchUp => Some(self.catch_up(room)),
-            Next::Main => Some((self.main(), room)),
-            Next::Sweep => {
-                let (bound, lowest) = (reading.bound.settled_below()?, reading.lowest?);
-                let (after, up_to) = reading.sweep.slice(lowest, bound);
-                Some((ReadKind::Sweep { after, up_to }, room))
-            }
-        }
-    }
-
-    fn catch_up(&mut self, room: usize) -> (ReadKind, usize) {
-        let reading = &mut self.reading;
-        let wanting = self.window.wanting(CATCH_UP_KEYS);
-        let failed = wanting
-            .iter()
-            .any(|(hash, _, _)| self.window.has_failed(*hash));
-        let up_to = match reading.bound.coverage() {
-            Some(coverage) if !failed => coverage,
-            _ => i64::MAX,
-        };
-        let after = wanting
-            .iter()
-            .map(|(_, last, _)| *last)
-            .min()
-            .unwrap_or(up_to);
-        let room_of_keys: usize = wanting.iter().map(|(_, _, room)| *room).sum();
-        reading.known_to = wanting
-            .iter()
-            .map(|(hash, last, _)| (*hash, *last))
-            .collect();
-        let keys = wanting.into_iter().map(|(hash, _, _)| hash).collect();
-        let limit = room.min(room_of_keys).max(1);
-        (ReadKind::CatchUp { after, up_to, keys }, limit)
-    }
-
-    fn main(&mut self) -> ReadKind {
-        self.totals.wakes[self.pace.reason() as usize] += 1;
-        self.pace.read_started();
-        let ordered = self.reading.has_order;
-        let after = ordered.then(|| self.reading.bound.start()).flatten();
-        ReadKind::Main { after }
     }
 }
 

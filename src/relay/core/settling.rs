@@ -128,8 +128,8 @@ impl Core {
         }
         self.trust.probe_at = now + PROBE_PAUSE;
         if self.room() == 0 && !arrivals.rows.iter().any(|record| record.published) {
-            // Another server or another table may answer, which only a main read would notice, and that needs room.
-            self.reading.start_over(now);
+            // Another server or another table may answer, which a main read would notice, and that needs room.
+            self.reading.doubt();
         }
     }
 

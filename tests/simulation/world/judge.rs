@@ -138,7 +138,11 @@ impl World {
                 delivered,
                 self.fates[&row.id],
                 self.faults,
-                self.scenario.busy || self.scenario.emptied || self.scenario.inert,
+                self.scenario.busy
+                    || self.scenario.emptied
+                    || self.scenario.inert
+                    // Then other keys wait, too.
+                    || self.config.held_max <= 10,
             ) && !self.shares_a_failing_key(row.key)
             {
                 let from = committed

@@ -289,7 +289,12 @@ impl World {
                     self.replicas[replica].asked_in_vain.push_back(now);
                 }
                 let main = matches!(request.kind, ReadKind::Main { .. });
-                if main {
+                // From beyond all rows it only tells who answers.
+                let brings = request.kind
+                    != ReadKind::Main {
+                        after: Some(i64::MAX),
+                    };
+                if main && brings {
                     self.replicas[replica].main_read_at = now;
                 } else if matches!(request.kind, ReadKind::Sweep { .. }) {
                     self.note_missed(replica, &rows);
