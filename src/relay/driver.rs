@@ -532,6 +532,11 @@ impl Driver {
         self.live_at = Some(Instant::now());
         let now = self.now();
         self.report.settling(self.core.unsettled());
+        let crowded = self
+            .core
+            .is_crowded()
+            .then(|| report::crowded(self.core.gauges(now).held_keys));
+        self.report.crowded(crowded.as_deref());
         self.report.failing.flush(false);
         let health = self.report.health();
         let mut live_now = Live {
@@ -550,6 +555,7 @@ impl Driver {
             database: health.problem(),
             schema: health.schema(),
             settling: self.core.unsettled().map(str::to_owned),
+            crowded,
             broker: self.sink.state().borrow().clone(),
             listener: self
                 .listener

@@ -69,6 +69,8 @@ pub struct Live {
     pub schema: Option<String>,
     /// Why published rows cannot be settled, so that nothing is published; `None`: they can.
     pub settling: Option<String>,
+    /// Why no further events are read, if too many keys are held; `None`: they are read.
+    pub crowded: Option<String>,
     /// The sink.
     pub broker: SinkState,
     /// The wake-up hint; `None`: polling alone was asked for.
@@ -98,6 +100,7 @@ impl Live {
             database: Some("not connected yet".into()),
             schema: Some("not looked at yet".into()),
             settling: None,
+            crowded: None,
             broker: SinkState::Down(String::new()),
             listener: None,
             tick: None,
@@ -111,6 +114,12 @@ impl Live {
     pub fn waits_for(&self) -> Option<String> {
         if let Some(why) = &self.schema {
             return Some(format!("the outbox table does not fit: {why}"));
+        }
+        if let Some(why) = &self.settling {
+            return Some(format!("published rows cannot be settled: {why}"));
+        }
+        if let Some(why) = &self.crowded {
+            return Some(why.clone());
         }
         match &self.broker {
             SinkState::Ready | SinkState::Impaired(_) => None,

@@ -29,6 +29,8 @@ pub(super) struct Report {
     paused: bool,
     /// When it was said last that nothing can be settled.
     unsettled_at: Option<Instant>,
+    /// When it was said last that too many keys are held.
+    crowded_at: Option<Instant>,
     /// What is said of failing events.
     pub(super) failing: Failing,
     waited_in_vain: Option<Instant>,
@@ -123,6 +125,28 @@ impl Report {
             _ => {}
         }
     }
+
+    /// Whether nothing else is read because too many keys are held: once a minute.
+    pub(super) fn crowded(&mut self, problem: Option<&str>) {
+        match problem {
+            Some(problem) if self.crowded_at.is_none_or(|at| at.elapsed() >= MINUTE) => {
+                self.crowded_at = Some(Instant::now());
+                tracing::error!("{problem}");
+            }
+            None if self.crowded_at.take().is_some() => {
+                tracing::info!("events of other keys are read again");
+            }
+            _ => {}
+        }
+    }
+}
+
+/// What is said while this many keys are held, which are too many.
+pub(super) fn crowded(keys: usize) -> String {
+    format!(
+        "{keys} keys wait for an event that fails or is blocked, as many as a replica can hold, so no event of any other key \
+         is read; correct the cause, or retry or discard them (`outrigger dead list`)"
+    )
 }
 
 pub(super) fn registered(registered: &Registered, wanted: i32) {

@@ -3,10 +3,11 @@
 use std::fmt::Write as _;
 
 use super::table::{
-    BACKLOG, BROKER_BLOCKED, BROKER_CONNECTED, DATABASE_UP, DEAD, END_TO_END, FAILED_EVENTS, INFO,
-    LISTENER_CONNECTED, OLDEST_PENDING, PARTITIONS_UNOWNED, PAUSED, PUBLISH_FAILURES, PUBLISHED,
-    REPLICAS_DISAGREE, SNAPSHOT_SECONDS, TABLE_DEAD_ROWS, UNAVAILABLE,
+    BACKLOG, BROKER_BLOCKED, BROKER_CONNECTED, DATABASE_UP, DEAD, END_TO_END, FAILED_EVENTS,
+    HELD_KEYS, INFO, LISTENER_CONNECTED, OLDEST_PENDING, PARTITIONS_UNOWNED, PAUSED,
+    PUBLISH_FAILURES, PUBLISHED, REPLICAS_DISAGREE, SNAPSHOT_SECONDS, TABLE_DEAD_ROWS, UNAVAILABLE,
 };
+use crate::relay::core::HELD_MAX;
 
 /// An alert. `docs/runbook.md` has a section of the same name.
 #[derive(Debug, Clone)]
@@ -147,6 +148,13 @@ pub fn alerts() -> Vec<Alert> {
             "1m",
             format!("{} > 0", min(PARTITIONS_UNOWNED.name)),
             "Nobody publishes the events of some partitions.",
+        ),
+        alert(
+            "OutriggerKeysHeld",
+            "warning",
+            "1m",
+            format!("{} > {}", max(HELD_KEYS.name), HELD_MAX / 2),
+            "More than half of the keys that a relay can hold wait for an event that fails.",
         ),
         alert(
             "OutriggerReplicasDisagree",

@@ -154,7 +154,7 @@ metrics! {
         "";
     HELD_KEYS = Gauge "outrigger_held_keys" []
         "Keys held back by this replica because they fail, are blocked or have too many events waiting.",
-        "";
+        "At 100,000 no event of any other key is read until some are released.";
     PUBLISH_SECONDS = Histogram "outrigger_publish_duration_seconds" []
         "Time to publish a batch and get all its confirmations.",
         "";
