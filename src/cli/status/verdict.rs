@@ -211,6 +211,8 @@ mod tests {
             retrying: 0,
             blocked: 0,
             dead: 0,
+            discarded: 0,
+            expired: 0,
             partitions: Some(4),
             unowned: 0,
             replicas,
