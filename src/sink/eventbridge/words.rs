@@ -7,19 +7,13 @@ const KNOWN: &[(&[&str], &str, &str)] = &[
     (
         &[
             "providers in chain",
-            "no credentials",
-            "not enabled",
-            "could not load credentials",
+            "loading credentials",
+            "load credentials",
+            "credentials provider",
         ],
-        "no AWS credentials were found",
+        "no AWS credentials can be obtained",
         "give this process a role (AWS_ROLE_ARN with a web identity, an instance or a task role), AWS_ACCESS_KEY_ID and \
-         AWS_SECRET_ACCESS_KEY, or a file (OUTRIGGER_EVENTBRIDGE_CREDENTIALS_FILE)",
-    ),
-    (
-        &["loading credentials", "credentials provider"],
-        "AWS credentials cannot be obtained",
-        "check the role, the profile or the file they come from (AWS_PROFILE, AWS_ROLE_ARN, \
-         OUTRIGGER_EVENTBRIDGE_CREDENTIALS_FILE), and that its service can be reached",
+         AWS_SECRET_ACCESS_KEY, or a file (AWS_PROFILE, OUTRIGGER_EVENTBRIDGE_CREDENTIALS_FILE), or check those that it has",
     ),
     (
         &["dns error", "failed to lookup"],
@@ -28,7 +22,12 @@ const KNOWN: &[(&[&str], &str, &str)] = &[
     ),
     (
         &["onnection refused"],
-        "connection refused",
+        "Connection refused",
+        "check OUTRIGGER_EVENTBRIDGE_ENDPOINT, and proxies in between",
+    ),
+    (
+        &["invalid HTTP", "(SendRequest)", "connection closed"],
+        "what answers there is not EventBridge",
         "check OUTRIGGER_EVENTBRIDGE_ENDPOINT, and proxies in between",
     ),
     (
@@ -81,7 +80,7 @@ mod tests {
         for (error, expected) in [
             (
                 "dispatch failure: io error: tcp connect error: Connection refused (os error 111)",
-                "connection refused; check",
+                "Connection refused; check",
             ),
             (
                 "dispatch failure: dns error: failed to lookup address information",
@@ -89,7 +88,7 @@ mod tests {
             ),
             (
                 "dispatch failure: other: no providers in chain provided credentials",
-                "no AWS credentials were found; give",
+                "no AWS credentials can be obtained; give",
             ),
             (
                 "dispatch failure: invalid peer certificate: UnknownIssuer",

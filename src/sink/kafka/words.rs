@@ -9,7 +9,7 @@ const KNOWN: &[(&[&str], &str, &str)] = &[
     ),
     (
         &["onnection refused"],
-        "connection refused",
+        "Connection refused",
         "check that a broker listens there: OUTRIGGER_KAFKA_BROKERS, and what the brokers announce (`advertised.listeners`)",
     ),
     (
@@ -26,6 +26,11 @@ const KNOWN: &[(&[&str], &str, &str)] = &[
         &["connecting to a SSL listener"],
         "the broker hung up at once",
         "if this listener speaks TLS, set OUTRIGGER_KAFKA_TLS=true; if it wants SASL, set OUTRIGGER_KAFKA_USERNAME",
+    ),
+    (
+        &["Invalid response size", "receive.message.max.bytes"],
+        "what answers there does not speak Kafka's protocol",
+        "check OUTRIGGER_KAFKA_BROKERS; if this listener speaks TLS, set OUTRIGGER_KAFKA_TLS=true",
     ),
     (
         &[
@@ -115,7 +120,7 @@ mod tests {
         for (error, expected) in [
             (
                 "localhost:1/bootstrap: Connect to ipv4#127.0.0.1:1 failed: Connection refused (after 0ms in state CONNECT)",
-                "localhost:1: connection refused; check that a broker listens there: ",
+                "localhost:1: Connection refused; check that a broker listens there: ",
             ),
             (
                 "nohost:9092/bootstrap: Failed to resolve 'nohost:9092': Name or service not known (after 3ms in state CONNECT)",

@@ -383,7 +383,7 @@ pub(super) fn explain(error: &lapin::Error) -> String {
         ErrorKind::ProtocolError(error) => {
             format!("{} ({})", error.get_message(), error.get_id())
         }
-        _ => without_number(&error.to_string()),
+        _ => without_number(&error.to_string()).replace("IO error: ", ""),
     }
 }
 
