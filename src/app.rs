@@ -67,7 +67,7 @@ async fn relay(settings: &Settings, mut stop: watch::Receiver<bool>) -> Result<(
         // `target` is a word of the log itself.
         sink_target = %assemble::target(settings),
         source = %settings.event.source,
-        ordering = ?settings.relay.ordering,
+        ordering = settings.relay.ordering.as_str(),
         "outrigger starts"
     );
     if settings.sink == SinkKind::Stdout {
@@ -104,6 +104,8 @@ async fn relay(settings: &Settings, mut stop: watch::Receiver<bool>) -> Result<(
     };
 
     let _watch = settings.admin.listen.map(|_| {
+        let kept = crate::cli::output::retention(settings, &store.capabilities());
+        watched.send_modify(|watched| watched.retention = kept);
         let watch = watcher::watch(store.clone(), measured.clone(), watching.clone(), watched);
         AbortOnDropHandle::new(tokio::spawn(watch))
     });

@@ -77,6 +77,16 @@ fn connect(
     }
 }
 
+/// A preset, for the store.
+pub fn preset(preset: settings::Preset) -> Preset {
+    match preset {
+        settings::Preset::Native => Preset::Native,
+        settings::Preset::Debezium => Preset::Debezium,
+        settings::Preset::Textbook => Preset::Textbook,
+        settings::Preset::Modulith => Preset::Modulith,
+    }
+}
+
 /// Table and columns, with those that only the route templates name.
 pub fn mapping(settings: &Settings) -> Result<Mapping, Failure> {
     let mut extra = router(settings)?.extra_columns();
@@ -96,12 +106,7 @@ pub fn mapping(settings: &Settings) -> Result<Mapping, Failure> {
     } = settings.outbox.clone();
     let outbox = OutboxSettings {
         table: Some(table),
-        preset: match preset {
-            settings::Preset::Native => Preset::Native,
-            settings::Preset::Debezium => Preset::Debezium,
-            settings::Preset::Textbook => Preset::Textbook,
-            settings::Preset::Modulith => Preset::Modulith,
-        },
+        preset: self::preset(preset),
         unordered: settings.relay.ordering == settings::Ordering::None,
         status_pending,
         status_published,

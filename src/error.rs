@@ -7,6 +7,19 @@
 use std::fmt;
 use std::time::Duration;
 
+/// An error of the operating system without its number, which says nothing to people: `Connection refused (os error 111)`.
+pub fn without_number(text: &str) -> String {
+    let Some((before, rest)) = text.split_once(" (os error ") else {
+        return text.to_owned();
+    };
+    match rest.split_once(')') {
+        Some((number, after)) if number.bytes().all(|b| b.is_ascii_digit()) => {
+            format!("{before}{}", without_number(after))
+        }
+        _ => text.to_owned(),
+    }
+}
+
 /// What went wrong with one event: a short code for metrics and filters, and a sentence for
 /// the operator. Never contains payload.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -215,6 +228,17 @@ mod tests {
                     Action::Retry { after: expected }
                 );
             }
+        }
+    }
+
+    #[test]
+    fn numbers_of_the_operating_system_are_left_out() {
+        for (text, expected) in [
+            ("a: refused (os error 111)", "a: refused"),
+            ("refused (os error 111); b (os error 2): c", "refused; b: c"),
+            ("no (os error", "no (os error"),
+        ] {
+            assert_eq!(without_number(text), expected);
         }
     }
 

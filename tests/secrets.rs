@@ -33,7 +33,7 @@ const SHAPES: &[&str] = &[
 
 fn everything_shown(inputs: Inputs) -> String {
     let loaded = settings::load(inputs);
-    let mut shown = table(&loaded) + &json(&loaded).unwrap().0;
+    let mut shown = table(&loaded, false) + &json(&loaded, false).unwrap().0;
     for need in [Need::Nothing, Need::Database, Need::Relay] {
         match loaded.settings(need) {
             Ok(settings) => shown.push_str(&format!("{settings:#?}")),

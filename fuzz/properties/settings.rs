@@ -42,13 +42,13 @@ pub fn check(input: Input) {
         .retain(|name, _| !name.ends_with("_FILE") && name != "OUTRIGGER_CONFIG");
 
     let loaded = settings::load(inputs.clone());
-    let shown = table(&loaded);
+    let shown = table(&loaded, false);
     assert_eq!(
         shown,
-        table(&settings::load(inputs.clone())),
+        table(&settings::load(inputs.clone()), false),
         "not deterministic"
     );
-    let (text, _) = json(&loaded).expect("settings can be shown");
+    let (text, _) = json(&loaded, false).expect("settings can be shown");
     serde_json::from_str::<serde_json::Value>(&text).expect("JSON");
     let problems = |need| match loaded.settings(need) {
         Ok(settings) => {

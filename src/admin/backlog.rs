@@ -21,6 +21,8 @@ pub struct Watched {
     pub failures: Vec<FailureRow>,
     /// All that failed, by kind.
     pub groups: Vec<FailureGroup>,
+    /// What becomes of published rows; empty until the table is known.
+    pub retention: String,
     /// Since when and why the outbox is paused.
     pub paused: Option<(Timestamp, Option<String>)>,
 }

@@ -179,7 +179,7 @@ fn leases(live: &Live) -> Check {
         return Check::new(
             "leases",
             Outcome::Failed,
-            "ownership is not proven, so nothing is published",
+            "the lease could not be renewed in time: other replicas may have taken over, so nothing is published until it is",
         );
     }
     let (owned, all) = (live.gauges.partitions, tick.partitions.len());

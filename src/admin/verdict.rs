@@ -110,12 +110,12 @@ pub(super) fn verdict(
         0 => of(Outcome::Ok, format!("{share}. Nothing waits.")),
         1 => of(
             Outcome::Degraded,
-            with(format!("{share}. 1 event was given up, see below")),
+            with(format!("{share}. 1 event is dead or blocked, see below")),
         ),
         n => of(
             Outcome::Degraded,
             with(format!(
-                "{share}. {} events were given up, see below",
+                "{share}. {} events are dead or blocked, see below",
                 grouped(n)
             )),
         ),

@@ -9,6 +9,7 @@ pub fn rabbitmq(settings: &Settings) -> sink::rabbitmq::RabbitMqSettings {
     let rabbitmq = settings.rabbitmq.clone();
     sink::rabbitmq::RabbitMqSettings {
         urls: rabbitmq.urls,
+        url_name: rabbitmq.url_name,
         url_file: rabbitmq.url_file,
         declare: rabbitmq.declare,
         expiration: rabbitmq.expiration,
@@ -33,6 +34,7 @@ pub fn nats(settings: &Settings) -> sink::nats::NatsSettings {
     let nats = settings.nats.clone();
     sink::nats::NatsSettings {
         urls: nats.urls,
+        url_name: nats.url_name,
         url_file: nats.url_file,
         credentials_file: nats.credentials_file,
         nkey_seed: nats.nkey_seed,

@@ -7,6 +7,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
 use super::dead::parse_duration;
+use super::emit::Later;
 use super::replay::When;
 use crate::error::ReasonCode;
 use crate::store::FailureState;
@@ -239,6 +240,18 @@ pub struct Emit {
     /// Routing key, instead of the setting route.key.
     #[arg(long)]
     pub routing_key: Option<String>,
+    /// CloudEvents id [default: drawn].
+    #[arg(long)]
+    pub id: Option<String>,
+    /// CloudEvents datacontenttype.
+    #[arg(long, value_name = "MEDIA_TYPE")]
+    pub content_type: Option<String>,
+    /// Not before this time; `2h` means in two hours.
+    #[arg(long, value_name = "TIME")]
+    pub available_at: Option<Later>,
+    /// Not after this time; `2h` means in two hours.
+    #[arg(long, value_name = "TIME")]
+    pub expires_at: Option<Later>,
     /// Dry run.
     #[command(flatten)]
     pub write: Write,
@@ -489,6 +502,9 @@ pub struct Config {
     /// Print a commented TOML file with all settings.
     #[arg(long, conflicts_with = "output")]
     pub example: bool,
+    /// Only settings that were given, by a variable, a file or an option.
+    #[arg(long, conflicts_with_all = ["reference", "example"])]
+    pub given: bool,
     /// Output.
     #[command(flatten)]
     pub read: Read,

@@ -7,7 +7,9 @@ use serde_json::json;
 
 use super::args::{Config, Output};
 use super::{Failure, USAGE};
+use crate::assemble;
 use crate::settings::{self, Inputs, Loaded, Need, Origin, SETTINGS, Shown};
+use crate::store::postgres::mapping::{Field, Preset};
 
 /// Prints what was asked for. Problems are printed after the settings, because the settings are
 /// what one looks at to understand them.
@@ -21,7 +23,7 @@ pub fn run(args: &Config, inputs: Inputs) -> Result<(), Failure> {
     let loaded = settings::load(inputs);
     match args.read.output {
         Output::Table => {
-            print(&table(&loaded))?;
+            print(&table(&loaded, args.given))?;
             for warning in loaded.warnings() {
                 eprintln!("warning: {warning}");
             }
@@ -31,7 +33,7 @@ pub fn run(args: &Config, inputs: Inputs) -> Result<(), Failure> {
                 .map_err(Failure::usage)
         }
         Output::Json => {
-            let (text, sound) = json(&loaded)?;
+            let (text, sound) = json(&loaded, args.given)?;
             print(&text)?;
             if sound {
                 Ok(())
@@ -48,20 +50,31 @@ fn print(text: &str) -> Result<(), Failure> {
 }
 
 /// What stands for a setting without a value.
-fn unset(line: &Shown) -> String {
+fn unset(line: &Shown, preset: Preset) -> String {
+    if let Some(field) = Field::ALL
+        .into_iter()
+        .find(|field| field.setting() == line.variable)
+    {
+        return match field.preset(preset) {
+            Some(column) => format!("(`{column}`, by the preset)"),
+            None => "(none, by the preset)".to_owned(),
+        };
+    }
     let setting = SETTINGS.iter().find(|setting| setting.key == line.key);
     format!("({})", setting.map_or("unset", |setting| setting.unset))
 }
 
-/// The settings in three columns.
-pub fn table(loaded: &Loaded) -> String {
+/// The settings in three columns. `given`: only those that were set.
+pub fn table(loaded: &Loaded, given: bool) -> String {
+    let preset = assemble::preset(loaded.provisional().outbox.preset);
     let rows: Vec<[String; 3]> = loaded
         .shown()
         .iter()
+        .filter(|line| !given || line.is_given())
         .map(|line| {
             // Escaped, so that a line break in a value does not break the table.
             let value = line.value.as_ref().map_or_else(
-                || unset(line),
+                || unset(line, preset),
                 |value| value.escape_debug().to_string().replace("\\\"", "\""),
             );
             let origin = match &line.value {
@@ -85,11 +98,12 @@ pub fn table(loaded: &Loaded) -> String {
     text
 }
 
-/// The settings and problems as one JSON object, and whether there are no problems.
-pub fn json(loaded: &Loaded) -> Result<(String, bool), serde_json::Error> {
+/// The settings and problems as one JSON object (`given`: only settings that were set), and whether there are no problems.
+pub fn json(loaded: &Loaded, given: bool) -> Result<(String, bool), serde_json::Error> {
     let lines: Vec<_> = loaded
         .shown()
         .into_iter()
+        .filter(|line| !given || line.is_given())
         .map(|line| {
             let set = line.value.is_some();
             json!({

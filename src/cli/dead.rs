@@ -29,6 +29,9 @@ const ANY_STATE: [FailureState; 7] = [
     FailureState::Expired,
 ];
 
+/// Of an event whose row is not there.
+const GONE: &str = "its row is gone: it cannot be published any more";
+
 /// What is done to failed events.
 #[derive(Clone, Copy)]
 enum Act {
@@ -147,6 +150,10 @@ async fn show(args: &DeadShow, settings: &Settings) -> Result<(), Failure> {
     if found.is_empty() {
         return Err(unknown(std::slice::from_ref(&args.event)));
     }
+    let missing = match store.capabilities().has_order {
+        true => GONE,
+        false => "cannot be looked up in a table without an order column",
+    };
     for (position, failure) in found.iter().enumerate() {
         let record = event(&store, failure).await?;
         match args.read.output {
@@ -160,7 +167,7 @@ async fn show(args: &DeadShow, settings: &Settings) -> Result<(), Failure> {
                 if position > 0 {
                     print("\n")?;
                 }
-                print(&details(failure, record.as_ref(), args.data))?;
+                print(&details(failure, record.as_ref(), missing, args.data))?;
             }
         }
     }
@@ -181,7 +188,13 @@ async fn event(store: &PostgresStore, failure: &FailureRow) -> Result<Option<Rec
     Ok(row.map(|row| row.record).filter(same))
 }
 
-fn details(failure: &FailureRow, record: Option<&Record>, with_data: bool) -> String {
+/// `missing`: what is said if there is no record.
+fn details(
+    failure: &FailureRow,
+    record: Option<&Record>,
+    missing: &str,
+    with_data: bool,
+) -> String {
     let mut lines: Vec<(&str, String)> = vec![
         ("id", failure.event_id.clone()),
         ("seq", failure.seq.to_string()),
@@ -205,10 +218,7 @@ fn details(failure: &FailureRow, record: Option<&Record>, with_data: bool) -> St
         lines.push(("next attempt", format!("{next:.0}")));
     }
     match record {
-        None => lines.push((
-            "event",
-            "its row is gone, or cannot be looked up".to_owned(),
-        )),
+        None => lines.push(("event", missing.to_owned())),
         Some(record) => {
             let optional = [
                 ("source", &record.source),
@@ -246,6 +256,11 @@ fn details(failure: &FailureRow, record: Option<&Record>, with_data: bool) -> St
                 option(failure.state)
             );
         }
+        return out;
+    }
+    if record.is_none() && missing == GONE {
+        // A running relay does so itself, within a minute or at its next start.
+        out += &format!("\noutrigger dead discard {seq:<8} remove this record\n");
         return out;
     }
     out += &format!(

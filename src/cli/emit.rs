@@ -1,20 +1,29 @@
 //! `outrigger emit`: insert an event.
 
 use std::io::{self, Read as _};
+use std::str::FromStr;
+use std::time::Duration;
 
 use bytes::Bytes;
+use jiff::Timestamp;
 use serde::de::IgnoredAny;
 use serde_json::Value;
 
 use super::Failure;
 use super::args::Emit;
-use super::connect::store;
+use super::connect::explain;
+use super::dead::parse_duration;
 use super::output::print_line;
+use crate::assemble;
 use crate::event::envelope::Envelope;
 use crate::event::{Data, Record};
 use crate::settings::Settings;
 use crate::store::postgres::emit::NewEvent;
 use crate::store::postgres::mapping::Field;
+use crate::store::postgres::{Database, StoreError, StoreErrorKind};
+
+/// Stands for an id that the store draws.
+const DRAWN: &str = "drawn by the store";
 
 /// Stands for the setting `event.source` where it is not set: a service knows it, a shell need not.
 const ANY_SOURCE: &str = "/";
@@ -26,20 +35,75 @@ pub(super) async fn run(args: Emit, settings: &Settings) -> Result<(), Failure> 
     // Better refused here than dead in the table.
     Envelope::new(&record, source.unwrap_or(ANY_SOURCE))
         .map_err(|reason| Failure::usage(reason.to_string()))?;
+    let now = Timestamp::now();
+    let times = [
+        (Field::AvailableAt, args.available_at),
+        (Field::ExpiresAt, args.expires_at),
+    ];
+    let times = times
+        .into_iter()
+        .filter_map(|(field, time)| Some((field, time?.at(now).to_string())));
     let event = NewEvent {
-        fields: fields(record),
+        fields: fields(record, args.id).into_iter().chain(times).collect(),
     };
-    let store = store(settings).await?;
+    let database = assemble::database(settings)?;
+    let refused = |error| refused(error, &database);
+    let store = database.open().await.map_err(refused)?;
     if args.write.dry_run {
         return print_line(&store.insert_statement(&event)?);
     }
-    print_line(&store.emit(&event).await?)
+    print_line(&store.emit(&event).await.map_err(refused)?)
+}
+
+/// This command needs a privilege that a relay does not.
+fn refused(error: StoreError, database: &Database) -> Failure {
+    let is_privilege = error.kind() == StoreErrorKind::Permission;
+    let failure = explain(error, database);
+    match is_privilege {
+        true => failure.hint(
+            "to write events takes INSERT on the outbox, which a relay's role need not have, besides what `outrigger check` \
+             lists; `outrigger check --grants WRITER RELAY` prints both",
+        ),
+        false => failure,
+    }
+}
+
+/// A point in time: given, or so long from now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Later {
+    /// This very time.
+    At(Timestamp),
+    /// So long after now.
+    In(Duration),
+}
+
+impl Later {
+    fn at(self, now: Timestamp) -> Timestamp {
+        match self {
+            Self::At(at) => at,
+            Self::In(wait) => now.saturating_add(wait).unwrap_or(Timestamp::MAX),
+        }
+    }
+}
+
+impl FromStr for Later {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if let Ok(at) = text.parse() {
+            return Ok(Self::At(at));
+        }
+        parse_duration(text).map(Self::In).map_err(|_| {
+            "write a time such as `2026-11-20T10:00:00Z`, or in how long, such as `2h`".to_owned()
+        })
+    }
 }
 
 fn record(args: &Emit) -> Result<Record, Failure> {
     let data = args.data.as_deref().map(payload).transpose()?;
     Ok(Record {
-        id: "drawn by the store".to_owned(),
+        id: args.id.clone().unwrap_or_else(|| DRAWN.to_owned()),
+        content_type: args.content_type.clone(),
         event_type: args.event_type.clone(),
         source: args.source.clone(),
         subject: args.subject.clone(),
@@ -88,17 +152,19 @@ fn object(pairs: &[(String, String)], option: &str) -> Result<Option<String>, Fa
     Ok(Some(Value::Object(object).to_string()))
 }
 
-fn fields(record: Record) -> Vec<(Field, String)> {
+fn fields(record: Record, id: Option<String>) -> Vec<(Field, String)> {
     let data = match record.data {
         Data::Json(text) => Some(String::from_utf8_lossy(&text).into_owned()),
         _ => None,
     };
     [
+        (Field::Id, id),
         (Field::Type, Some(record.event_type)),
         (Field::Source, record.source),
         (Field::Subject, record.subject),
         (Field::Key, record.key),
         (Field::Data, data),
+        (Field::ContentType, record.content_type),
         (Field::Extensions, record.extensions),
         (Field::Headers, record.headers),
         (Field::Destination, record.destination),

@@ -8,6 +8,8 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use super::Failure;
+use crate::settings::Settings;
+use crate::store::postgres::{AfterPublish, Capabilities};
 
 /// Longest error text in a table, in characters.
 const CELL_MAX: usize = 72;
@@ -33,6 +35,18 @@ pub(super) fn print_json(value: &impl Serialize, pretty: bool) -> Result<(), Fai
         serde_json::to_string(value)?
     };
     print_line(&text)
+}
+
+/// What becomes of published rows.
+pub(crate) fn retention(settings: &Settings, table: &Capabilities) -> String {
+    if table.after_publish == AfterPublish::Delete || !table.has_published {
+        return "rows are deleted as they are published".to_owned();
+    }
+    let time = settings.outbox.retention.in_table(table.created_by_migrate);
+    match time.filter(|_| table.has_age) {
+        Some(time) => format!("published rows are deleted after {}", duration(time)),
+        None => "published rows are kept for ever".to_owned(),
+    }
 }
 
 /// Whether standard output shows colours.

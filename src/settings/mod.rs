@@ -96,6 +96,13 @@ pub struct Shown {
     pub origin: Origin,
 }
 
+impl Shown {
+    /// Whether somebody set it.
+    pub fn is_given(&self) -> bool {
+        self.value.is_some() && self.origin != Origin::Default
+    }
+}
+
 impl Loaded {
     /// The settings, if they will do for this need, or everything that is wrong.
     pub fn settings(&self, need: Need) -> Result<Settings, Report> {

@@ -518,6 +518,17 @@ pub enum Ordering {
     None,
 }
 
+impl Ordering {
+    /// As in `OUTRIGGER_RELAY_ORDERING`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Strict => "strict",
+            Self::Pipelined => "pipelined",
+            Self::None => "none",
+        }
+    }
+}
+
 /// How the relay learns of new rows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Wake {

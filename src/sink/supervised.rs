@@ -31,6 +31,8 @@ const STOPPED: &str = "stopped";
 pub(super) struct Status {
     /// Whom it publishes to, in those lines.
     system: &'static str,
+    /// The setting of the place, and the name that the user gave it by.
+    renamed: Option<(&'static str, String)>,
     state: watch::Sender<SinkState>,
     /// What holds everybody back for a while, and when it was said last.
     said: Mutex<Option<(String, Instant)>>,
@@ -40,8 +42,31 @@ impl Status {
     pub(super) fn new(system: &'static str) -> Self {
         Self {
             system,
+            renamed: None,
             state: watch::Sender::new(SinkState::Down(String::new())),
             said: Mutex::default(),
+        }
+    }
+
+    /// Calls a setting by the name that the user gave it by; an empty one changes nothing.
+    pub(super) fn calling(mut self, setting: &'static str, given: &str) -> Self {
+        // Its own file's variable begins with it, and is named already.
+        if !given.is_empty() && !given.starts_with(setting) {
+            self.renamed = Some((setting, given.to_owned()));
+        }
+        self
+    }
+
+    fn in_their_words(&self, state: SinkState) -> SinkState {
+        let Some((setting, given)) = &self.renamed else {
+            return state;
+        };
+        let renamed = |reason: String| reason.replace(setting, given);
+        match state {
+            SinkState::Down(reason) => SinkState::Down(renamed(reason)),
+            SinkState::Impaired(reason) => SinkState::Impaired(renamed(reason)),
+            SinkState::Blocked(reason) => SinkState::Blocked(renamed(reason)),
+            SinkState::Ready | SinkState::Ended(_) => state,
         }
     }
 
@@ -67,6 +92,7 @@ impl Status {
     }
 
     pub(super) fn report(&self, state: SinkState) {
+        let state = self.in_their_words(state);
         let changed = self.state.send_if_modified(|current| {
             let changed = *current != state;
             current.clone_from(&state);
@@ -333,6 +359,19 @@ mod tests {
             *at -= SAID_EVERY;
         }
         assert!(status.is_news("silent"));
+    }
+
+    #[test]
+    fn the_setting_goes_by_the_name_it_was_given_by() {
+        let status = Status::new("nobody").calling("OUTRIGGER_X_URL", "X_URL");
+        status.report(SinkState::Down("check OUTRIGGER_X_URL".to_owned()));
+        assert_eq!(status.get(), SinkState::Down("check X_URL".to_owned()));
+        let file = Status::new("nobody").calling("OUTRIGGER_X_URL", "OUTRIGGER_X_URL_FILE");
+        file.report(SinkState::Down("check OUTRIGGER_X_URL".to_owned()));
+        assert_eq!(
+            file.get(),
+            SinkState::Down("check OUTRIGGER_X_URL".to_owned())
+        );
     }
 
     #[tokio::test]

@@ -37,6 +37,25 @@ pub fn partition_of(hash: i64, count: i32) -> i32 {
     hash.rem_euclid(i64::from(count)) as i32
 }
 
+/// Numbers in ascending order as text: `0-3, 7, 9-10`; `-` if there are none.
+pub fn ranges(numbers: &[i32]) -> String {
+    let mut ranges: Vec<(i32, i32)> = Vec::new();
+    for &n in numbers {
+        match ranges.last_mut() {
+            Some((_, last)) if *last + 1 == n => *last = n,
+            _ => ranges.push((n, n)),
+        }
+    }
+    let text = |(first, last): &(i32, i32)| match first == last {
+        true => first.to_string(),
+        false => format!("{first}-{last}"),
+    };
+    if ranges.is_empty() {
+        return "-".to_owned();
+    }
+    ranges.iter().map(text).collect::<Vec<_>>().join(", ")
+}
+
 /// What to read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ReadKind {
@@ -370,4 +389,15 @@ pub struct Claimed {
     /// True when it was taken from an owner that died soon after taking it, so that one of its rows may
     /// be to blame.
     pub unclean: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn partitions_are_shown_as_ranges() {
+        assert_eq!(ranges(&[0, 1, 2, 3, 7, 9, 10]), "0-3, 7, 9-10");
+        assert_eq!(ranges(&[]), "-");
+    }
 }

@@ -5,6 +5,7 @@
 #[path = "../support/end_to_end/mod.rs"]
 mod support;
 
+mod browser;
 mod client;
 mod health;
 mod limits;

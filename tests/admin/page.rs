@@ -1,226 +1,13 @@
-//! The status page in a real browser, driven by its debugging protocol over two pipes.
-//!
-//! Needs Chromium: the program that `OUTRIGGER_TEST_CHROMIUM` names, or `chromium` on the path. Without one it is
-//! skipped, and fails instead if `OUTRIGGER_TEST_REQUIRE` is set. `OUTRIGGER_TEST_SCREENSHOTS` names a folder that
-//! keeps what the browser showed.
+//! The status page in a real browser.
 
-use base64::Engine as _;
 use serde_json::{Value, json};
-use std::fs::{File, OpenOptions};
-use std::io::{BufRead as _, BufReader, Write as _};
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::sync::mpsc::{Receiver, channel};
+use std::net::SocketAddr;
+use std::path::Path;
 
-use crate::client::{address_of, await_answer};
+use crate::browser::{Browser, chromium};
+use crate::client::{Answer, address_of, await_answer};
 use crate::servers;
-use crate::support::{PATIENCE, Stage};
-
-/// A browser with one page. Its folder goes with it.
-struct Browser {
-    child: Child,
-    commands: File,
-    answers: Receiver<Value>,
-    session: String,
-    sent: u64,
-    /// Events that came while an answer was awaited.
-    events: Vec<Value>,
-    _folder: tempfile::TempDir,
-}
-
-fn chromium() -> Option<PathBuf> {
-    if let Some(named) = std::env::var_os("OUTRIGGER_TEST_CHROMIUM") {
-        return Some(named.into());
-    }
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let found = std::env::split_paths(&path)
-        .map(|folder| folder.join("chromium"))
-        .find(|program| program.is_file());
-    let required = std::env::var_os("OUTRIGGER_TEST_REQUIRE").is_some();
-    assert!(found.is_some() || !required, "chromium is not installed");
-    if found.is_none() {
-        println!("SKIPPED: chromium is not installed, the status page is not looked at");
-    }
-    found
-}
-
-impl Browser {
-    fn start(program: &Path) -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let pipe = |name: &str| {
-            let path = folder.path().join(name);
-            assert!(
-                Command::new("mkfifo")
-                    .arg(&path)
-                    .status()
-                    .unwrap()
-                    .success()
-            );
-            path
-        };
-        let (commands, answers) = (pipe("commands"), pipe("answers"));
-        // It reads commands from descriptor 3 and answers on 4. Opened for both ways, no end waits for the other.
-        let script = "exec setpriv --pdeathsig KILL \"$0\" --headless --no-sandbox --disable-gpu --disable-dev-shm-usage \
-             --hide-scrollbars --no-first-run --user-data-dir=\"$1/profile\" --remote-debugging-pipe \
-             3<>\"$1/commands\" 4<>\"$1/answers\"";
-        let child = Command::new("sh")
-            .args(["-c", script])
-            .args([program, folder.path()])
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        let open = |path: &Path| {
-            OpenOptions::new()
-                .read(true)
-                .write(true)
-                .open(path)
-                .unwrap()
-        };
-        let (commands, answers) = (open(&commands), open(&answers));
-        let (send, received) = channel();
-        // Ends with the test's process: this end of the pipe is open for writing, too.
-        std::thread::spawn(move || {
-            for message in BufReader::new(answers).split(0).map_while(Result::ok) {
-                if send
-                    .send(serde_json::from_slice(&message).unwrap())
-                    .is_err()
-                {
-                    return;
-                }
-            }
-        });
-        let mut browser = Self {
-            child,
-            commands,
-            answers: received,
-            session: String::new(),
-            sent: 0,
-            events: Vec::new(),
-            _folder: folder,
-        };
-        let target = browser.ask("Target.createTarget", json!({ "url": "about:blank" }));
-        let attach = json!({ "targetId": target["targetId"], "flatten": true });
-        let session = browser.ask("Target.attachToTarget", attach);
-        browser.session = session["sessionId"].as_str().unwrap().to_owned();
-        for domain in ["Page", "Runtime", "Log", "Network"] {
-            browser.ask(&format!("{domain}.enable"), json!({}));
-        }
-        browser
-    }
-
-    fn ask(&mut self, method: &str, params: Value) -> Value {
-        self.sent += 1;
-        let mut command = json!({ "id": self.sent, "method": method, "params": params });
-        if !self.session.is_empty() {
-            command["sessionId"] = json!(self.session);
-        }
-        self.commands
-            .write_all(format!("{command}\0").as_bytes())
-            .unwrap();
-        loop {
-            let message = self.answers.recv_timeout(PATIENCE).expect(method);
-            if message["id"] == json!(self.sent) {
-                assert!(message["error"].is_null(), "{method}: {message}");
-                return message["result"].clone();
-            }
-            self.events.push(message);
-        }
-    }
-
-    fn evaluate(&mut self, expression: &str) -> Value {
-        let params =
-            json!({ "expression": expression, "returnByValue": true, "awaitPromise": true });
-        let answer = self.ask("Runtime.evaluate", params);
-        assert!(
-            answer["exceptionDetails"].is_null(),
-            "{expression}: {answer}"
-        );
-        answer["result"]["value"].clone()
-    }
-
-    fn text(&mut self, id: &str) -> String {
-        let text = self.evaluate(&format!("document.getElementById('{id}').innerText"));
-        text.as_str().unwrap_or_default().to_owned()
-    }
-
-    /// Waits until an expression is true: looks whenever the page has changed.
-    fn await_true(&mut self, expression: &str) {
-        // Shorter than the wait for the answer, which could not say what the page shows instead.
-        let limit = (PATIENCE / 2).as_millis();
-        let seen = self.evaluate(&format!(
-            "new Promise((done) => {{ \
-               const look = () => {{ if ({expression}) {{ observer.disconnect(); done(true); }} }}; \
-               const observer = new MutationObserver(look); \
-               observer.observe(document, {{ subtree: true, childList: true, attributes: true, characterData: true }}); \
-               setTimeout(() => done(document.body.innerText), {limit}); \
-               look(); \
-             }})"
-        ));
-        assert_eq!(seen, json!(true), "never true: {expression}");
-    }
-
-    fn look(&mut self, width: u32, scheme: &str) {
-        let screen = json!({ "width": width, "height": 1000, "deviceScaleFactor": 1, "mobile": width < 600 });
-        self.ask("Emulation.setDeviceMetricsOverride", screen);
-        let media = json!({ "features": [{ "name": "prefers-color-scheme", "value": scheme }] });
-        self.ask("Emulation.setEmulatedMedia", media);
-        let name = format!("{width}-{scheme}");
-        let wide = self.evaluate("document.documentElement.scrollWidth");
-        assert!(
-            wide.as_u64().unwrap() <= u64::from(width),
-            "{name}: {wide} pixels wide"
-        );
-        let params = json!({ "format": "png", "captureBeyondViewport": true });
-        let shot = self.ask("Page.captureScreenshot", params);
-        let engine = base64::engine::general_purpose::STANDARD;
-        let png = engine.decode(shot["data"].as_str().unwrap()).unwrap();
-        assert!(png.starts_with(b"\x89PNG") && png.len() > 10_000, "{name}");
-        if let Some(folder) = std::env::var_os("OUTRIGGER_TEST_SCREENSHOTS") {
-            std::fs::write(Path::new(&folder).join(format!("{name}.png")), png).unwrap();
-        }
-    }
-
-    /// Requests for the status so far.
-    fn requests(&mut self) -> usize {
-        // Whatever was sent before this is answered before it.
-        self.evaluate("1");
-        self.requests_heard()
-    }
-
-    /// Waits until the page has asked for the status so many times in all.
-    fn await_requests(&mut self, wanted: usize) {
-        while self.requests_heard() < wanted {
-            let message = self.answers.recv_timeout(PATIENCE);
-            self.events.push(message.expect("live updates"));
-        }
-    }
-
-    fn requests_heard(&self) -> usize {
-        let sent = self.events.iter().filter(|event| {
-            let url = event["params"]["request"]["url"].as_str();
-            event["method"] == "Network.requestWillBeSent"
-                && url.is_some_and(|url| url.ends_with("/status"))
-        });
-        sent.count()
-    }
-
-    fn hide(&mut self, hidden: bool) {
-        self.evaluate(&format!(
-            "Object.defineProperty(document, 'hidden', {{ value: {hidden}, configurable: true }}); \
-             document.dispatchEvent(new Event('visibilitychange')); 1"
-        ));
-    }
-}
-
-impl Drop for Browser {
-    fn drop(&mut self) {
-        // Both fail when it has ended already. Its helpers end with it.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
+use crate::support::Stage;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_page_shows_what_happens_in_both_themes_and_on_a_phone() {
@@ -266,7 +53,10 @@ async fn the_page_shows_what_happens_in_both_themes_and_on_a_phone() {
         let title = browser.evaluate("document.title");
         assert_eq!(title, "\u{26a0} outbox · Outrigger");
         let verdict = browser.text("verdict");
-        assert!(verdict.contains("3 events were given up"), "{verdict}");
+        assert!(
+            verdict.contains("3 events are dead or blocked"),
+            "{verdict}"
+        );
         let broker = browser.text("broker");
         assert!(
             broker.starts_with("rabbitmq 127.0.0.1:") && broker.contains(" vhost "),
@@ -275,8 +65,20 @@ async fn the_page_shows_what_happens_in_both_themes_and_on_a_phone() {
         // Names are text, not markup.
         assert_eq!(browser.text("relay"), "<b>relay-0</b>");
         let numbers = browser.text("numbers");
-        assert!(numbers.contains("1,500 since the start"), "{numbers}");
+        let own = browser.text("own-numbers");
+        assert!(own.contains("1,500 since the start"), "{own}");
         assert!(numbers.contains("3 dead, 0 blocked"), "{numbers}");
+        // The table's first rows and the heads of the curves are those of the tiles.
+        let heads = browser.text("charts");
+        for part in ["Backlog · whole outbox", "Published · this replica", "p99 "] {
+            assert!(heads.contains(part), "{part}: {heads}");
+        }
+        assert_eq!(
+            browser.text("retention"),
+            "published rows are deleted after 7d"
+        );
+        let state = browser.text("broker-state");
+        assert!(state.starts_with("ready, to "), "{state}");
         let failures = browser.text("failures");
         let command = "outrigger dead list --state dead --reason unroutable";
         assert!(failures.contains(command), "{failures}");
@@ -303,14 +105,14 @@ async fn the_page_shows_what_happens_in_both_themes_and_on_a_phone() {
             (390, "light"),
             (390, "dark"),
         ] {
-            browser.look(width, scheme);
+            browser.look("failing", width, scheme);
         }
 
         // It goes on by itself, rests while nobody looks, and goes on again.
         let first = browser.requests();
         browser.await_requests(first + 2);
         browser.hide(true);
-        browser.await_true("document.getElementById('freshness').innerText === 'paused'");
+        browser.await_true("document.getElementById('freshness').innerText === 'asleep'");
         let hidden = browser.requests();
         // Two and a half periods of the page, on its own clock.
         browser.evaluate("new Promise((done) => setTimeout(() => done(1), 5000))");
@@ -347,4 +149,168 @@ async fn the_page_shows_what_happens_in_both_themes_and_on_a_phone() {
     })
     .await
     .unwrap();
+}
+
+const SCREENS: [(u32, &str); 4] = [
+    (1280, "light"),
+    (1280, "dark"),
+    (390, "light"),
+    (390, "dark"),
+];
+
+/// Opens the page of a relay.
+fn open(program: &Path, address: SocketAddr) -> Browser {
+    let mut browser = Browser::start(program);
+    let page = json!({ "url": format!("http://{address}/") });
+    browser.ask("Page.navigate", page);
+    browser.await_true("document.getElementById('freshness')?.innerText === 'live'");
+    browser
+}
+
+fn look(browser: &mut Browser, state: &str) {
+    for (width, scheme) in SCREENS {
+        browser.look(state, width, scheme);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pause_and_what_was_discarded_are_shown() {
+    let Some(program) = chromium() else { return };
+    let stage = Stage::bare(servers().await, "", &Default::default()).await;
+    stage.route("good.#").await;
+    let settings = stage.settings().set("RETRY_MAX_ATTEMPTS", 1);
+    stage
+        .run("insert into outbox (type) values ('nowhere'), ('nowhere'), ('good.one')")
+        .await;
+    let relay = settings.start();
+    let dead = "select count(*) from outrigger.failures where state = 'dead'";
+    stage.await_count("both are dead", dead, 2).await;
+    settings.run(&["dead", "discard", "1"]).await;
+    // The next relay is paused before it could publish anything, and knows at once what is looked at once a minute.
+    relay.stop().await;
+    settings
+        .run(&["pause", "--reason", "broker upgrade `x`"])
+        .await;
+    stage
+        .run("insert into outbox (type) select 'good.two' from generate_series(1, 5)")
+        .await;
+    let known = |answer: &Answer| {
+        let status: Value = serde_json::from_str(&answer.body).unwrap();
+        status["backlog"]["discarded"] == 1
+            && status["backlog"]["events"] == 5
+            && status["verdict"]["text"]
+                .as_str()
+                .unwrap()
+                .contains("upgrade")
+    };
+    let relay = settings.start();
+    let address = address_of(&relay).await;
+    await_answer(
+        address,
+        "/status",
+        "pause and discarded event are known",
+        known,
+    )
+    .await;
+    tokio::task::spawn_blocking(move || {
+        let mut browser = open(&program, address);
+        let verdict = browser.text("verdict");
+        assert!(verdict.starts_with("Paused "), "{verdict}");
+        assert!(verdict.contains("ago: broker upgrade x"), "{verdict}");
+        assert!(!verdict.contains('`'), "{verdict}");
+        for id in ["verdict", "relay-state"] {
+            let amber = format!("document.getElementById('{id}').classList.contains('degraded')");
+            assert_eq!(browser.evaluate(&amber), true, "{id}");
+        }
+        let over = browser.text("unpublished");
+        assert!(
+            over.contains("1 discarded (outrigger dead list --state discarded)"),
+            "{over}"
+        );
+        // What somebody selects, to copy it, outlives the next answers.
+        let selected = "getSelection().toString()";
+        browser.evaluate(
+            "getSelection().selectAllChildren(document.querySelector('#failures td:last-child code')); 1",
+        );
+        let before = browser.evaluate(selected);
+        assert_eq!(
+            before,
+            "outrigger dead list --state dead --reason unroutable"
+        );
+        let first = browser.requests();
+        browser.await_requests(first + 3);
+        assert_eq!(browser.evaluate(selected), before);
+        browser.evaluate("getSelection().removeAllRanges(); 1");
+        look(&mut browser, "paused");
+    })
+    .await
+    .unwrap();
+    relay.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broker_that_is_away_is_said_on_top() {
+    let Some(program) = chromium() else { return };
+    let stage = Stage::new(servers().await).await;
+    stage
+        .run("insert into outbox (type, created_at) select 't', now() - interval '1 hour' from generate_series(1, 50)")
+        .await;
+    let relay = stage
+        .settings()
+        .variable("OUTRIGGER_RABBITMQ_URL", "")
+        .variable("AMQP_URL", "amqp://127.0.0.1:1")
+        .start();
+    let address = address_of(&relay).await;
+    await_answer(address, "/status", "the backlog is known", |answer| {
+        let status: Value = serde_json::from_str(&answer.body).unwrap();
+        status["backlog"]["events"] == 50 && status["history"]["rate"].as_array().unwrap().len() > 1
+    })
+    .await;
+    tokio::task::spawn_blocking(move || {
+        let mut browser = open(&program, address);
+        let verdict = browser.text("verdict");
+        for part in [
+            "Not publishing",
+            "50 events wait",
+            "Nothing is lost",
+            "refused",
+        ] {
+            assert!(verdict.contains(part), "{part}: {verdict}");
+        }
+        // By the name that the setting was given by.
+        assert!(verdict.contains("AMQP_URL") && !verdict.contains("OUTRIGGER_RABBITMQ_URL"));
+        assert!(browser.text("broker").starts_with("rabbitmq 127.0.0.1:1"));
+        assert!(
+            browser.text("numbers").contains("60 min"),
+            "the oldest keeps its age"
+        );
+        look(&mut browser, "down");
+    })
+    .await
+    .unwrap();
+    relay.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_fresh_outbox_is_calm() {
+    let Some(program) = chromium() else { return };
+    let stage = Stage::new(servers().await).await;
+    let relay = stage.settings().start();
+    let address = address_of(&relay).await;
+    await_answer(address, "/readyz", "the relay is ready", |answer| {
+        answer.status == 200
+    })
+    .await;
+    tokio::task::spawn_blocking(move || {
+        let mut browser = open(&program, address);
+        browser.await_true("document.getElementById('verdict').innerText === 'Publishing, 1 replica. Nothing waits.'");
+        browser.await_true("document.getElementById('numbers').innerText.includes('0 s')");
+        // No curve has a highest value of nothing.
+        let heads = browser.evaluate("[...document.querySelectorAll('.chart > .ends:first-of-type')].map((e) => e.innerText.trim()).join()");
+        assert_eq!(heads, ",,,");
+        look(&mut browser, "fresh");
+    })
+    .await
+    .unwrap();
+    relay.stop().await;
 }

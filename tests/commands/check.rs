@@ -564,3 +564,20 @@ async fn the_remedy_is_said_once_and_names_what_the_user_set() {
     );
     assert!(!said.contains("OUTRIGGER_DATABASE_URL"), "{said}");
 }
+
+#[tokio::test]
+async fn a_template_that_cannot_be_read_is_said_once() {
+    let tool = Tool::new().await;
+    let wrong = tool
+        .with(&[
+            ("OUTRIGGER_SINK", "stdout"),
+            ("OUTRIGGER_EVENT_SOURCE", "/t"),
+            ("OUTRIGGER_ROUTE_KEY", "{{ type"),
+        ])
+        .await;
+    let output = wrong.run(&["check"]);
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(output.status.code(), Some(3));
+    assert_eq!(text.matches("OUTRIGGER_ROUTE_KEY").count(), 1, "{text}");
+    assert!(text.contains("skipped: invalid settings"), "{text}");
+}

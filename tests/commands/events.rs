@@ -391,3 +391,45 @@ async fn events_are_shown_as_they_would_be_sent_and_nothing_is_settled() {
         assert_eq!(tool.count(&format!("outrigger.{table}")).await, 0);
     }
 }
+
+#[tokio::test]
+async fn an_event_is_emitted_with_id_type_of_content_and_times() {
+    let tool = Tool::new().await;
+    let args = [
+        "emit",
+        "--type",
+        "t",
+        "--id",
+        "0d3c7a58-6f0e-4f4e-9f0b-5b0f6a1f8e11",
+        "--content-type",
+        "application/vnd.x+json",
+        "--data",
+        "{}",
+        "--available-at",
+        "2h",
+        "--expires-at",
+        "2100-01-01T00:00:00Z",
+    ];
+    assert_eq!(tool.ok(&args), "0d3c7a58-6f0e-4f4e-9f0b-5b0f6a1f8e11\n");
+    let written = "outbox where content_type = 'application/vnd.x+json' and expires_at = '2100-01-01 00:00:00+00' \
+        and available_at between now() + interval '110 minutes' and now() + interval '121 minutes'";
+    assert_eq!(tool.count(written).await, 1);
+    let text = tool.fails(2, &["emit", "--type", "t", "--available-at", "tomorrow"]);
+    assert!(text.contains("in how long, such as `2h`"), "{text}");
+    // The relay's role need not write events.
+    let (other, role) = tool.as_new_role().await;
+    for grant in tool
+        .ok(&["check", "--grants", "postgres", &role])
+        .lines()
+        .filter(|line| line.ends_with(&format!("to {role};")))
+    {
+        tool.sql(grant).await;
+    }
+    tool.sql(&format!(
+        "grant select, insert, update, delete on all tables in schema outrigger to {role}"
+    ))
+    .await;
+    let text = other.fails(1, &["emit", "--type", "t"]);
+    assert!(text.contains("INSERT on the outbox"), "{text}");
+    assert!(!text.contains("DELETE"), "{text}");
+}

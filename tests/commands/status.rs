@@ -16,7 +16,7 @@ async fn an_empty_outbox_without_a_relay() {
          \npending    0\n\
          retrying   0\n\
          blocked    0\n\
-         dead       0\n"
+         dead       0\nretention  published rows are deleted after 7d\n"
     );
 }
 

@@ -134,7 +134,7 @@ the configuration has 9 problems
 fn the_table_of_settings_shows_values_and_sources() {
     let case = Case::basic(&[("AMQP_URL", "amqp://lost"), ("PGUSER", "me")])
         .file("[relay]\nbatch_size = 5\n");
-    let text = table(&case.load()).replace(case.dir.path().to_str().unwrap(), "DIR");
+    let text = table(&case.load(), false).replace(case.dir.path().to_str().unwrap(), "DIR");
     let cells = |key: &str| -> Vec<String> {
         let line = text.lines().find(|line| line.starts_with(key)).unwrap();
         let columns = line.split("  ").map(str::trim);
@@ -153,11 +153,14 @@ fn the_table_of_settings_shows_values_and_sources() {
         ],
         ["relay.name", "(`HOSTNAME` and the process id)", "unset"],
         ["PGUSER", "me", "PGUSER"],
+        // What the preset names, not that it names something.
+        ["outbox.column_seq", "(`seq`, by the preset)", "unset"],
+        ["outbox.column_status", "(none, by the preset)", "unset"],
     ] {
         let found = cells(expected[0]);
         assert_eq!(found, expected.map(str::trim), "{text}");
     }
-    let (text, sound) = json(&case.load()).unwrap();
+    let (text, sound) = json(&case.load(), false).unwrap();
     assert!(sound);
     let json: serde_json::Value = serde_json::from_str(&text).unwrap();
     let line = json["settings"]
@@ -169,6 +172,30 @@ fn the_table_of_settings_shows_values_and_sources() {
     assert_eq!(line["value"], "5");
     assert_eq!(line["source"], "file");
     assert_eq!(line["variable"], "OUTRIGGER_RELAY_BATCH_SIZE");
+}
+
+#[test]
+fn only_what_was_given_can_be_shown() {
+    let case = Case::basic(&[("PGUSER", "me")]);
+    let given = table(&case.load(), true);
+    let all = table(&case.load(), false);
+    assert!(
+        given.contains("event.source") && given.contains("PGUSER"),
+        "{given}"
+    );
+    assert!(
+        !given.contains("relay.batch_size") && !given.contains("unset"),
+        "{given}"
+    );
+    assert!(all.lines().count() > 2 * given.lines().count());
+    let json: serde_json::Value =
+        serde_json::from_str(&json(&case.load(), true).unwrap().0).unwrap();
+    let lines = json["settings"].as_array().unwrap();
+    assert!(
+        lines
+            .iter()
+            .all(|line| line["source"] != serde_json::Value::Null)
+    );
 }
 
 #[test]

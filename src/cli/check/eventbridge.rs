@@ -19,7 +19,8 @@ pub(super) async fn check(report: &mut Report, event_type: Option<&str>, setting
         Err(error) => {
             let remedy = "check the region, the network and the credentials (AWS_PROFILE, AWS_ROLE_ARN, \
                           OUTRIGGER_EVENTBRIDGE_CREDENTIALS_FILE)";
-            report.failed(error, remedy);
+            let (error, remedy) = probe::advised(error, remedy);
+            report.failed(error, &remedy);
             return;
         }
     };
@@ -42,7 +43,7 @@ pub(super) async fn check(report: &mut Report, event_type: Option<&str>, setting
         let looks = connection
             .trouble()
             .unwrap_or_else(|| "no answer".to_owned());
-        (looks, "look at the quotas of PutEvents, and at the network")
+        (looks, "check the quotas of PutEvents, and the network")
     };
     let send = |message| connection.publish(message);
     probe::publish(report, settings, event_type, words, send, why_silent).await;

@@ -16,7 +16,9 @@ pub(super) async fn check(report: &mut Report, event_type: Option<&str>, setting
     let connection = match Probe::connect(&http).await {
         Ok(connection) => connection,
         Err(error) => {
-            report.failed(error, "check OUTRIGGER_HTTP_URL: host, port, TLS");
+            let (error, remedy) =
+                probe::advised(error, "check OUTRIGGER_HTTP_URL: host, port, TLS");
+            report.failed(error, &remedy);
             return;
         }
     };

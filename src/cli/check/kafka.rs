@@ -18,7 +18,8 @@ pub(super) async fn check(report: &mut Report, event_type: Option<&str>, setting
         Ok(connection) => connection,
         Err(error) => {
             let remedy = "check OUTRIGGER_KAFKA_BROKERS, and the settings of TLS and SASL";
-            report.failed(error, remedy);
+            let (error, remedy) = probe::advised(error, remedy);
+            report.failed(error, &remedy);
             return;
         }
     };

@@ -30,7 +30,7 @@ use super::args::{Check, Output};
 use super::output::{Style, print};
 use super::{CHECK_FAILED, Failure};
 use crate::assemble;
-use crate::settings::{AfterPublish, Loaded, Need, Ordering, Problem, Settings, SinkKind};
+use crate::settings::{AfterPublish, Loaded, Need, Problem, Settings, SinkKind};
 use crate::store::postgres::grants;
 
 /// Checks everything that the settings leave to check. Broken settings are findings like any other.
@@ -48,11 +48,13 @@ pub async fn run(args: &Check, loaded: &Loaded) -> Result<(), Failure> {
         Ok(_) => Vec::new(),
         Err(report) => report.problems,
     };
-    check_settings(&mut report, loaded, settings, &problems)?;
-    if touched(
-        &problems,
-        &["database", "outbox", "pg", "route", "retry_dead"],
-    ) {
+    let sound = check_settings(&mut report, loaded, settings, &problems);
+    if !sound && problems.is_empty()
+        || touched(
+            &problems,
+            &["database", "outbox", "pg", "route", "retry_dead"],
+        )
+    {
         report.area("database");
         report.warning(
             "skipped: invalid settings",
@@ -72,7 +74,7 @@ pub async fn run(args: &Check, loaded: &Loaded) -> Result<(), Failure> {
         SinkKind::EventBridge => &["eventbridge", "sink", "route", "event_", "retry_dead"],
         SinkKind::Stdout => &[],
     };
-    if touched(&problems, sections) {
+    if !sound && problems.is_empty() || touched(&problems, sections) {
         report.area("broker");
         report.warning(
             "skipped: invalid settings",
@@ -119,12 +121,13 @@ fn touched(problems: &[Problem], sections: &[&str]) -> bool {
     })
 }
 
+/// False if something is wrong with them.
 fn check_settings(
     report: &mut Report,
     loaded: &Loaded,
     settings: &Settings,
     problems: &[Problem],
-) -> Result<(), Failure> {
+) -> bool {
     report.area("settings");
     for problem in problems {
         let told = Problem {
@@ -140,23 +143,19 @@ fn check_settings(
         report.warning(warning, "");
     }
     if !problems.is_empty() {
-        return Ok(());
+        return false;
     }
     if let Err(failure) = assemble::encoder(settings) {
         let text = failure.error.map(|error| error.to_string());
         report.failed(text.unwrap_or_default(), "");
-        return Ok(());
+        return false;
     }
     let set = loaded
         .shown()
         .iter()
         .filter(|line| line.origin != crate::settings::Origin::Default)
         .count();
-    let ordering = match settings.relay.ordering {
-        Ordering::Strict => "strict",
-        Ordering::Pipelined => "pipelined",
-        Ordering::None => "none",
-    };
+    let ordering = settings.relay.ordering.as_str();
     let after = match settings.outbox.after_publish {
         AfterPublish::Mark => "marked",
         AfterPublish::Delete => "deleted",
@@ -172,5 +171,5 @@ fn check_settings(
         (_, target) => format!(" at {target}, source `{}`", settings.event.source),
     };
     report.ok(format!("sink {}{place}", settings.sink.name()));
-    Ok(())
+    true
 }

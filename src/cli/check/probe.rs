@@ -102,13 +102,7 @@ pub(super) async fn reach<P>(
             true => error,
             false => error.replace(setting, given),
         };
-        let told = error.rsplit_once("; ");
-        let told =
-            told.filter(|(_, advice)| advice.contains("OUTRIGGER_") || advice.contains(given));
-        let (error, remedy) = match told {
-            Some((error, advice)) => (error.to_owned(), advice.to_owned()),
-            None => (error, format!("check {given}: {parts}")),
-        };
+        let (error, remedy) = advised(error, &format!("check {given}: {parts}"));
         if first.is_some() {
             report.warning(format!("one of several servers: {error}"), &remedy);
         } else {
@@ -116,6 +110,14 @@ pub(super) async fn reach<P>(
         }
     }
     first
+}
+
+/// An error and its advice: what it brings itself, behind the first semicolon, or else `general`. One is enough.
+pub(super) fn advised(error: String, general: &str) -> (String, String) {
+    match error.split_once("; ") {
+        Some((error, advice)) => (error.to_owned(), advice.to_owned()),
+        None => (error, general.to_owned()),
+    }
 }
 
 /// Looks at the destinations that are known beforehand by `look`, which is told what for and which, and says whether

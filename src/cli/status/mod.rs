@@ -12,11 +12,14 @@ use serde_json::{Value, json};
 use super::Failure;
 use super::args::{Output, Status};
 use super::connect::{interrupted, reading};
-use super::output::{Style, Table, ago, duration, events, number, plain, print, print_json};
+use super::output::{
+    Style, Table, ago, duration, events, number, plain, print, print_json, retention,
+};
 use crate::settings::Settings;
 use crate::store::configuration::{Difference, SINK, TARGET, described};
 use crate::store::postgres::status::{FailureGroup, ReplicaStatus, Status as Facts};
 use crate::store::postgres::{PostgresStore, StoreError};
+use crate::store::ranges;
 use verdict::{Level, Trend, verdict, wants_trend};
 
 /// Between two looks of `--watch`.
@@ -40,6 +43,8 @@ const CLEAR_BELOW: &str = "\x1b[J";
 struct View {
     store: PostgresStore,
     target: String,
+    /// What becomes of published rows.
+    retention: String,
     style: Style,
 }
 
@@ -57,6 +62,7 @@ struct Looked {
 pub(super) async fn run(args: &Status, settings: &Settings) -> Result<(), Failure> {
     let (store, database) = reading(settings).await?;
     let view = View {
+        retention: retention(settings, &store.capabilities()),
         store,
         target: database.target(),
         style: Style::stdout(settings.log.color),
@@ -192,6 +198,7 @@ impl View {
                 );
             }
         }
+        let _ = writeln!(out, "retention  {}", self.retention);
         if let Some((key, rows, of)) = &looked.hot {
             let _ = writeln!(
                 out,
@@ -255,6 +262,7 @@ impl View {
             "dead": facts.dead,
             "discarded": facts.discarded,
             "expired": facts.expired,
+            "retention": self.retention,
             "partitions": facts.partitions,
             "unowned": facts.unowned,
             "pending_falls_per_second": looked.trend.map(|trend| trend.falls),
@@ -410,34 +418,4 @@ fn actions(facts: &Facts) -> String {
         line("outrigger dead discard SEQ", "give up for good");
     }
     out
-}
-
-/// `0-3, 7, 9-10`.
-fn ranges(numbers: &[i32]) -> String {
-    let mut ranges: Vec<(i32, i32)> = Vec::new();
-    for &n in numbers {
-        match ranges.last_mut() {
-            Some((_, last)) if *last + 1 == n => *last = n,
-            _ => ranges.push((n, n)),
-        }
-    }
-    let text = |(first, last): &(i32, i32)| match first == last {
-        true => first.to_string(),
-        false => format!("{first}-{last}"),
-    };
-    if ranges.is_empty() {
-        return "-".to_owned();
-    }
-    ranges.iter().map(text).collect::<Vec<_>>().join(", ")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn partitions_are_shown_as_ranges() {
-        assert_eq!(ranges(&[0, 1, 2, 3, 7, 9, 10]), "0-3, 7, 9-10");
-        assert_eq!(ranges(&[]), "-");
-    }
 }

@@ -38,6 +38,8 @@ pub(super) async fn run(args: &Tail, settings: &Settings) -> Result<(), Failure>
     store.tail(start, 1).await?;
     if args.read.output == Output::Table {
         eprintln!("following {}; Ctrl-C ends", store.outbox());
+        // Beside the lines, so that whoever reads them gets events alone.
+        eprintln!("{}", line(["CREATED", "SEQ", "TYPE", "KEY", "STATE"]));
     }
     let deletes = store.capabilities().after_publish == AfterPublish::Delete;
     let mut follower = Follower::new(start, deletes);
@@ -109,20 +111,23 @@ fn show(args: &Tail, change: &Change) -> Result<(), Failure> {
         return print_line(&value.to_string());
     }
     let time = record.created_at.map(|at| format!("{at:.3}"));
-    let mut line = format!(
-        "{:<24}  {:>8}  {:<32}  {:<24}  {}",
-        or_dash(time.as_deref()),
-        record.seq,
-        plain(&record.event_type),
-        plain(&or_dash(record.key.as_deref())),
-        change.state.as_str()
-    );
+    let mut line = line([
+        &or_dash(time.as_deref()),
+        &record.seq.to_string(),
+        &plain(&record.event_type),
+        &plain(&or_dash(record.key.as_deref())),
+        change.state.as_str(),
+    ]);
     if args.data
         && let Some(text) = shown(record)
     {
         line += &format!("  {}", plain(&text));
     }
     print(&(line + "\n"))
+}
+
+fn line([time, seq, event_type, key, state]: [&str; 5]) -> String {
+    format!("{time:<24}  {seq:>8}  {event_type:<32}  {key:<24}  {state}")
 }
 
 fn wanted(args: &Tail, record: &Record) -> bool {

@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 use super::failing::Failing;
 use super::health::Health;
 use crate::sink::SinkState;
-use crate::store::Claimed;
 use crate::store::postgres::Registered;
+use crate::store::{Claimed, ranges};
 use crate::telemetry::lasting::{Lasting, in_words};
 
 /// Lines about a lasting condition appear at most this often.
@@ -164,10 +164,12 @@ pub(super) fn registered(registered: &Registered, wanted: i32) {
 pub(super) fn claimed(claimed: &[Claimed]) {
     if !claimed.is_empty() {
         let partitions: Vec<i32> = claimed.iter().map(|claimed| claimed.partition).collect();
-        tracing::info!(?partitions, "partitions taken");
+        let (count, which) = (partitions.len(), ranges(&partitions));
+        tracing::info!(partitions = count, which, "partitions taken");
     }
 }
 
 pub(super) fn released(partitions: &[i32]) {
-    tracing::info!(?partitions, "partitions released");
+    let (count, which) = (partitions.len(), ranges(partitions));
+    tracing::info!(partitions = count, which, "partitions released");
 }

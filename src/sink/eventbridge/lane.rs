@@ -177,10 +177,14 @@ impl Publishing<'_> {
             }
             Trouble::Forbidden(text) => Reason::new(
                 ReasonCode::Forbidden,
-                format!("bus `{bus}`: {text}; grant events:PutEvents, or correct the route"),
+                format!(
+                    "bus `{bus}` refuses the event ({text}); grant events:PutEvents, or correct the route"
+                ),
             ),
             Trouble::Refused(text) => {
-                Reason::new(ReasonCode::Other, format!("bus `{bus}`: {text}"))
+                let text =
+                    format!("bus `{bus}` refuses the event ({text}); correct the row or its route");
+                Reason::new(ReasonCode::Other, text)
             }
         };
         for prepared in entries {

@@ -22,6 +22,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::settings::EventBridgeSettings;
+use super::words::explain;
 use crate::secret_file::SecretFile;
 
 /// Longest wait for a connection.
@@ -222,7 +223,7 @@ where
     E: ProvideErrorMetadata + Error + 'static,
 {
     let SdkError::ServiceError(answer) = error else {
-        return Trouble::Outage(chain(error));
+        return Trouble::Outage(explain(error));
     };
     let error = answer.err();
     classify(
@@ -234,7 +235,10 @@ where
 
 fn classify(status: u16, code: Option<&str>, message: Option<&str>) -> Trouble {
     let Some(code) = code else {
-        let text = format!("an answer with status {status} that is not EventBridge's");
+        let text = format!(
+            "an answer with status {status} that is not EventBridge's; check OUTRIGGER_EVENTBRIDGE_ENDPOINT, and proxies in \
+             between"
+        );
         return match status {
             429 | 500.. => Trouble::Busy(text),
             _ => Trouble::Outage(text),
@@ -259,7 +263,9 @@ fn classify(status: u16, code: Option<&str>, message: Option<&str>) -> Trouble {
         | "ExpiredTokenException"
         | "RequestExpired"
         | "RequestTimeTooSkewed"
-        | "OptInRequired" => Trouble::Outage(format!("the credentials are not accepted: {text}")),
+        | "OptInRequired" => Trouble::Outage(format!(
+            "the credentials are not accepted: {text}; check where they come from, the region, and this machine's clock"
+        )),
         _ if is_busy(code) || status >= 500 || status == 429 => Trouble::Busy(text),
         _ => Trouble::Refused(text),
     }
@@ -285,20 +291,6 @@ pub(super) fn is_busy(code: &str) -> bool {
                 | "RequestTimeoutException"
                 | "SlowDown"
         )
-}
-
-/// What happened, from outside to inside. The parts of the SDK's errors never hold a payload when they are displayed.
-fn chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut inner = error.source();
-    while let Some(cause) = inner {
-        let cause_text = cause.to_string();
-        if !text.ends_with(&cause_text) {
-            text = format!("{text}: {cause_text}");
-        }
-        inner = cause.source();
-    }
-    text
 }
 
 #[cfg(test)]

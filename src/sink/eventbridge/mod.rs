@@ -21,6 +21,7 @@ mod outcome;
 mod prepare;
 mod settings;
 mod supervisor;
+mod words;
 
 pub use settings::EventBridgeSettings;
 

@@ -22,18 +22,25 @@ pub(super) fn read(result: &PutEventsResultEntry, bus: &str) -> Outcome {
         (_, code) if is_busy(code) => Outcome::Busy(format!("{code} ({text})")),
         (_, "MalformedDetail") => Outcome::Verdict(Verdict::Impossible(Reason::new(
             ReasonCode::InvalidEvent,
-            format!("MalformedDetail: {text}"),
+            format!(
+                "EventBridge does not take this as an event's detail (MalformedDetail: {text}); correct the row's payload"
+            ),
         ))),
-        (_, code) => Outcome::Verdict(Verdict::Rejected(Reason::new(
-            match code {
-                code if code.contains("NotAuthorized") || code.contains("AccessDenied") => {
-                    ReasonCode::Forbidden
-                }
-                code if code.contains("NotFound") => ReasonCode::UnknownDestination,
-                _ => ReasonCode::Other,
-            },
-            format!("bus `{bus}`: {code}: {text}"),
-        ))),
+        (_, code) => {
+            let (reason, remedy) = match code {
+                code if code.contains("NotAuthorized") || code.contains("AccessDenied") => (
+                    ReasonCode::Forbidden,
+                    "grant events:PutEvents, also for this source, or correct the route",
+                ),
+                code if code.contains("NotFound") => (
+                    ReasonCode::UnknownDestination,
+                    "create the bus, or correct the route",
+                ),
+                _ => (ReasonCode::Other, "correct the row"),
+            };
+            let text = format!("bus `{bus}` refuses the event ({code}: {text}); {remedy}");
+            Outcome::Verdict(Verdict::Rejected(Reason::new(reason, text)))
+        }
     }
 }
 

@@ -17,6 +17,7 @@ use tokio_rustls::TlsConnector;
 
 use super::settings::HttpSettings;
 use super::target::Target;
+use crate::error::without_number;
 use crate::tls::{self, Names};
 
 /// Limit for connecting, the TLS handshake included.
@@ -47,7 +48,7 @@ impl Connection {
             Ok(Ok(connection)) => Ok(connection),
             Ok(Err(error)) => Err(format!("cannot connect to {target}: {error}")),
             Err(_) => Err(format!(
-                "{target} did not answer within {CONNECT_TIMEOUT:?}"
+                "{target} did not answer within {CONNECT_TIMEOUT:?}; check OUTRIGGER_HTTP_URL, and firewalls in between"
             )),
         }
     }
@@ -60,7 +61,12 @@ async fn connect(
 ) -> Result<Connection, String> {
     let stream = TcpStream::connect((target.host.as_str(), target.port))
         .await
-        .map_err(|error| error.to_string())?;
+        .map_err(|error| {
+            format!(
+                "{}; check OUTRIGGER_HTTP_URL: does the service run there?",
+                without_number(&error.to_string())
+            )
+        })?;
     // Requests are written in one go; waiting for more would only delay them.
     stream
         .set_nodelay(true)

@@ -107,7 +107,9 @@ impl Probe {
             Verdict::Rejected(reason) | Verdict::Impossible(reason) => {
                 Ok(TopicStatus::Missing(reason))
             }
-            _ => Err(format!("topic `{name}` has no leader at the moment")),
+            _ => Err(format!(
+                "topic `{name}` has no leader at the moment; see the brokers' logs"
+            )),
         }
     }
 

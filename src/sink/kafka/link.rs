@@ -24,6 +24,7 @@ use super::offsets::{Doubt, Offsets};
 use super::outcome::{self, Report, Reports, Ticket};
 use super::prepare::Prepared;
 use super::settings::KafkaSettings;
+use super::words;
 use crate::error::Verdict;
 use crate::event::Message;
 
@@ -165,7 +166,9 @@ impl Link {
         };
         let producer: Inner = config
             .create_with_context(listener)
-            .map_err(|error| format!("cannot create a Kafka producer: {error}"))?;
+            .map_err(|error| {
+                format!("cannot create a Kafka producer: {error}; check the settings OUTRIGGER_KAFKA_…, and the files they name")
+            })?;
         Ok(Self {
             producer: Mutex::new(Some(Arc::new(producer))),
             password,
@@ -255,7 +258,9 @@ impl Link {
                 topics.insert(name.to_owned());
                 Ok(Topic::Known)
             }
-            Some((code, Verdict::Unavailable)) => Err(format!("topic `{name}`: {code}")),
+            Some((code, Verdict::Unavailable)) => Err(format!(
+                "topic `{name}` cannot take records at the moment ({code}); see the brokers' logs"
+            )),
             Some((_, verdict)) => Ok(Topic::Refused(verdict)),
         }
     }
@@ -313,11 +318,17 @@ impl Link {
             (Some(failed), _) => failed.clone(),
             (None, "") => match error.rdkafka_error_code() {
                 Some(Code::BrokerTransportFailure | Code::OperationTimedOut) => {
-                    "no broker answers".to_owned()
+                    "no broker answers; check OUTRIGGER_KAFKA_BROKERS, and firewalls in between"
+                        .to_owned()
                 }
-                _ => error.to_string(),
+                Some(code) => {
+                    format!(
+                        "the cluster does not answer a question about its topics ({code}); see the brokers' logs"
+                    )
+                }
+                None => words::explain(&error.to_string()),
             },
-            (None, last) => format!("{last}{}", remedy(last)),
+            (None, last) => words::explain(last),
         })
     }
 
@@ -360,29 +371,4 @@ pub(super) fn ticket(reports: &Arc<Reports>, index: usize) -> Ticket {
         reports: Arc::clone(reports),
         index,
     }
-}
-
-/// What to do about a connection that was refused; begins with `; `, and is empty if nothing is known about it. Reads
-/// the words of librdkafka and OpenSSL, which keep nothing else.
-fn remedy(error: &str) -> &'static str {
-    let known = [
-        (
-            "ssl.ca.location",
-            "; name the authority that signed the brokers' certificates in OUTRIGGER_KAFKA_CA_FILE",
-        ),
-        (
-            "mismatch",
-            "; the brokers must announce themselves by names that are in their certificates",
-        ),
-        (
-            "certificate required",
-            "; the brokers ask for a client certificate: set OUTRIGGER_KAFKA_CERT_FILE and OUTRIGGER_KAFKA_KEY_FILE",
-        ),
-        (
-            "uthentication fail",
-            "; check OUTRIGGER_KAFKA_USERNAME, OUTRIGGER_KAFKA_PASSWORD and OUTRIGGER_KAFKA_SASL_MECHANISM",
-        ),
-    ];
-    let fitting = known.iter().find(|(part, _)| error.contains(part));
-    fitting.map_or("", |(_, remedy)| remedy)
 }

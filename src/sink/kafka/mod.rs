@@ -26,6 +26,7 @@ mod outcome;
 mod prepare;
 mod settings;
 mod supervisor;
+mod words;
 
 pub use settings::{Compression, KafkaSettings, Partitioner, SaslMechanism};
 

@@ -42,7 +42,7 @@ pub(super) fn report(code: Code, topic: &str) -> Report {
         Code::TopicAuthorizationFailed => Report::Own(forbidden(topic)),
         Code::InvalidTopic => Report::Own(Verdict::Impossible(reason(
             ReasonCode::InvalidRoute,
-            "Kafka does not allow this name",
+            "Kafka does not allow this name; correct the row's destination",
         ))),
         Code::MessageSizeTooLarge | Code::MessageBatchTooLarge | Code::InvalidMessageSize => {
             Report::Shared(Verdict::Impossible(reason(
@@ -59,18 +59,21 @@ pub(super) fn report(code: Code, topic: &str) -> Report {
         Code::InvalidDifferentRecord => Report::Shared(Verdict::Unavailable),
         Code::InvalidTimestamp => Report::Own(rejected(
             ReasonCode::Nack,
-            "the broker's clock and this one's differ by more than the topic allows",
+            "the broker's clock and this one's differ by more than the topic allows (`message.timestamp…`); set the clocks right",
         )),
         Code::PolicyViolation => Report::Own(rejected(
             ReasonCode::Nack,
-            "a policy of the broker refuses the record",
+            "a policy of the broker refuses the record; see the broker's log",
         )),
         Code::UnsupportedCompressionType => Report::Own(rejected(
             ReasonCode::Other,
             "the broker or the topic does not know this compression; change OUTRIGGER_KAFKA_COMPRESSION",
         )),
         code if is_outage(code) => Report::Own(Verdict::Unavailable),
-        _ => Report::Own(rejected(ReasonCode::Other, "the broker refuses the record")),
+        _ => Report::Own(rejected(
+            ReasonCode::Other,
+            "the broker refuses the record; see its log",
+        )),
     }
 }
 

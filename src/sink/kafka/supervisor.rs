@@ -134,7 +134,11 @@ async fn ready(shared: &Shared, link: &Arc<Link>) -> Result<(), String> {
             Topic::Refused(Verdict::Rejected(reason) | Verdict::Impossible(reason)) => {
                 return Err(reason.detail);
             }
-            Topic::Refused(_) => return Err(format!("topic `{name}` cannot be looked up")),
+            Topic::Refused(_) => {
+                return Err(format!(
+                    "topic `{name}` cannot be looked up at the moment; see the brokers' logs"
+                ));
+            }
         }
     }
     link.answers().await

@@ -11,6 +11,7 @@ use tokio::time::timeout;
 use super::commands::knows_ttl;
 use super::credentials::Credentials;
 use super::settings::{NatsSettings, Server};
+use crate::error::without_number;
 use crate::tls::{self, Names};
 
 /// Limit for each step of connecting, and for taking leave.
@@ -230,7 +231,7 @@ fn explain(server: &Server, error: &async_nats::ConnectError) -> String {
     }
     match error.kind() {
         ConnectErrorKind::AuthorizationViolation | ConnectErrorKind::Authentication => format!(
-            "{server} does not accept the credentials ({chain}); check the user, token, NKey or credentials file"
+            "{server} does not accept the credentials ({chain}); check OUTRIGGER_NATS_URL (user or token), the NKey or the credentials file"
         ),
         ConnectErrorKind::Tls => {
             format!(
@@ -238,7 +239,9 @@ fn explain(server: &Server, error: &async_nats::ConnectError) -> String {
                 server.host
             )
         }
-        _ => format!("cannot connect to {server}: {chain}"),
+        _ => format!(
+            "cannot connect to {server}: {chain}; check OUTRIGGER_NATS_URL: does NATS run there?"
+        ),
     }
 }
 
@@ -252,7 +255,7 @@ fn chain(error: &dyn std::error::Error) -> String {
         }
         source = cause.source();
     }
-    text
+    without_number(&text).replace("IO error: ", "")
 }
 
 /// From `Permissions Violation for Publish to "orders.placed"`.

@@ -21,6 +21,8 @@ pub struct NatsSettings {
     /// `nats://` or `tls://` URLs of the servers of one cluster, tried in this order. At least one. They
     /// may hold `user:password@` or `token@`.
     pub urls: Vec<SecretString>,
+    /// How the user named the setting of the URLs, for messages; may be empty.
+    pub url_name: String,
     /// Where the URLs are read again before each connection; takes the place of `urls`.
     pub url_file: Option<SecretFile>,
     /// A credentials file (JWT and seed), as `nsc` writes it.
@@ -52,6 +54,7 @@ impl Default for NatsSettings {
     fn default() -> Self {
         Self {
             urls: Vec::new(),
+            url_name: String::new(),
             url_file: None,
             credentials_file: None,
             nkey_seed: None,

@@ -30,8 +30,8 @@ pub(super) struct Shared {
 impl Shared {
     pub(super) fn new(settings: NatsSettings, servers: Vec<Server>) -> Self {
         Self {
+            status: Status::new("NATS").calling("OUTRIGGER_NATS_URL", &settings.url_name),
             settings,
-            status: Status::new("NATS"),
             link: watch::Sender::new(None),
             streams: Streams::default(),
             servers,

@@ -24,6 +24,7 @@ use super::endpoint::Endpoint;
 use super::exchanges::Exchanges;
 use super::settings::RabbitMqSettings;
 use super::words::connection_remedy;
+use crate::error::without_number;
 use crate::tls::{self, Names};
 
 /// Limit for opening a channel, selecting confirms, declaring an exchange, or closing.
@@ -382,8 +383,7 @@ pub(super) fn explain(error: &lapin::Error) -> String {
         ErrorKind::ProtocolError(error) => {
             format!("{} ({})", error.get_message(), error.get_id())
         }
-        ErrorKind::IOError(error) => error.to_string(),
-        _ => error.to_string(),
+        _ => without_number(&error.to_string()).replace("IO error: ", ""),
     }
 }
 
@@ -409,7 +409,7 @@ fn explain_connect(error: &lapin::Error, endpoint: &Endpoint) -> String {
     };
     // It answers with an alert, which is no AMQP, or just hangs up.
     let speaks_otherwise = matches!(error.kind(), ErrorKind::ParsingError(_))
-        || ["reset by peer", "broken pipe", "unexpected end"]
+        || ["reset by peer", "broken pipe", "unexpected end", "aborted"]
             .iter()
             .any(|part| cause.to_lowercase().contains(part));
     let explained = match (&known, endpoint.is_tls()) {
@@ -418,7 +418,11 @@ fn explain_connect(error: &lapin::Error, endpoint: &Endpoint) -> String {
     };
     let hint = match known {
         None if speaks_otherwise && !endpoint.is_tls() => {
-            "; if this port speaks TLS only, use `amqps://` in OUTRIGGER_RABBITMQ_URL".to_owned()
+            "; is this RabbitMQ's AMQP port (usually 5672)? If it speaks TLS only, use `amqps://` in OUTRIGGER_RABBITMQ_URL"
+                .to_owned()
+        }
+        None if cause.contains("refused") => {
+            "; check that RabbitMQ runs there: host and port in OUTRIGGER_RABBITMQ_URL".to_owned()
         }
         None => String::new(),
         Some(known) => format!("; {known}"),

@@ -21,6 +21,8 @@ const MAX_CHANNELS: usize = 256;
 pub struct RabbitMqSettings {
     /// AMQP URLs of the brokers of one cluster, tried in this order. At least one.
     pub urls: Vec<SecretString>,
+    /// How the user named the setting of the URLs, for messages; may be empty.
+    pub url_name: String,
     /// Where the URLs are read again before each connection; takes the place of `urls`.
     pub url_file: Option<SecretFile>,
     /// Declare missing exchanges (durable, of [`exchange_type`](Self::exchange_type)) instead of
@@ -60,6 +62,7 @@ impl Default for RabbitMqSettings {
     fn default() -> Self {
         Self {
             urls: Vec::new(),
+            url_name: String::new(),
             url_file: None,
             declare: false,
             exchange_type: "topic".to_owned(),

@@ -5,6 +5,7 @@ use std::fmt;
 
 use tokio_postgres::error::SqlState;
 
+use crate::error::without_number;
 use crate::tls::{self, Names};
 
 /// What to do about a [`StoreError`].
@@ -179,6 +180,7 @@ pub(super) const URL: &str = "OUTRIGGER_DATABASE_URL";
 const TAKES_NO_WRITES: &str = "the server takes no writes: it is a standby, or read-only";
 const POINT_TO_PRIMARY: &str =
     "point OUTRIGGER_DATABASE_URL to the primary, or name every server in it";
+const UNREACHABLE: &str = "check that the server runs and can be reached from here: host and port in OUTRIGGER_DATABASE_URL, firewall";
 const LOGIN: &str =
     "check user and password in OUTRIGGER_DATABASE_URL, and pg_hba.conf on the server";
 
@@ -243,6 +245,10 @@ impl From<tokio_postgres::Error> for StoreError {
             }
             cause = inner.source();
         }
+        let mut message = without_number(&message);
+        if let Some(cause) = message.strip_prefix("error connecting to server: ") {
+            message = format!("cannot connect: {cause}");
+        }
         // A value that cannot be read as the type the statement promised: the table changed under us.
         let kind = if message.starts_with("error deserializing column") {
             StoreErrorKind::Schema
@@ -266,9 +272,12 @@ impl From<tokio_postgres::Error> for StoreError {
                 None => told,
             };
         }
-        let remedy = remedy(&message).map(str::to_owned);
+        let unreachable = message
+            .starts_with("cannot connect: ")
+            .then_some(UNREACHABLE);
+        let remedy = remedy(&message).or(unreachable);
         Self {
-            remedy,
+            remedy: remedy.map(str::to_owned),
             ..Self::new(kind, message)
         }
     }

@@ -97,7 +97,8 @@ pub enum Field {
 }
 
 impl Field {
-    pub(super) const ALL: [Field; 19] = [
+    /// All of them.
+    pub const ALL: [Field; 19] = [
         Self::Seq,
         Self::Id,
         Self::Type,
@@ -145,7 +146,7 @@ impl Field {
     }
 
     /// The column that a preset names.
-    fn preset(self, preset: Preset) -> Option<&'static str> {
+    pub fn preset(self, preset: Preset) -> Option<&'static str> {
         match (preset, self) {
             (Preset::Native, Self::Status) => None,
             (Preset::Native, _) => Some(self.native()),
