@@ -36,7 +36,12 @@ pub(super) fn scrape(site: &Site, format: Format) -> String {
     }
     if let Some(counted) = counted {
         let backlog = counted.backlog;
-        let counts = [backlog.retrying, backlog.blocked, backlog.dead];
+        let counts = [
+            backlog.retrying,
+            backlog.blocked,
+            backlog.dead,
+            backlog.unsettled,
+        ];
         for (state, count) in metrics::FAILED_STATES.iter().zip(counts) {
             page.value(&metrics::FAILED_EVENTS, &[("state", state)], count as f64);
         }

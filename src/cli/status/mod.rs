@@ -102,7 +102,7 @@ impl View {
                 let time = at.saturating_duration_since(before.at);
                 Trend::between(&before.facts, &facts, time)
             }),
-            groups: match facts.retrying + facts.blocked + facts.dead {
+            groups: match facts.retrying + facts.blocked + facts.dead + facts.unsettled {
                 0 => Vec::new(),
                 _ => self.store.failure_groups(GROUPS).await?,
             },
@@ -199,6 +199,13 @@ impl View {
             }
         }
         let _ = writeln!(out, "retention  {}", self.retention);
+        if facts.unsettled > 0 {
+            let unsettled = count(facts.unsettled, Style::warning);
+            let _ = writeln!(
+                out,
+                "unsettled  {unsettled}, published once, but their rows could not be marked or deleted so far"
+            );
+        }
         if let Some((key, rows, of)) = &looked.hot {
             let _ = writeln!(
                 out,
@@ -258,6 +265,7 @@ impl View {
             "pending_capped": facts.pending_capped,
             "oldest_pending_seconds": facts.oldest_pending.map(|age| age.as_secs_f64()),
             "retrying": facts.retrying,
+            "unsettled": facts.unsettled,
             "blocked": facts.blocked,
             "dead": facts.dead,
             "discarded": facts.discarded,

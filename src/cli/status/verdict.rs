@@ -211,6 +211,7 @@ mod tests {
             retrying: 0,
             blocked: 0,
             dead: 0,
+            unsettled: 0,
             discarded: 0,
             expired: 0,
             partitions: Some(4),

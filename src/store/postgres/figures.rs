@@ -38,6 +38,8 @@ pub struct Backlog {
     pub blocked: u64,
     /// Failure records by state.
     pub dead: u64,
+    /// Published events whose rows could not be marked or deleted so far.
+    pub unsettled: u64,
     /// The database's clock, in microseconds since 1970.
     pub clock: i64,
 }
@@ -154,7 +156,7 @@ fn backlog_statement(table: &Table, sql: &Sql) -> String {
            (select {age} from outrigger.failures f join {name} o on {failure_join} \
              where f.outbox = {outbox} and f.state in ('retrying', 'blocked') and {pending} order by f.seq limit 1), \
            (select rows from f where state = 'retrying'), (select rows from f where state = 'blocked'), \
-           (select rows from f where state = 'dead') \
+           (select rows from f where state = 'dead'), (select rows from f where state = 'unsettled') \
          from c",
         if sql.has_order {
             "c.oldest"
@@ -203,6 +205,7 @@ async fn backlog(
         retrying,
         blocked,
         dead: number(8)?,
+        unsettled: number(9)?,
         clock: row.try_get(0)?,
     })
 }

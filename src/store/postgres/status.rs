@@ -39,6 +39,8 @@ pub struct Status {
     pub blocked: i64,
     /// Records by state.
     pub dead: i64,
+    /// Published events whose rows could not be marked or deleted so far.
+    pub unsettled: i64,
     /// Records of events that an operator gave up for good, kept as long as their rows.
     pub discarded: i64,
     /// Records of events whose time passed before they were published, kept as long as their rows.
@@ -220,6 +222,7 @@ async fn status(client: &Client, table: &Table, sql: &Sql) -> Result<Status, Sto
            (select count(*) from outrigger.failures where outbox = b.outbox and state = 'retrying') as retrying, \
            (select count(*) from outrigger.failures where outbox = b.outbox and state = 'blocked') as blocked, \
            (select count(*) from outrigger.failures where outbox = b.outbox and state = 'dead') as dead, \
+           (select count(*) from outrigger.failures where outbox = b.outbox and state = 'unsettled') as unsettled, \
            (select count(*) from outrigger.unpublished where outbox = b.outbox and state = 'discarded') as discarded, \
            (select count(*) from outrigger.unpublished where outbox = b.outbox and state = 'expired') as expired, \
            (select count(*) from outrigger.partitions where outbox = b.outbox and owner is null) as unowned, \
@@ -264,6 +267,7 @@ async fn status(client: &Client, table: &Table, sql: &Sql) -> Result<Status, Sto
         retrying: row.try_get("retrying")?,
         blocked: row.try_get("blocked")?,
         dead: row.try_get("dead")?,
+        unsettled: row.try_get("unsettled")?,
         discarded: row.try_get("discarded")?,
         expired: row.try_get("expired")?,
         partitions: row.try_get("partitions")?,

@@ -115,6 +115,13 @@ pub fn alerts() -> Vec<Alert> {
             "Dead events wait to be retried or discarded.",
         ),
         alert(
+            "OutriggerRowsUnsettled",
+            "warning",
+            "5m",
+            format!("{} > 0", max(&failed("unsettled"))),
+            "Published events whose rows cannot be marked or deleted.",
+        ),
+        alert(
             "OutriggerEventsRefused",
             "warning",
             "10m",

@@ -31,7 +31,7 @@ fn operations() -> Vec<&'static str> {
 /// The reason of an event whose fate an outage left open.
 pub const UNAVAILABLE: &str = "unavailable";
 /// States of a failed event.
-pub const FAILED_STATES: [&str; 3] = ["retrying", "blocked", "dead"];
+pub const FAILED_STATES: [&str; 4] = ["retrying", "blocked", "dead", "unsettled"];
 /// Steps that handle many events at once.
 pub const BATCH_STEPS: [&str; 3] = ["read", "publish", "settle"];
 /// Who can keep dead rows from being removed.
@@ -142,7 +142,8 @@ metrics! {
         "From the creation time, retrying and blocked events included, dead ones not. Use `max` over replicas.";
     FAILED_EVENTS = Gauge "outrigger_failed_events" [STATE]
         "Events with a failure record, by state, for the whole outbox.",
-        "Looked at every 5 to 15 s; counted up to 100,000. Use `max` over replicas.";
+        "Looked at every 5 to 15 s; counted up to 100,000. `unsettled`: published, but the row could not be marked or deleted so \
+         far. Use `max` over replicas.";
     UNPUBLISHED_EVENTS = Gauge "outrigger_unpublished_events" [UNPUBLISHED]
         "Events on record that are over without having been published, for the whole outbox.",
         "Looked at once a minute; counted up to 100,000. Use `max` over replicas. `outrigger dead list --state` shows them.";
