@@ -239,3 +239,19 @@ async fn what_is_missing_is_named() {
         assert!(text.contains("the relay's role needs"), "{args:?}: {text}");
     }
 }
+
+#[tokio::test]
+async fn published_rows_that_cannot_be_marked_have_a_line() {
+    let tool = Tool::new().await;
+    tool.insert(2, "t").await;
+    assert!(!tool.ok(&["status"]).contains("unsettled"));
+    tool.fail(1, "unsettled", "other", "a trigger").await;
+    let text = tool.ok(&["status"]);
+    assert!(
+        text.contains("unsettled  1, published once, but their rows could not be marked"),
+        "{text}"
+    );
+    assert!(text.contains("a trigger"), "{text}");
+    let json: Value = serde_json::from_str(&tool.ok(&["status", "-o", "json"])).unwrap();
+    assert_eq!(json["unsettled"], 1);
+}
