@@ -6,6 +6,7 @@ use crate::play::{Counts, Play, Run, WINDOW};
 use crate::scenario::{Place, RABBITMQ, Scenario};
 use crate::sink::Sink;
 use crate::support::outbox::migrated;
+use crate::support::{PATIENCE, until};
 
 pub(crate) const SCENARIOS: &[Scenario] = &[
     Scenario {
@@ -58,7 +59,53 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         sinks: Sink::ALL,
         run: |run| Box::pin(postgres_crash(run)),
     },
+    Scenario {
+        name: "restart-behind-large-rows",
+        row: "11, 25",
+        fault: "PostgreSQL is restarted while the broker is away and large rows fill the memory, their payloads still in the table",
+        replicas: 2,
+        place: Place::Turn,
+        short: true,
+        sinks: Sink::ALL,
+        run: |run| Box::pin(restart_behind_large_rows(run)),
+    },
 ];
+
+async fn restart_behind_large_rows(run: Run) -> Counts {
+    let mut play = Play::under_load(run).await;
+    play.broker().kill();
+    // Their payloads are read when they are about to go. More of them than either replica holds.
+    play.stage
+        .run(&format!(
+            "with event as (insert into outbox (type, key, data) \
+               select 'backlog', 'large' || g, jsonb_build_object('p', repeat('x', 100000)) \
+               from generate_series(1, {}) g returning id, key, seq, data) \
+             insert into ledger select id, key, seq, seq, data::text from event",
+            6 * WINDOW
+        ))
+        .await;
+    play.silence().await;
+    for replica in &play.replicas {
+        let full = || async {
+            let metrics = replica.relay().get("/metrics").unwrap_or_default();
+            let held = metrics
+                .lines()
+                .find_map(|line| line.strip_prefix("outrigger_in_flight_events "));
+            match held.and_then(|held| held.trim().parse::<f64>().ok()) {
+                Some(held) if held > 0.75 * WINDOW as f64 => Ok(()),
+                held => Err(format!("{held:?} events")),
+            }
+        };
+        until("its memory is full", PATIENCE, full).await;
+    }
+    let postgres = play.stage.postgres.clone();
+    let restart = tokio::task::spawn_blocking(move || postgres.restart());
+    restart.await.expect("the restart");
+    play.reconnect().await;
+    play.broker().revive().await;
+    play.recovered().await;
+    play.finish(2 * WINDOW).await
+}
 
 async fn broker_crash(run: Run) -> Counts {
     let rounds = run.rounds(1, 3);
