@@ -35,6 +35,11 @@ impl Core {
         self.fetching = false;
         let Ok(batch) = result else {
             self.fetch_after = now + STORE_RETRY;
+            if self.room() == 0 {
+                // Another server may answer, and nothing comes from there. Only a main read would notice, and that
+                // needs room.
+                self.reading.start_over(now);
+            }
             return;
         };
         for record in batch.rows {

@@ -483,13 +483,13 @@ impl Window {
         self.landed(&item);
         self.bytes -= item.record.weight();
         let (hash, seq) = (item.record.hash, item.record.seq);
-        // A key that fails by now must not send what came after the failed row.
+        // A key that fails by now must not send what came after the failed row. What stands before it goes first.
         if self.ordered(&item.record)
             && let Some(key) = self.keys.get_mut(&hash)
             && key
                 .hold
                 .and_then(Hold::culprit)
-                .is_some_and(|culprit| culprit != seq)
+                .is_some_and(|culprit| culprit < seq)
         {
             key.last_known = key.last_known.min(seq.saturating_sub(1));
             key.has_failed |= item.retried;
