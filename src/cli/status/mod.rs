@@ -183,6 +183,13 @@ impl View {
         };
         let _ = writeln!(out, "blocked    {blocked}{waits}");
         let _ = writeln!(out, "dead       {}", count(facts.dead, Style::bad));
+        if facts.parked > 0 {
+            let keys = style.warning(&number(facts.parked));
+            let _ = writeln!(
+                out,
+                "keys       {keys} more fail than are kept in memory; others do not wait for them"
+            );
+        }
         if let Some((key, rows, of)) = &looked.hot {
             let _ = writeln!(
                 out,
@@ -244,6 +251,7 @@ impl View {
             "retrying": facts.retrying,
             "blocked": facts.blocked,
             "dead": facts.dead,
+            "parked_keys": facts.parked,
             "partitions": facts.partitions,
             "unowned": facts.unowned,
             "pending_falls_per_second": looked.trend.map(|trend| trend.falls),

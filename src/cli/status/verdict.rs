@@ -211,6 +211,7 @@ mod tests {
             retrying: 0,
             blocked: 0,
             dead: 0,
+            parked: 0,
             partitions: Some(4),
             unowned: 0,
             replicas,

@@ -5,7 +5,7 @@
 //! nothing can be published, it leaves at once: the next owner gets the rows the sooner. Nothing depends on the look. What it does
 //! not find, or cannot publish in [`CoreConfig::last_look`](super::CoreConfig), waits in the table as ever.
 
-use super::{Core, HELD_MAX, Lane, Time};
+use super::{Core, Lane, Time};
 
 /// How far a stop is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,7 +43,7 @@ impl Core {
             begun: false,
         };
         let may_read = self.reading.is_out() || self.read_due(now).is_some();
-        if !may_read || !self.may_publish(now) || self.window.held() >= HELD_MAX {
+        if !may_read || !self.may_publish(now) || !self.may_hold_more() {
             self.leave();
         }
     }

@@ -22,6 +22,7 @@ mod messages;
 mod outcomes;
 pub mod ownership;
 pub mod pace;
+mod parking;
 pub mod reading;
 mod reloading;
 #[cfg(test)]
@@ -29,7 +30,7 @@ mod samples;
 mod settling;
 pub mod window;
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
 use uuid::Uuid;
@@ -37,13 +38,15 @@ use uuid::Uuid;
 use crate::error::RetryPolicy;
 use crate::event::Record;
 use crate::relay::bound::FAR_BEHIND;
-use crate::store::{Failing, Failure, FailureState, ReadBatch, Tick, partition_of};
+use crate::store::{Failure, ReadBatch, Tick};
 
 use leaving::Leaving;
 pub use messages::{ByReason, Command, Gauges, Input, StoreFailed, Totals};
 use ownership::{Ownership, Step};
 use pace::{AWAKE_HORIZON, Pace, WakeReason};
+use parking::Parking;
 use reading::{Reading, Way};
+use reloading::Reload;
 use settling::{Finished, Trust};
 use window::{Hold, Item, Ordering, Suspect, Window};
 
@@ -60,9 +63,6 @@ const SETTLE_WORTH: usize = 200;
 const SETTLE_WAIT: Duration = Duration::from_millis(5);
 /// Failures recorded by one statement.
 const RECORD_MAX: usize = 500;
-/// Failing rows loaded when a partition is taken over; also the number of keys that may be held
-/// before main reads stop. Each takes some 200 bytes.
-pub const HELD_MAX: usize = 100_000;
 /// Wait after the database refused or vanished, before the same kind of command is sent again.
 const STORE_RETRY: Duration = Duration::from_millis(500);
 /// A retry this late means that its record changed unnoticed: load the records again.
@@ -92,6 +92,8 @@ pub struct CoreConfig {
     pub max_in_flight: usize,
     /// The same in bytes of rows.
     pub max_in_flight_bytes: usize,
+    /// Failing and blocked keys that are kept in memory, some 200 bytes each; the database keeps the others.
+    pub max_held: usize,
     /// A row whose values have at most so many bytes each is read with others; the payload of another one when it is about to go.
     pub whole_bytes: usize,
     /// A row of more bytes is given up unread.
@@ -122,6 +124,7 @@ impl Default for CoreConfig {
             batch_size: 1_000,
             max_in_flight: 4_000,
             max_in_flight_bytes: 16 << 20,
+            max_held: 10_000,
             whole_bytes: 64 << 10,
             max_event_bytes: 16 << 20,
             poll_interval: Duration::from_millis(250),
@@ -154,15 +157,6 @@ impl Lane {
     }
 }
 
-/// Failing rows are being read again.
-#[derive(Debug)]
-struct Reload {
-    partitions: Vec<i32>,
-    /// Keys whose failure may be missing in the answer.
-    failed_since: Vec<i64>,
-    ticket: u64,
-}
-
 /// See the module documentation.
 #[derive(Debug)]
 pub struct Core {
@@ -175,6 +169,7 @@ pub struct Core {
     reload: Option<Reload>,
     reload_after: Option<Time>,
     reloaded_at: Time,
+    parking: Parking,
     /// Suspects that this relay recorded and that are not done with: placement hash and the number of crashes written.
     suspected: HashMap<i64, (i64, u32)>,
     lanes: Vec<Lane>,
@@ -221,6 +216,7 @@ impl Core {
             reload: None,
             reload_after: None,
             reloaded_at: Time::ZERO,
+            parking: Parking::default(),
             suspected: HashMap::new(),
             lanes: vec![Lane::Idle; config.lanes.max(1)],
             sink_ready: false,
@@ -275,6 +271,7 @@ impl Core {
             in_flight: self.window.len(),
             in_flight_bytes: self.window.bytes(),
             held_keys: self.window.held(),
+            parked_keys: self.parking.parked,
             partitions: self.ownership.held(),
             paused: self.paused,
             proven: self.ownership.proven(now),
@@ -302,6 +299,9 @@ impl Core {
             return Some(Command::Own(step));
         }
         if let Some(command) = self.next_reload(now) {
+            return Some(command);
+        }
+        if let Some(command) = self.next_park(now) {
             return Some(command);
         }
         if let Some(command) = self.next_publish(now) {
@@ -333,6 +333,7 @@ impl Core {
             self.record_due(now),
             self.own_due(),
             self.reload_due(),
+            self.park_due(),
             self.publish_due(now),
             self.fetch_due(now),
             self.read_due(now),
@@ -425,13 +426,14 @@ impl Core {
                 _ => self.ownership.failed(now),
             },
             Input::Loaded(result) => match (self.step(), result) {
-                (Some((Step::Load(partitions), _)), Ok(failing)) => {
-                    self.take_failing(now, &failing, &partitions, &[]);
+                (Some((Step::Load(partitions), _)), Ok(loaded)) => {
+                    self.take_failing(now, &loaded, &partitions, &[]);
                     self.ownership.loaded(&partitions);
                 }
                 _ => self.ownership.failed(now),
             },
             Input::Reloaded(result) => self.reloaded(now, result),
+            Input::Parked(result) => self.parked(now, result),
             Input::Released(result) => match (self.step(), result) {
                 (Some((Step::Release(partitions), _)), Ok(())) => {
                     self.ownership.released(now, &partitions);
@@ -452,6 +454,7 @@ impl Core {
         }
         self.drop_leaving();
         self.follow_source(now);
+        self.look_for_parking();
     }
 
     fn step(&mut self) -> Option<(Step, Time)> {
@@ -476,6 +479,7 @@ impl Core {
         }
         self.pace.awake_for(now, tick.awake_for);
         self.reading.ticked(now, tick.next_due_in);
+        self.parking.parked = tick.parked;
         self.trust_ticked(tick.unsettled);
         if self.failures_version.replace(tick.failures_version) != Some(tick.failures_version) {
             self.reload_after = Some(now);
@@ -485,34 +489,10 @@ impl Core {
             .next_retry()
             .is_some_and(|at| at + RETRY_OVERDUE < now);
         let since = now.saturating_sub(self.reloaded_at);
-        if overdue && since >= RETRY_OVERDUE || since >= RELOAD_EVERY {
+        let more = self.parking.more && since >= STORE_RETRY;
+        if overdue && since >= RETRY_OVERDUE || since >= RELOAD_EVERY || more {
             self.reload_after = Some(now);
         }
-    }
-
-    /// Takes in the failing rows of `partitions`. Keys in `newer` failed after they were read.
-    fn take_failing(&mut self, now: Time, failing: &[Failing], partitions: &[i32], newer: &[i64]) {
-        let newer: HashSet<i64> = newer.iter().copied().collect();
-        let rows: Vec<(i64, i64)> = failing
-            .iter()
-            .filter(|failing| failing.keyed && !newer.contains(&failing.hash))
-            .map(|failing| (failing.hash, failing.seq))
-            .collect();
-        let count = self.ownership.count();
-        self.window.reload_failing(&rows, |hash| {
-            partitions.contains(&partition_of(hash, count)) && !newer.contains(&hash)
-        });
-        if let Some(soonest) = failing
-            .iter()
-            .filter(|failing| failing.state != FailureState::Blocked)
-            .map(|failing| failing.retry_in)
-            .min()
-        {
-            self.reading.retry_at(now + soonest);
-        }
-        // New partitions, or somebody changed rows below the bound: look from the beginning.
-        self.reading.restart(now);
-        self.pace.wake(now, WakeReason::Change);
     }
 
     fn read(&mut self, now: Time, result: Result<ReadBatch, StoreFailed>) {
@@ -545,6 +525,10 @@ impl Core {
             if way == Way::Retry && self.unsettled().is_some() {
                 // It would only wait in memory, where room may be scarce.
                 self.reading.refused(record.seq);
+                continue;
+            }
+            if way == Way::Retry && self.window.is_held_elsewhere(&record) {
+                self.back_from_the_table(&record);
                 continue;
             }
             let (hash, keyed) = (record.hash, record.keyed);

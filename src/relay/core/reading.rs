@@ -19,7 +19,7 @@ use std::time::Duration;
 
 use super::pace::{Pace, WakeReason};
 use super::window::Window;
-use super::{Core, HELD_MAX, Time};
+use super::{Core, Time};
 use crate::event::Record;
 use crate::relay::bound::{Bound, Judgement};
 use crate::store::{Holders, ReadBatch, ReadKind, ReadRequest};
@@ -395,7 +395,8 @@ impl Core {
     /// Nothing that is known to be pending lies at or below this `seq`; `None`: it may lie anywhere. Delayed and
     /// failed rows aside.
     pub fn pending_above(&self) -> Option<i64> {
-        if !self.reading.has_order {
+        // Where the first row of a parked key is, memory does not know.
+        if !self.reading.has_order || self.parking.parked > 0 {
             return None;
         }
         let coverage = self.reading.bound.coverage()?;
@@ -458,7 +459,7 @@ impl Core {
             Next::Retries => self.retries_due(),
             Next::Due => reading.due_at,
             Next::CatchUp => at_once(reading.has_order && self.window.has_wanting()),
-            Next::Main => (self.window.held() < HELD_MAX).then(|| self.pace.due()),
+            Next::Main => self.may_hold_more().then(|| self.pace.due()),
             Next::Sweep => {
                 let bounds = (reading.bound.settled_below(), reading.lowest);
                 let (true, (Some(_), Some(_))) = (reading.has_order, bounds) else {

@@ -29,6 +29,8 @@ pub(super) struct Report {
     paused: bool,
     /// When it was said last that nothing can be settled.
     unsettled_at: Option<Instant>,
+    /// When it was said last that keys are parked.
+    parked_at: Option<Instant>,
     /// What is said of failing events.
     pub(super) failing: Failing,
     waited_in_vain: Option<Instant>,
@@ -121,6 +123,22 @@ impl Report {
                 tracing::info!("published rows can be settled again");
             }
             _ => {}
+        }
+    }
+
+    /// How many keys fail that are too many for memory: once a minute.
+    pub(super) fn parked(&mut self, keys: u64) {
+        if keys == 0 {
+            if self.parked_at.take().is_some() {
+                tracing::info!("the failing keys fit in memory again");
+            }
+        } else if self.parked_at.is_none_or(|at| at.elapsed() >= MINUTE) {
+            self.parked_at = Some(Instant::now());
+            tracing::warn!(
+                keys,
+                "more keys fail or are blocked than are kept in memory, the database keeps the others (outrigger.parked); \
+                 events of other keys do not wait for them, see `outrigger status`"
+            );
         }
     }
 }

@@ -44,6 +44,9 @@ const SHORT: &str = "2 minutes";
 /// Rows of replicas that own nothing and whose lease has been over for this many lease times are swept away.
 const GRACE: i32 = 10;
 
+/// Most parked keys that are counted.
+const PARKED_COUNT_MAX: u32 = 100_000;
+
 /// Whether replica `r` may live, for all that `me` can know: its lease lasts, or `me` has not been there for long enough
 /// to be seen by one that is alone and does not renew.
 const LIVES: &str = "greatest(r.lease_until, coalesce(me.visible_since + r.lease_ttl, 'infinity')) >= clock_timestamp()";
@@ -208,6 +211,7 @@ pub(super) async fn tick(
         failures_version: row.try_get("failures_version")?,
         awake_for: micros(row.try_get("awake_for")?).unwrap_or_default(),
         unsettled: row.try_get("unsettled")?,
+        parked: row.try_get::<_, i64>("parked")?.max(0) as u64,
         next_due_in: micros(row.try_get("next_due_in")?),
     };
     Ok((tick, row.try_get("secured")?))
@@ -256,7 +260,8 @@ fn state(table: &Table, sql: &Sql) -> String {
            coalesce(b.repartition_until > clock_timestamp(), false) as standing_down, \
            {awake_for} as awake_for, {due} as next_due_in, {SERVER_START} as server_start, \
            current_setting('transaction_read_only')::bool as read_only, {secured} as secured, \
-           exists (select from outrigger.failures f where f.outbox = {outbox} and f.state = 'unsettled') as unsettled \
+           exists (select from outrigger.failures f where f.outbox = {outbox} and f.state = 'unsettled') as unsettled, \
+           (select count(*) from (select from outrigger.parked p where p.outbox = {outbox} limit {PARKED_COUNT_MAX}) p) as parked \
          from outrigger.outboxes b where b.outbox = {outbox}",
         awake_for = sql.awake_for,
         secured = security::applies(table),

@@ -38,6 +38,8 @@ pub struct Status {
     pub blocked: i64,
     /// Records by state.
     pub dead: i64,
+    /// Failing and blocked keys that the database keeps because they are too many for memory.
+    pub parked: i64,
     /// Number of partitions, once a relay has registered.
     pub partitions: Option<i32>,
     /// Partitions without an owner.
@@ -215,6 +217,7 @@ async fn status(client: &Client, table: &Table, sql: &Sql) -> Result<Status, Sto
            (select count(*) from outrigger.failures where outbox = b.outbox and state = 'retrying') as retrying, \
            (select count(*) from outrigger.failures where outbox = b.outbox and state = 'blocked') as blocked, \
            (select count(*) from outrigger.failures where outbox = b.outbox and state = 'dead') as dead, \
+           (select count(*) from outrigger.parked where outbox = b.outbox) as parked, \
            (select count(*) from outrigger.partitions where outbox = b.outbox and owner is null) as unowned, \
            {} as awake_for \
          from outrigger.outboxes b where b.outbox = {}",
@@ -256,6 +259,7 @@ async fn status(client: &Client, table: &Table, sql: &Sql) -> Result<Status, Sto
         retrying: row.try_get("retrying")?,
         blocked: row.try_get("blocked")?,
         dead: row.try_get("dead")?,
+        parked: row.try_get("parked")?,
         partitions: row.try_get("partitions")?,
         unowned: row.try_get("unowned")?,
         awake_for: micros(row.try_get("awake_for")?),

@@ -4,8 +4,8 @@ use std::fmt::Write as _;
 
 use super::table::{
     BACKLOG, BROKER_BLOCKED, BROKER_CONNECTED, DATABASE_UP, DEAD, END_TO_END, FAILED_EVENTS, INFO,
-    LISTENER_CONNECTED, OLDEST_PENDING, PARTITIONS_UNOWNED, PAUSED, PUBLISH_FAILURES, PUBLISHED,
-    REPLICAS_DISAGREE, SNAPSHOT_SECONDS, TABLE_DEAD_ROWS, UNAVAILABLE,
+    LISTENER_CONNECTED, OLDEST_PENDING, PARKED_KEYS, PARTITIONS_UNOWNED, PAUSED, PUBLISH_FAILURES,
+    PUBLISHED, REPLICAS_DISAGREE, SNAPSHOT_SECONDS, TABLE_DEAD_ROWS, UNAVAILABLE,
 };
 
 /// An alert. `docs/runbook.md` has a section of the same name.
@@ -154,6 +154,13 @@ pub fn alerts() -> Vec<Alert> {
             "10m",
             format!("{} > 0", max(REPLICAS_DISAGREE.name)),
             "Replicas of one outbox have different settings.",
+        ),
+        alert(
+            "OutriggerManyKeysFail",
+            "warning",
+            "5m",
+            format!("{} > 0", max(PARKED_KEYS.name)),
+            "More keys fail or are blocked than a relay keeps in memory.",
         ),
         alert(
             "OutriggerAbsent",

@@ -72,6 +72,7 @@ impl World {
             faults: self.faults,
             duplicates,
             handovers: self.handovers,
+            parked: self.parked,
             ..Outcome::default()
         };
         for row in &self.database.rows {
