@@ -107,6 +107,14 @@ create table outrigger.unpublished (
 );
 comment on table outrigger.unpublished is 'Events that were discarded or expired: over, and never published';
 
+-- Keys with failing or blocked events that are too many for the relay's memory, by placement hash. Reads of new rows leave
+-- them out. Only the owner of its partition takes a key out again, after it has caught up with it.
+create table outrigger.parked (
+    outbox  text not null references outrigger.outboxes on delete cascade,
+    hash    bigint not null,
+    primary key (outbox, hash)
+) with (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 1000);
+
 -- The name under which an outbox is registered. Quoted and schema-qualified whatever the search path.
 create function outrigger.outbox_name(outbox regclass) returns text
 language sql stable

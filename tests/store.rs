@@ -28,6 +28,8 @@ mod mapping;
 mod network;
 #[path = "store/ownership.rs"]
 mod ownership;
+#[path = "store/parking.rs"]
+mod parking;
 #[path = "support/pgbouncer.rs"]
 mod pgbouncer;
 #[path = "store/plans.rs"]

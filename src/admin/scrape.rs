@@ -54,6 +54,7 @@ pub(super) fn scrape(site: &Site, format: Format) -> String {
         gauges.in_flight_bytes as f64,
     );
     page.value(&metrics::HELD_KEYS, &[], gauges.held_keys as f64);
+    page.value(&metrics::PARKED_KEYS, &[], gauges.parked_keys as f64);
     measured(&mut page, &site.measured);
     for (reason, count) in WakeReason::ALL.iter().zip(live.totals.wakes) {
         page.value(

@@ -59,6 +59,7 @@ pub(super) fn status(site: &Site) -> Value {
             "oldest_seconds": waits.oldest.map(|age| age.as_secs_f64()),
             "in_flight": live.gauges.in_flight,
             "held_keys": live.gauges.held_keys,
+            "parked_keys": live.gauges.parked_keys,
             "retrying": counted.retrying,
             "blocked": counted.blocked,
             "dead": counted.dead,

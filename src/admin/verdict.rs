@@ -179,6 +179,7 @@ mod tests {
             failures_version: 0,
             awake_for: Duration::ZERO,
             unsettled: false,
+            parked: 0,
             next_due_in: None,
         }));
         live

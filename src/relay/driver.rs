@@ -6,6 +6,7 @@
 mod failing;
 mod health;
 mod measure;
+mod own;
 mod peers;
 mod publish;
 mod report;
@@ -20,16 +21,15 @@ use tokio::time::Instant;
 
 use crate::event::encode::Encoder;
 use crate::event::route::DeadLetterRouter;
-use crate::relay::core::ownership::{STORED, Step};
 use crate::relay::core::pace::WakeReason;
-use crate::relay::core::{Command, Core, CoreConfig, HELD_MAX, Input, StoreFailed, Time};
+use crate::relay::core::{Command, Core, CoreConfig, Input, StoreFailed, Time};
 use crate::relay::live::{Live, Phase};
 use crate::sink::{Lane, Sink, SinkState};
+use crate::store::Tick;
 use crate::store::configuration::Configuration;
 use crate::store::postgres::{
     Database, ListenState, Listener, PostgresStore, StoreError, StoreErrorKind,
 };
-use crate::store::{Partitions, Tick};
 use crate::telemetry::metrics::{Measured, Operation};
 use crate::telemetry::trace::Tracer;
 use measure::Measure;
@@ -349,12 +349,21 @@ impl Driver {
                 );
             }
             Command::Reload(partitions) => {
-                let partitions = self.only(partitions);
+                let (partitions, limits) = (self.only(partitions), self.core.load_limits());
                 self.ask(
                     Operation::Failures,
                     "load failures",
-                    async move { store.load_failing(&partitions, HELD_MAX).await },
+                    async move { store.load_failing(&partitions, limits).await },
                     Input::Reloaded,
+                );
+            }
+            Command::Park(park) => {
+                let replica = self.core.replica().unwrap_or_default();
+                self.ask(
+                    Operation::Failures,
+                    "park keys",
+                    async move { store.park(&park, replica).await },
+                    Input::Parked,
                 );
             }
             Command::ExtendAwake(horizon) => {
@@ -366,84 +375,6 @@ impl Driver {
                 );
             }
             Command::Own(step) => self.own(step),
-        }
-    }
-
-    fn own(&mut self, step: Step) {
-        let store = self.store.clone();
-        let replica = self.core.replica().unwrap_or_default();
-        match step {
-            Step::Register => {
-                let (name, partitions) = (self.name.clone(), self.partitions);
-                let ttl = self.lease_ttl.mul_f64(STORED);
-                let configuration = self.peers.configuration().clone();
-                self.ask(
-                    Operation::Lease,
-                    "register",
-                    async move {
-                        let registered = store
-                            .register_as(&name, ttl, partitions, &configuration)
-                            .await?;
-                        report::registered(&registered, partitions);
-                        Ok((registered.replica, registered.partitions))
-                    },
-                    Input::Registered,
-                );
-            }
-            Step::Tick { beat } => {
-                let told = beat.then(|| self.tell.now(&self.core.totals(), Instant::now()));
-                self.ask(
-                    Operation::Lease,
-                    "renew the lease",
-                    async move { store.tick_telling(replica, told.as_ref()).await },
-                    Input::Ticked,
-                );
-            }
-            Step::Claim(partitions) => self.ask(
-                Operation::Lease,
-                "claim",
-                async move {
-                    let claimed = store.claim(replica, &partitions).await?;
-                    report::claimed(&claimed);
-                    Ok(claimed)
-                },
-                Input::Claimed,
-            ),
-            Step::Load(partitions) => {
-                let partitions = self.only(partitions);
-                self.ask(
-                    Operation::Failures,
-                    "load failures",
-                    async move { store.load_failing(&partitions, HELD_MAX).await },
-                    Input::Loaded,
-                );
-            }
-            Step::Release(partitions) => self.ask(
-                Operation::Lease,
-                "release",
-                async move {
-                    store.release(replica, &partitions).await?;
-                    report::released(&partitions);
-                    Ok(())
-                },
-                Input::Released,
-            ),
-            Step::Unregister => {
-                self.ask(
-                    Operation::Lease,
-                    "unregister",
-                    async move { store.unregister(replica).await },
-                    Input::Unregistered,
-                );
-            }
-        }
-    }
-
-    fn only(&self, mut owned: Vec<i32>) -> Partitions {
-        owned.sort_unstable();
-        Partitions::Some {
-            owned,
-            count: self.core.partitions(),
         }
     }
 
@@ -532,11 +463,7 @@ impl Driver {
         self.live_at = Some(Instant::now());
         let now = self.now();
         self.report.settling(self.core.unsettled());
-        let crowded = self
-            .core
-            .is_crowded()
-            .then(|| report::crowded(self.core.gauges(now).held_keys));
-        self.report.crowded(crowded.as_deref());
+        self.report.parked(self.core.gauges(now).parked_keys);
         self.report.failing.flush(false);
         let health = self.report.health();
         let mut live_now = Live {
@@ -555,7 +482,6 @@ impl Driver {
             database: health.problem(),
             schema: health.schema(),
             settling: self.core.unsettled().map(str::to_owned),
-            crowded,
             broker: self.sink.state().borrow().clone(),
             listener: self
                 .listener

@@ -289,6 +289,36 @@ pub struct Failing {
     pub retry_in: Duration,
 }
 
+/// What is known of failing rows when partitions are taken over or records changed.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Loaded {
+    /// Failing rows whose keys are not parked, the oldest first.
+    pub failing: Vec<Failing>,
+    /// There were too many: the keys of the others are parked now.
+    pub cut: bool,
+    /// Parked keys without a failing row, by placement hash.
+    pub released: Vec<i64>,
+    /// There are more of those.
+    pub more: bool,
+}
+
+/// Keys to be parked, and to be unparked, by placement hash. Main, due and sweep reads leave out the rows of a parked key. It is
+/// unparked only by the owner of its partition.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Park {
+    /// To be parked.
+    pub park: Vec<i64>,
+    /// To be unparked.
+    pub unpark: Vec<i64>,
+}
+
+impl Park {
+    /// Whether nothing is to be done.
+    pub fn is_empty(&self) -> bool {
+        self.park.is_empty() && self.unpark.is_empty()
+    }
+}
+
 /// One partition as stored.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PartitionRow {
@@ -358,6 +388,8 @@ pub struct Tick {
     pub awake_for: Duration,
     /// Some row of this outbox was published and could not be settled so far.
     pub unsettled: bool,
+    /// Parked keys of this outbox, counted up to 100,000.
+    pub parked: u64,
     /// Time until the next retry or delayed event falls due in any partition, zero if one is due.
     pub next_due_in: Option<Duration>,
 }

@@ -12,7 +12,7 @@ use outrigger::relay::core::ownership::Step;
 use outrigger::relay::core::window::Ordering;
 use outrigger::relay::core::{Command, Core, CoreConfig, Input};
 use outrigger::store::{
-    Claimed, Holders, PartitionRow, ReadBatch, ReadKind, ReadRequest, ReplicaRow, Tick,
+    Claimed, Holders, Loaded, PartitionRow, ReadBatch, ReadKind, ReadRequest, ReplicaRow, Tick,
 };
 use uuid::Uuid;
 
@@ -139,7 +139,8 @@ impl World {
                 Input::Recorded(Ok(failures.iter().map(|failure| failure.seq).collect()))
             }
             Command::Fetch(request) => panic!("every row came whole: {request:?}"),
-            Command::Reload(_) => Input::Reloaded(Ok(Vec::new())),
+            Command::Park(park) => panic!("nothing fails: {park:?}"),
+            Command::Reload(_) => Input::Reloaded(Ok(Loaded::default())),
             Command::ExtendAwake(_) => {
                 self.counted.awake += 1;
                 Input::AwakeExtended(Ok(()))
@@ -160,7 +161,7 @@ impl World {
                 });
                 Input::Claimed(Ok(claimed.collect()))
             }
-            Step::Load(_) => Input::Loaded(Ok(Vec::new())),
+            Step::Load(_) => Input::Loaded(Ok(Loaded::default())),
             Step::Release(_) => Input::Released(Ok(())),
             Step::Unregister => Input::Unregistered(Ok(())),
         }
@@ -187,6 +188,7 @@ impl World {
             failures_version: 0,
             awake_for: Duration::ZERO,
             unsettled: false,
+            parked: 0,
             next_due_in: None,
         }
     }

@@ -87,6 +87,8 @@ pub struct Database {
     replicas: BTreeMap<Uuid, ReplicaState>,
     pub owners: Vec<(Option<Uuid>, Time)>,
     pub failures: BTreeMap<i64, FailureRow>,
+    /// Keys that main reads leave out, by hash.
+    pub parked: BTreeSet<i64>,
     pub failures_version: i64,
     pub awake_until: Time,
     pub paused: bool,
@@ -120,6 +122,7 @@ impl Database {
             replicas: BTreeMap::new(),
             owners: vec![(None, Time::ZERO); partitions as usize],
             failures: BTreeMap::new(),
+            parked: BTreeSet::new(),
             failures_version: 0,
             awake_until: Time::ZERO,
             paused: false,
@@ -310,6 +313,8 @@ impl Database {
             self.failure(seq)
                 .is_none_or(|row| row.failure.state == FailureState::Suspect)
                 && self.row(seq).available_at.is_none_or(|at| at <= now)
+                && (self.mutation == Mutation::ReadParkedKeys
+                    || !self.parked.contains(&self.row(seq).hash))
         };
         use std::ops::Bound::{Excluded, Included, Unbounded};
         let range = |after: Option<i64>, up_to: Option<i64>| {
@@ -336,7 +341,10 @@ impl Database {
                             FailureState::Dead | FailureState::Unsettled
                         )
                     });
-                    keys.contains(&self.row(*seq).hash) && wanted(*seq) && (failed || fresh(*seq))
+                    let due = self.row(*seq).available_at.is_none_or(|at| at <= now);
+                    let failing = self.failure(*seq);
+                    let new = failing.is_none_or(|row| row.failure.state == FailureState::Suspect);
+                    keys.contains(&self.row(*seq).hash) && wanted(*seq) && (failed || new && due)
                 })
                 .collect(),
             ReadKind::Sweep { .. } if self.mutation == Mutation::CursorWithoutSweep => Vec::new(),

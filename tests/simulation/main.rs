@@ -45,6 +45,10 @@ pub enum Mutation {
     BelieveSettles,
     /// A read fails if one of its rows cannot be read.
     ReadAllOrNothing,
+    /// Keys that are parked are read all the same.
+    ReadParkedKeys,
+    /// Keys are unparked by whoever settles their failing row, not by their owner when it has caught up.
+    UnparkWhenSettled,
     /// After a crash, rows are read whole before it is recorded that they will be.
     ReadBeforeRecording,
 }
@@ -55,6 +59,11 @@ impl Mutation {
         match self {
             Mutation::None | Mutation::ReadAllOrNothing => {}
             Mutation::ReadBeforeRecording => scenario.faults = true,
+            Mutation::ReadParkedKeys | Mutation::UnparkWhenSettled => {
+                scenario.rejections = true;
+                scenario.ordering = Ordering::Strict;
+                scenario.max_held = 0;
+            }
             Mutation::TrustEachConfirm | Mutation::RetryBehindItsKey => {
                 scenario.rejections = true;
                 scenario.ordering = Ordering::Strict;
@@ -124,6 +133,7 @@ fn ten_thousand_seeds_keep_every_promise() {
                                 total.dead += outcome.dead;
                                 total.faults += outcome.faults;
                                 total.handovers += outcome.handovers;
+                                total.parked += outcome.parked;
                             }
                             Err(error) => failed.push((seed, error)),
                         }
@@ -144,6 +154,7 @@ fn ten_thousand_seeds_keep_every_promise() {
             total.dead += outcome.dead;
             total.faults += outcome.faults;
             total.handovers += outcome.handovers;
+            total.parked += outcome.parked;
         }
     });
     println!("{seeds} seeds: {total:?}");
@@ -159,7 +170,7 @@ fn ten_thousand_seeds_keep_every_promise() {
     );
     // The runs are not vacuous.
     assert!(total.faults > 0 && total.duplicates > 0 && total.dead > 0);
-    assert!(total.handovers > 0);
+    assert!(total.handovers > 0 && total.parked > 0);
 }
 
 /// Replays one seed with a log; without `SIM_SEED`, a fixed one, so that the log keeps working.
@@ -241,4 +252,14 @@ fn reading_all_or_nothing_is_caught() {
 #[test]
 fn reading_before_recording_is_caught() {
     is_caught(Mutation::ReadBeforeRecording);
+}
+
+#[test]
+fn reading_parked_keys_is_caught() {
+    is_caught(Mutation::ReadParkedKeys);
+}
+
+#[test]
+fn unparking_when_the_failing_row_is_settled_is_caught() {
+    is_caught(Mutation::UnparkWhenSettled);
 }

@@ -14,7 +14,7 @@ use outrigger::error::{OnExhausted, RetryPolicy, Verdict};
 use outrigger::relay::core::ownership::STORED;
 use outrigger::relay::core::window::Item;
 use outrigger::relay::core::{Core, CoreConfig, Input};
-use outrigger::store::{FetchRequest, ReadBatch, ReadRequest, Settle};
+use outrigger::store::{FetchRequest, Park, ReadBatch, ReadRequest, Settle};
 
 use crate::Mutation;
 use crate::database::{Database, Time};
@@ -129,6 +129,7 @@ enum Op {
     Claim(Vec<i32>),
     Load(Vec<i32>),
     Reload(Vec<i32>),
+    Park(Park),
     Release(Vec<i32>),
     Unregister,
     Awake(Duration),
@@ -243,6 +244,8 @@ pub struct World {
     publishes: Option<u64>,
     /// Times that another configuration began to publish.
     handovers: usize,
+    /// Times that a key was parked.
+    parked: usize,
 }
 
 /// What a run showed.
@@ -254,6 +257,7 @@ pub struct Outcome {
     pub dead: usize,
     pub faults: usize,
     pub handovers: usize,
+    pub parked: usize,
 }
 
 impl World {
@@ -270,6 +274,7 @@ impl World {
             batch_size: random.between(2, 12) as usize,
             max_in_flight,
             max_in_flight_bytes: 1 << 20,
+            max_held: scenario.max_held,
             whole_bytes: 5,
             max_event_bytes: 10,
             poll_interval: ms(random.between(50, 300)),
@@ -282,7 +287,6 @@ impl World {
             },
             far_behind: [2, 20, 5_000][random.below(3) as usize],
             dead_letter: random.chance(30),
-            held_max: [2, 10, 100_000][random.below(3) as usize],
             careful_rows: [4, 16, 256][random.below(3) as usize],
             last_look: ms([0, 100, 1_000][random.below(3) as usize]),
         };
@@ -320,6 +324,7 @@ impl World {
             max_in_memory: 0,
             publishes: None,
             handovers: 0,
+            parked: 0,
         };
         world.populate();
         world

@@ -143,8 +143,12 @@ async fn records_of_rows_that_are_gone_do_not_stay() {
         for (name, way) in WAYS {
             let what = format!("{} after {name}", state.as_str());
             let (f, _, _) = drawn_again(state, way).await;
-            let loaded = f.store.load_failing(&Partitions::All, 10).await.unwrap();
-            assert_eq!(loaded, [], "{what}");
+            let loaded = f
+                .store
+                .load_failing(&Partitions::All, (10, 9))
+                .await
+                .unwrap();
+            assert_eq!(loaded.failing, [], "{what}");
             let any = FailureFilter {
                 states: STATES.to_vec(),
                 ..FailureFilter::default()
@@ -165,10 +169,16 @@ async fn a_dead_event_keeps_its_record_as_long_as_its_row_is_there() {
         .map(|row| failure(row, FailureState::Dead))
         .collect();
     f.store.record_failures(&dead, me).await.unwrap();
-    f.store.load_failing(&Partitions::All, 10).await.unwrap();
+    f.store
+        .load_failing(&Partitions::All, (10, 9))
+        .await
+        .unwrap();
     assert_eq!(f.store.status().await.unwrap().dead, 2);
     f.sql("delete from outbox where seq = 1").await;
-    f.store.load_failing(&Partitions::All, 10).await.unwrap();
+    f.store
+        .load_failing(&Partitions::All, (10, 9))
+        .await
+        .unwrap();
     assert_eq!(f.store.status().await.unwrap().dead, 1);
 }
 

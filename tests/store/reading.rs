@@ -382,7 +382,12 @@ async fn failing_rows_leave_the_main_reads_and_come_back_as_retries() {
     assert_eq!((caught_up[3].retry_in, caught_up[3].crashes), (None, 2));
     assert_eq!((caught_up[4].retry_in, caught_up[4].attempts), (None, 0));
 
-    let failing = f.store.load_failing(&Partitions::All, 100).await.unwrap();
+    let failing = f
+        .store
+        .load_failing(&Partitions::All, (100, 9))
+        .await
+        .unwrap()
+        .failing;
     let states: Vec<_> = failing.iter().map(|x| (x.seq, x.state)).collect();
     assert_eq!(
         states,
@@ -398,7 +403,7 @@ async fn failing_rows_leave_the_main_reads_and_come_back_as_retries() {
         owned: vec![partition_of(rows[2].hash, 4)],
         count: 4,
     };
-    let loaded = f.store.load_failing(&mine, 100).await.unwrap();
+    let loaded = f.store.load_failing(&mine, (100, 9)).await.unwrap().failing;
     assert!(loaded.iter().any(|x| x.seq == 3));
     assert!(
         loaded
@@ -470,14 +475,26 @@ async fn a_record_ends_with_its_row() {
         owned: Vec::new(),
         count: 4,
     };
-    assert_eq!(f.store.load_failing(&nobody, 100).await.unwrap(), []);
+    assert_eq!(
+        f.store
+            .load_failing(&nobody, (100, 9))
+            .await
+            .unwrap()
+            .failing,
+        []
+    );
     let left = "select count(*) from outrigger.failures";
     assert_eq!(
         f.count(left).await,
         6,
         "other partitions are others' business"
     );
-    let loaded = f.store.load_failing(&Partitions::All, 100).await.unwrap();
+    let loaded = f
+        .store
+        .load_failing(&Partitions::All, (100, 9))
+        .await
+        .unwrap()
+        .failing;
     let seqs: Vec<i64> = loaded.iter().map(|failing| failing.seq).collect();
     assert_eq!(seqs, [6]);
     let left = "select count(*) from outrigger.failures where (seq, state) <> (6, 'retrying')";

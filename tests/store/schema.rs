@@ -193,9 +193,14 @@ async fn the_printed_grants_suffice_and_nothing_more_is_given() {
         .await
         .unwrap();
     store
-        .load_failing(&outrigger::store::Partitions::All, 10)
+        .load_failing(&outrigger::store::Partitions::All, (1, 1))
         .await
         .unwrap();
+    let park = outrigger::store::Park {
+        park: vec![1],
+        unpark: vec![2],
+    };
+    store.park(&park, uuid::Uuid::nil()).await.unwrap();
     store
         .extend_awake(std::time::Duration::from_secs(5))
         .await

@@ -3,8 +3,7 @@
 use super::report::Report;
 use crate::assemble;
 use crate::cli::connect::remedy;
-use crate::cli::output::{duration, events, number};
-use crate::relay::core::HELD_MAX;
+use crate::cli::output::{duration, events};
 use crate::settings::Settings;
 use crate::store::configuration::{Difference, described};
 
@@ -60,17 +59,6 @@ pub(super) async fn check(report: &mut Report, settings: &Settings) {
                 "`outrigger status` shows what waits, and the relay's log has more",
             );
         }
-    }
-    let held = usize::try_from(status.retrying + status.blocked).unwrap_or_default();
-    if held > HELD_MAX / 2 {
-        report.warning(
-            format!(
-                "{} are retried or blocked; with {} keys held by them a relay reads no event of any other key",
-                events(status.retrying + status.blocked),
-                number(HELD_MAX as i64)
-            ),
-            "`outrigger status` groups them by reason; correct the cause, or retry or discard them",
-        );
     }
     if living.is_empty() && status.pending > 0 && status.paused.is_none() {
         let oldest = status.oldest_pending;

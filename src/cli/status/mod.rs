@@ -206,6 +206,13 @@ impl View {
                 "unsettled  {unsettled}, published once, but their rows could not be marked or deleted so far"
             );
         }
+        if facts.parked > 0 {
+            let keys = style.warning(&number(facts.parked));
+            let _ = writeln!(
+                out,
+                "keys       {keys} more fail than are kept in memory; others do not wait for them"
+            );
+        }
         if let Some((key, rows, of)) = &looked.hot {
             let _ = writeln!(
                 out,
@@ -271,6 +278,7 @@ impl View {
             "discarded": facts.discarded,
             "expired": facts.expired,
             "retention": self.retention,
+            "parked_keys": facts.parked,
             "partitions": facts.partitions,
             "unowned": facts.unowned,
             "pending_falls_per_second": looked.trend.map(|trend| trend.falls),

@@ -214,6 +214,7 @@ mod tests {
             unsettled: 0,
             discarded: 0,
             expired: 0,
+            parked: 0,
             partitions: Some(4),
             unowned: 0,
             replicas,

@@ -43,7 +43,7 @@ impl Core {
             begun: false,
         };
         let may_read = self.reading.is_out() || self.read_due(now).is_some();
-        if !may_read || !self.may_publish(now) || self.is_crowded() {
+        if !may_read || !self.may_publish(now) || !self.may_hold_more() {
             self.leave();
         }
     }

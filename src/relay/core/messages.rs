@@ -11,7 +11,7 @@ use super::pace::WakeReason;
 use super::window::Item;
 use crate::error::{ReasonCode, Verdict};
 use crate::store::{
-    Claimed, Failing, Failure, FetchBatch, FetchRequest, ReadBatch, ReadRequest, Settle, Tick,
+    Claimed, Failure, FetchBatch, FetchRequest, Loaded, Park, ReadBatch, ReadRequest, Settle, Tick,
     Unsettled,
 };
 
@@ -56,9 +56,11 @@ pub enum Input {
     /// Answer to [`Step::Claim`].
     Claimed(Result<Vec<Claimed>, StoreFailed>),
     /// Answer to [`Step::Load`].
-    Loaded(Result<Vec<Failing>, StoreFailed>),
+    Loaded(Result<Loaded, StoreFailed>),
     /// Answer to [`Command::Reload`].
-    Reloaded(Result<Vec<Failing>, StoreFailed>),
+    Reloaded(Result<Loaded, StoreFailed>),
+    /// Answer to [`Command::Park`]: the keys for which it was done (the others are no longer ours).
+    Parked(Result<Vec<i64>, StoreFailed>),
     /// Answer to [`Step::Release`].
     Released(Result<(), StoreFailed>),
     /// Answer to [`Step::Unregister`].
@@ -89,6 +91,8 @@ pub enum Command {
     Own(Step),
     /// Load the failing rows of all these partitions again.
     Reload(Vec<i32>),
+    /// Keep keys in the database, or not any more.
+    Park(Park),
     /// Tell writers to skip notifications for this long.
     ExtendAwake(Duration),
 }
@@ -137,6 +141,8 @@ pub struct Gauges {
     pub in_flight_bytes: usize,
     /// Keys held back: failing, blocked or far behind.
     pub held_keys: usize,
+    /// Keys of the whole outbox that fail or are blocked and are kept in the database, because they are too many for memory.
+    pub parked_keys: u64,
     /// Partitions owned.
     pub partitions: usize,
     /// Whether the relay is paused.

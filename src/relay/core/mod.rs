@@ -22,6 +22,7 @@ mod messages;
 mod outcomes;
 pub mod ownership;
 pub mod pace;
+mod parking;
 pub mod reading;
 mod reloading;
 #[cfg(test)]
@@ -29,7 +30,7 @@ mod samples;
 mod settling;
 pub mod window;
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
 use uuid::Uuid;
@@ -37,13 +38,15 @@ use uuid::Uuid;
 use crate::error::RetryPolicy;
 use crate::event::Record;
 use crate::relay::bound::FAR_BEHIND;
-use crate::store::{Failing, Failure, FailureState, ReadBatch, Tick, partition_of};
+use crate::store::{Failure, ReadBatch, Tick};
 
 use leaving::Leaving;
 pub use messages::{ByReason, Command, Gauges, Input, StoreFailed, Totals};
 use ownership::{Ownership, Step};
 use pace::{AWAKE_HORIZON, Pace, WakeReason};
+use parking::Parking;
 use reading::{Reading, Way};
+use reloading::Reload;
 use settling::{Finished, Trust};
 use window::{Hold, Item, Ordering, Suspect, Window};
 
@@ -60,9 +63,6 @@ const SETTLE_WORTH: usize = 200;
 const SETTLE_WAIT: Duration = Duration::from_millis(5);
 /// Failures recorded by one statement.
 const RECORD_MAX: usize = 500;
-/// Failing rows loaded when a partition is taken over; also the number of keys that a relay holds at most. Each takes
-/// some 200 bytes.
-pub const HELD_MAX: usize = 100_000;
 /// Wait after the database refused or vanished, before the same kind of command is sent again.
 const STORE_RETRY: Duration = Duration::from_millis(500);
 /// A retry this late means that its record changed unnoticed: load the records again.
@@ -92,6 +92,8 @@ pub struct CoreConfig {
     pub max_in_flight: usize,
     /// The same in bytes of rows.
     pub max_in_flight_bytes: usize,
+    /// Failing and blocked keys that are kept in memory, some 200 bytes each; the database keeps the others.
+    pub max_held: usize,
     /// A row whose values have at most so many bytes each is read with others; the payload of another one when it is about to go.
     pub whole_bytes: usize,
     /// A row of more bytes is given up unread.
@@ -102,8 +104,6 @@ pub struct CoreConfig {
     pub lease_ttl: Duration,
     /// How often and how patiently a rejected event is tried.
     pub retry: RetryPolicy,
-    /// Keys that may be held before main reads wait; see [`HELD_MAX`].
-    pub held_max: usize,
     /// See [`FAR_BEHIND`].
     pub far_behind: i64,
     /// Rows of a partition that must go as suspects, after its owner died soon after taking it, before the others need no care.
@@ -124,12 +124,12 @@ impl Default for CoreConfig {
             batch_size: 1_000,
             max_in_flight: 4_000,
             max_in_flight_bytes: 16 << 20,
+            max_held: 10_000,
             whole_bytes: 64 << 10,
             max_event_bytes: 16 << 20,
             poll_interval: Duration::from_millis(250),
             lease_ttl: Duration::from_secs(10),
             retry: RetryPolicy::default(),
-            held_max: HELD_MAX,
             far_behind: FAR_BEHIND,
             careful_rows: 256,
             dead_letter: false,
@@ -157,15 +157,6 @@ impl Lane {
     }
 }
 
-/// Failing rows are being read again.
-#[derive(Debug)]
-struct Reload {
-    partitions: Vec<i32>,
-    /// Keys whose failure may be missing in the answer.
-    failed_since: Vec<i64>,
-    ticket: u64,
-}
-
 /// See the module documentation.
 #[derive(Debug)]
 pub struct Core {
@@ -178,6 +169,7 @@ pub struct Core {
     reload: Option<Reload>,
     reload_after: Option<Time>,
     reloaded_at: Time,
+    parking: Parking,
     /// Suspects that this relay recorded and that are not done with: placement hash and the number of crashes written.
     suspected: HashMap<i64, (i64, u32)>,
     lanes: Vec<Lane>,
@@ -224,6 +216,7 @@ impl Core {
             reload: None,
             reload_after: None,
             reloaded_at: Time::ZERO,
+            parking: Parking::default(),
             suspected: HashMap::new(),
             lanes: vec![Lane::Idle; config.lanes.max(1)],
             sink_ready: false,
@@ -272,17 +265,13 @@ impl Core {
         }
     }
 
-    /// So many keys are held that no other event may be read: which of them to leave out could not be told any more.
-    pub fn is_crowded(&self) -> bool {
-        self.window.held() >= self.config.held_max
-    }
-
     /// The present state.
     pub fn gauges(&self, now: Time) -> Gauges {
         Gauges {
             in_flight: self.window.len(),
             in_flight_bytes: self.window.bytes(),
             held_keys: self.window.held(),
+            parked_keys: self.parking.parked,
             partitions: self.ownership.held(),
             paused: self.paused,
             proven: self.ownership.proven(now),
@@ -310,6 +299,9 @@ impl Core {
             return Some(Command::Own(step));
         }
         if let Some(command) = self.next_reload(now) {
+            return Some(command);
+        }
+        if let Some(command) = self.next_park(now) {
             return Some(command);
         }
         if let Some(command) = self.next_publish(now) {
@@ -341,6 +333,7 @@ impl Core {
             self.record_due(now),
             self.own_due(),
             self.reload_due(),
+            self.park_due(),
             self.publish_due(now),
             self.fetch_due(now),
             self.read_due(now),
@@ -431,13 +424,14 @@ impl Core {
                 _ => self.ownership.failed(now),
             },
             Input::Loaded(result) => match (self.step(), result) {
-                (Some((Step::Load(partitions), _)), Ok(failing)) => {
-                    self.take_failing(now, &failing, &partitions, &[]);
+                (Some((Step::Load(partitions), _)), Ok(loaded)) => {
+                    self.take_failing(now, &loaded, &partitions, &[]);
                     self.ownership.loaded(&partitions);
                 }
                 _ => self.ownership.failed(now),
             },
             Input::Reloaded(result) => self.reloaded(now, result),
+            Input::Parked(result) => self.parked(now, result),
             Input::Released(result) => match (self.step(), result) {
                 (Some((Step::Release(partitions), _)), Ok(())) => {
                     self.ownership.released(now, &partitions);
@@ -458,6 +452,7 @@ impl Core {
         }
         self.drop_leaving();
         self.follow_source(now);
+        self.look_for_parking();
     }
 
     fn step(&mut self) -> Option<(Step, Time)> {
@@ -482,6 +477,7 @@ impl Core {
         }
         self.pace.awake_for(now, tick.awake_for);
         self.reading.ticked(now, tick.next_due_in);
+        self.parking.parked = tick.parked;
         self.trust_ticked(tick.unsettled);
         if self.failures_version.replace(tick.failures_version) != Some(tick.failures_version) {
             self.reload_after = Some(now);
@@ -491,34 +487,10 @@ impl Core {
             .next_retry()
             .is_some_and(|at| at + RETRY_OVERDUE < now);
         let since = now.saturating_sub(self.reloaded_at);
-        if overdue && since >= RETRY_OVERDUE || since >= RELOAD_EVERY {
+        let more = self.parking.more && since >= STORE_RETRY;
+        if overdue && since >= RETRY_OVERDUE || since >= RELOAD_EVERY || more {
             self.reload_after = Some(now);
         }
-    }
-
-    /// Takes in the failing rows of `partitions`. Keys in `newer` failed after they were read.
-    fn take_failing(&mut self, now: Time, failing: &[Failing], partitions: &[i32], newer: &[i64]) {
-        let newer: HashSet<i64> = newer.iter().copied().collect();
-        let rows: Vec<(i64, i64)> = failing
-            .iter()
-            .filter(|failing| failing.keyed && !newer.contains(&failing.hash))
-            .map(|failing| (failing.hash, failing.seq))
-            .collect();
-        let count = self.ownership.count();
-        self.window.reload_failing(&rows, |hash| {
-            partitions.contains(&partition_of(hash, count)) && !newer.contains(&hash)
-        });
-        if let Some(soonest) = failing
-            .iter()
-            .filter(|failing| failing.state != FailureState::Blocked)
-            .map(|failing| failing.retry_in)
-            .min()
-        {
-            self.reading.retry_at(now + soonest);
-        }
-        // New partitions, or somebody changed rows below the bound: look from the beginning.
-        self.reading.restart(now);
-        self.pace.wake(now, WakeReason::Change);
     }
 
     fn read(&mut self, now: Time, result: Result<ReadBatch, StoreFailed>) {
@@ -551,6 +523,10 @@ impl Core {
             if way == Way::Retry && self.unsettled().is_some() {
                 // It would only wait in memory, where room may be scarce.
                 self.reading.refused(record.seq);
+                continue;
+            }
+            if way == Way::Retry && self.window.is_held_elsewhere(&record) {
+                self.back_from_the_table(&record);
                 continue;
             }
             let (hash, keyed) = (record.hash, record.keyed);

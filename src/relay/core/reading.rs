@@ -406,7 +406,8 @@ impl Core {
     /// Nothing that is known to be pending lies at or below this `seq`; `None`: it may lie anywhere. Delayed and
     /// failed rows aside.
     pub fn pending_above(&self) -> Option<i64> {
-        if !self.reading.has_order {
+        // Where the first row of a parked key is, memory does not know.
+        if !self.reading.has_order || self.parking.parked > 0 {
             return None;
         }
         let coverage = self.reading.bound.coverage()?;

@@ -44,6 +44,7 @@ pub(super) fn tick(partitions: Vec<PartitionRow>, replicas: Vec<ReplicaRow>) -> 
         failures_version: 0,
         awake_for: Duration::ZERO,
         unsettled: false,
+        parked: 0,
         next_due_in: None,
     }
 }

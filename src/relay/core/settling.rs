@@ -108,6 +108,10 @@ impl Core {
 
     /// When rows that failed are to be read.
     pub(super) fn retries_due(&self) -> Option<Time> {
+        // Keys that come back from the table wait for those that catch up.
+        if !self.may_hold_more() && self.window.has_wanting() && self.room() > 0 {
+            return None;
+        }
         let at = self.reading.next_retry()?;
         Some(if self.trust.is_lost() {
             at.max(self.trust.probe_at)

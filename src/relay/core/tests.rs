@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::samples::{owner, row};
 use super::*;
 use crate::error::Verdict;
+use crate::store::ReadKind;
 
 fn ms(ms: u64) -> Time {
     Duration::from_millis(ms)
@@ -77,4 +78,53 @@ fn paused_it_waits_for_the_next_tick() {
     core.paused = true;
     idle(&mut core, ms(2));
     idle(&mut core, ms(500));
+}
+
+/// After a failover: nothing comes from there, and only a main read would notice.
+#[test]
+fn memory_full_of_rows_from_another_server_is_emptied() {
+    let config = CoreConfig {
+        max_in_flight: 2,
+        batch_size: 2,
+        ..CoreConfig::default()
+    };
+    let mut core = owner(config, &[]);
+    let Some(Command::Read(_)) = core.next(ms(1)) else {
+        panic!("no read");
+    };
+    let left = |seq| Record {
+        content: crate::event::Content::Left { bytes: 1 },
+        ..row(seq, seq)
+    };
+    let batch = ReadBatch {
+        rows: vec![left(1), left(2)],
+        ..ReadBatch::default()
+    };
+    core.handle(ms(1), Input::Read(Ok(batch)));
+    assert_eq!(core.room(), 0);
+    assert!(matches!(core.next(ms(2)), Some(Command::Fetch(_))));
+    core.handle(ms(3), Input::Fetched(Err(StoreFailed)));
+    let Some(Command::Read(look)) = core.next(ms(4)) else {
+        panic!("nobody asks who answers");
+    };
+    assert!(matches!(
+        look.kind,
+        ReadKind::Main {
+            after: Some(i64::MAX)
+        }
+    ));
+    let elsewhere = ReadBatch {
+        holders: Some(crate::store::Holders {
+            source: 1,
+            ..Default::default()
+        }),
+        ..ReadBatch::default()
+    };
+    core.handle(ms(4), Input::Read(Ok(elsewhere)));
+    assert!(matches!(core.next(ms(4)), Some(Command::Reload(_))));
+    core.handle(ms(5), Input::Reloaded(Ok(crate::store::Loaded::default())));
+    let Some(Command::Read(request)) = core.next(ms(6)) else {
+        panic!("no read");
+    };
+    assert_eq!(request.known, [0_i64; 0]);
 }

@@ -13,6 +13,7 @@
 
 mod fetching;
 mod holds;
+mod parking;
 mod suspects;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
@@ -20,6 +21,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use super::Time;
 use crate::error::Reason;
 use crate::event::Record;
+use parking::Parked;
 
 /// How strictly events of one key are kept apart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -127,6 +129,8 @@ struct Key {
     /// While held: it has failed rows that are not here. Main reads never bring those, so a catch-up
     /// read must look above their coverage, too.
     has_failed: bool,
+    /// Whether the database leaves it out of main reads, too.
+    parked: Parked,
 }
 
 /// See the module documentation.
@@ -144,6 +148,8 @@ pub struct Window {
     gone: VecDeque<(u64, i64)>,
     bytes: usize,
     held: usize,
+    /// Held keys that the database may leave out of main reads, too.
+    parked: usize,
     /// The one suspect that is recorded or in flight alone.
     alone: Option<i64>,
     /// Suspects that wait for their turn to go alone.
@@ -162,6 +168,7 @@ impl Key {
             hold: None,
             last_known: i64::MIN,
             has_failed: false,
+            parked: Parked::No,
         }
     }
 
@@ -197,6 +204,7 @@ impl Window {
             gone: VecDeque::new(),
             bytes: 0,
             held: 0,
+            parked: 0,
             alone: None,
             accused: BTreeSet::new(),
             queued: BTreeSet::new(),
@@ -483,13 +491,13 @@ impl Window {
         self.landed(&item);
         self.bytes -= item.record.weight();
         let (hash, seq) = (item.record.hash, item.record.seq);
-        // A key that fails by now must not send what came after the failed row.
+        // A key that fails by now must not send what came after the failed row. What stands before it goes first.
         if self.ordered(&item.record)
             && let Some(key) = self.keys.get_mut(&hash)
             && key
                 .hold
                 .and_then(Hold::culprit)
-                .is_some_and(|culprit| culprit != seq)
+                .is_some_and(|culprit| culprit < seq)
         {
             key.last_known = key.last_known.min(seq.saturating_sub(1));
             key.has_failed |= item.retried;

@@ -29,8 +29,8 @@ pub(super) struct Report {
     paused: bool,
     /// When it was said last that nothing can be settled.
     unsettled_at: Option<Instant>,
-    /// When it was said last that too many keys are held.
-    crowded_at: Option<Instant>,
+    /// When it was said last that keys are parked.
+    parked_at: Option<Instant>,
     /// What is said of failing events.
     pub(super) failing: Failing,
     waited_in_vain: Option<Instant>,
@@ -126,27 +126,21 @@ impl Report {
         }
     }
 
-    /// Whether nothing else is read because too many keys are held: once a minute.
-    pub(super) fn crowded(&mut self, problem: Option<&str>) {
-        match problem {
-            Some(problem) if self.crowded_at.is_none_or(|at| at.elapsed() >= MINUTE) => {
-                self.crowded_at = Some(Instant::now());
-                tracing::error!("{problem}");
+    /// How many keys fail that are too many for memory: once a minute.
+    pub(super) fn parked(&mut self, keys: u64) {
+        if keys == 0 {
+            if self.parked_at.take().is_some() {
+                tracing::info!("the failing keys fit in memory again");
             }
-            None if self.crowded_at.take().is_some() => {
-                tracing::info!("events of other keys are read again");
-            }
-            _ => {}
+        } else if self.parked_at.is_none_or(|at| at.elapsed() >= MINUTE) {
+            self.parked_at = Some(Instant::now());
+            tracing::warn!(
+                keys,
+                "more keys fail or are blocked than are kept in memory, the database keeps the others (outrigger.parked); \
+                 events of other keys do not wait for them, see `outrigger status`"
+            );
         }
     }
-}
-
-/// What is said while this many keys are held, which are too many.
-pub(super) fn crowded(keys: usize) -> String {
-    format!(
-        "{keys} keys wait for an event that fails or is blocked, as many as a replica can hold, so no event of any other key \
-         is read; correct the cause, or retry or discard them (`outrigger dead list`)"
-    )
 }
 
 pub(super) fn registered(registered: &Registered, wanted: i32) {

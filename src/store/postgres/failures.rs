@@ -1,4 +1,4 @@
-//! Failure records: written under a fence, loaded at takeover.
+//! Failure records: written under a fence, loaded at takeover; and parked keys.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use uuid::Uuid;
 use super::error::StoreError;
 use super::session::Params;
 use super::sql::Sql;
-use crate::store::{Failing, Failure, FailureState, Partitions};
+use crate::store::{Failing, Failure, FailureState, Loaded, Park, Partitions};
 
 /// Longest stored error text, in characters.
 const ERROR_MAX: usize = 2000;
@@ -102,7 +102,8 @@ fn storable(text: &str) -> String {
         .collect()
 }
 
-/// Removes records of rows that are no longer pending, and loads those that hold keys up, oldest first.
+/// Removes records of rows that are no longer pending, and loads those that hold keys up, oldest first. If there are more
+/// than `limit`, the keys of the others are parked.
 ///
 /// A record outlives its row when somebody deletes or marks the row by hand, empties the table or makes it anew, or when
 /// a replica that lost its partitions settles late. Nothing else would ever end the wait for such a row. Dead ones
@@ -111,34 +112,34 @@ pub(super) async fn load(
     client: &Client,
     sql: &Sql,
     partitions: &Partitions,
-    limit: usize,
-) -> Result<Vec<Failing>, StoreError> {
-    let mut filter = String::new();
-    let owned: Vec<i64>;
-    let mut params: Params<'_> = Vec::new();
-    if let Partitions::Some {
-        owned: numbers,
-        count,
-    } = partitions
-    {
-        owned = numbers.iter().map(|p| i64::from(*p)).collect();
-        filter = format!("and {}", Sql::in_partitions("f.hash", *count, "$1"));
-        params.push((&owned, Type::INT8_ARRAY));
-    }
+    (limit, released): (usize, usize),
+) -> Result<Loaded, StoreError> {
+    let (owned, count) = match partitions {
+        Partitions::All => (vec![0], 1),
+        Partitions::Some { owned, count } => {
+            (owned.iter().map(|p| i64::from(*p)).collect(), *count)
+        }
+    };
+    let ours = |hash: &str| format!("and {}", Sql::in_partitions(hash, count, "$1"));
+    let filter = ours("f.hash");
+    let params: Params<'_> = vec![(&owned, Type::INT8_ARRAY)];
+    let outbox = &sql.outbox;
+    let holds = format!("f.outbox = {outbox} and f.state in ('retrying', 'blocked')");
     let text = format!(
         "with over as (delete from outrigger.failures f where f.outbox = {outbox} {filter} \
            and not exists (select from {table} o where {same} and (f.state = 'dead' or {pending})) returning f.seq) \
          select f.seq, f.hash, f.keyed, f.state, \
            greatest(0, (extract(epoch from (f.next_attempt_at - clock_timestamp())) * 1000000)::int8) as retry_in \
-         from outrigger.failures f where f.outbox = {outbox} and f.state in ('retrying', 'blocked') {filter} \
-         and f.seq not in (select seq from over) order by f.seq limit {limit}",
-        outbox = sql.outbox,
+         from outrigger.failures f where {holds} {filter} \
+         and f.seq not in (select seq from over) and not (f.keyed and exists ( \
+           select from outrigger.parked p where p.outbox = {outbox} and p.hash = f.hash)) order by f.seq limit {limit}",
         table = sql.table,
         same = sql.failure_join,
         pending = sql.pending,
     );
     let rows = client.query_typed(&text, &params).await?;
-    rows.iter()
+    let failing: Vec<Failing> = rows
+        .iter()
         .map(|row| {
             Ok(Failing {
                 seq: row.try_get(0)?,
@@ -150,7 +151,68 @@ pub(super) async fn load(
                 ),
             })
         })
-        .collect()
+        .collect::<Result<_, StoreError>>()?;
+    let cut = failing.len() >= limit;
+    if cut {
+        let loaded: Vec<i64> = failing.iter().map(|row| row.hash).collect();
+        let text = format!(
+            "insert into outrigger.parked (outbox, hash) select distinct f.outbox, f.hash from outrigger.failures f \
+             where {holds} and f.keyed {filter} and f.hash not in (select unnest($2)) on conflict do nothing"
+        );
+        let params: Params<'_> = vec![(&owned, Type::INT8_ARRAY), (&loaded, Type::INT8_ARRAY)];
+        client.execute_typed(&text, &params).await?;
+    }
+    let text = format!(
+        "select p.hash from outrigger.parked p where p.outbox = {outbox} {} \
+         and not exists (select from outrigger.failures f where {holds} and f.hash = p.hash) \
+         order by p.hash limit {} + 1",
+        ours("p.hash"),
+        released
+    );
+    let rows = client.query_typed(&text, &params).await?;
+    let mut without: Vec<i64> = rows
+        .iter()
+        .map(|row| Ok(row.try_get(0)?))
+        .collect::<Result<_, StoreError>>()?;
+    let more = without.len() > released;
+    without.truncate(released);
+    Ok(Loaded {
+        failing,
+        cut,
+        released: without,
+        more,
+    })
+}
+
+/// Parks keys and unparks others, those whose partition the replica owns, and returns them. The owner's rows are
+/// share-locked meanwhile: a late statement of an earlier owner unparks nothing.
+pub(super) async fn park(
+    client: &Client,
+    sql: &Sql,
+    park: &Park,
+    replica: Uuid,
+) -> Result<Vec<i64>, StoreError> {
+    let text = format!(
+        "with owned as materialized (select partition from outrigger.partitions \
+           where outbox = {outbox} and owner = $1 order by partition for share), \
+         layout as (select partitions::int8 as n from outrigger.outboxes where outbox = {outbox}), \
+         ours as materialized (select k.hash, k.park from (select unnest($2) as hash, true as park \
+             union all select unnest($3), false) k, layout \
+           where ((k.hash % n) + n) % n in (select partition from owned)), \
+         parked as (insert into outrigger.parked (outbox, hash) select {outbox}, hash from ours where park \
+           on conflict do nothing), \
+         unparked as (delete from outrigger.parked p using ours where p.outbox = {outbox} and p.hash = ours.hash \
+           and not ours.park) \
+         select hash from ours",
+        outbox = sql.outbox
+    );
+    let params: Params<'_> = vec![
+        (&replica, Type::UUID),
+        (&park.park, Type::INT8_ARRAY),
+        (&park.unpark, Type::INT8_ARRAY),
+    ];
+    let rows = client.query_typed(&text, &params).await?;
+    rows.iter().map(|row| Ok(row.try_get(0)?)).collect()
 }
 
 pub(super) fn state(text: &str) -> Result<FailureState, StoreError> {

@@ -308,7 +308,8 @@ pub fn grants(mapping: &Mapping, writer: &str, relay: &str) -> String {
          grant select, update on outrigger.outboxes to {relay};\n\
          grant select, update on all sequences in schema outrigger to {relay};\n\
          grant select, insert, update, delete on outrigger.replicas, outrigger.partitions, outrigger.failures, \
-         outrigger.unpublished to {relay};\n"
+         outrigger.unpublished to {relay};\n\
+         grant select, insert, delete on outrigger.parked to {relay};\n"
     );
     out
 }

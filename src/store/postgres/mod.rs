@@ -66,7 +66,7 @@ pub use retention::{HISTORY_LOOKED_AT_MAX, History, RetentionStep};
 
 use crate::store::configuration::Configuration;
 use crate::store::{
-    Claimed, Failing, Failure, FetchBatch, FetchRequest, Partitions, ReadBatch, ReadRequest,
+    Claimed, Failure, FetchBatch, FetchRequest, Loaded, Park, Partitions, ReadBatch, ReadRequest,
     Settle, Tick, Told, Unsettled,
 };
 use connect::Connector;
@@ -417,15 +417,23 @@ impl PostgresStore {
         ))
     }
 
-    /// Loads at most `limit` records that hold keys up, oldest first.
+    /// Loads at most so many records that hold keys up, oldest first, and parked keys that none holds up.
     pub async fn load_failing(
         &self,
         partitions: &Partitions,
-        limit: usize,
-    ) -> Result<Vec<Failing>, StoreError> {
+        limits: (usize, usize),
+    ) -> Result<Loaded, StoreError> {
         let inner = &*self.inner;
         run!(self, |client| failures::load(
-            client, &inner.sql, partitions, limit
+            client, &inner.sql, partitions, limits
+        ))
+    }
+
+    /// Parks and unparks keys. Returns those for which it was done: the others are not the replica's.
+    pub async fn park(&self, park: &Park, replica: Uuid) -> Result<Vec<i64>, StoreError> {
+        let inner = &*self.inner;
+        run!(self, |client| failures::park(
+            client, &inner.sql, park, replica
         ))
     }
 

@@ -52,6 +52,9 @@ const GRACE: i32 = 10;
 pub(super) const LEASE_UNTIL: &str = "(case when r.lease_until > clock_timestamp() + 2 * r.lease_ttl \
                                       then '-infinity' else r.lease_until end)";
 
+/// Most parked keys that are counted.
+const PARKED_COUNT_MAX: u32 = 100_000;
+
 /// Whether replica `r` may live, for all that `me` can know: its lease lasts, or `me` has not been there for long enough
 /// to be seen by one that is alone and does not renew.
 pub(super) fn lives() -> String {
@@ -225,6 +228,7 @@ pub(super) async fn tick(
         failures_version: row.try_get("failures_version")?,
         awake_for: micros(row.try_get("awake_for")?).unwrap_or_default(),
         unsettled: row.try_get("unsettled")?,
+        parked: row.try_get::<_, i64>("parked")?.max(0) as u64,
         next_due_in: micros(row.try_get("next_due_in")?),
     };
     Ok((tick, row.try_get("secured")?))
@@ -273,7 +277,8 @@ fn state(table: &Table, sql: &Sql) -> String {
            coalesce(b.repartition_until > clock_timestamp(), false) as standing_down, \
            {awake_for} as awake_for, {due} as next_due_in, {SERVER_START} as server_start, \
            current_setting('transaction_read_only')::bool as read_only, {secured} as secured, \
-           exists (select from outrigger.failures f where f.outbox = {outbox} and f.state = 'unsettled') as unsettled \
+           exists (select from outrigger.failures f where f.outbox = {outbox} and f.state = 'unsettled') as unsettled, \
+           (select count(*) from (select from outrigger.parked p where p.outbox = {outbox} limit {PARKED_COUNT_MAX}) p) as parked \
          from outrigger.outboxes b where b.outbox = {outbox}",
         awake_for = sql.awake_for,
         secured = security::applies(table),

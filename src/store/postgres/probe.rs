@@ -528,6 +528,7 @@ async fn missing_grants(
         for (tables, privileges) in [
             (&["migrations"][..], &["select"][..]),
             (&["outboxes"], &["select", "update"]),
+            (&["parked"], &["select", "insert", "delete"]),
             (
                 &["replicas", "partitions", "failures", "unpublished"],
                 &["select", "insert", "update", "delete"],

@@ -177,6 +177,7 @@ fn statement<'a>(
         }
         _ => {
             filters.push(sql.not_failing.clone());
+            filters.push(sql.not_parked.clone());
             (
                 sql.counts.as_str(),
                 "null::int8",

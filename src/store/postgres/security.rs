@@ -14,13 +14,14 @@ use super::inspect::Table;
 use super::mapping::literal;
 
 /// Our own tables, each with what the relay does to it, as `pg_policy.polcmd` spells it.
-const OURS: [(&str, &[&str]); 6] = [
+const OURS: [(&str, &[&str]); 7] = [
     ("migrations", &["r"]),
     ("outboxes", &["r", "w"]),
     ("replicas", &["r", "a", "w", "d"]),
     ("partitions", &["r", "a", "w", "d"]),
     ("failures", &["r", "a", "w", "d"]),
     ("unpublished", &["r", "a", "w", "d"]),
+    ("parked", &["r", "a", "d"]),
 ];
 
 /// Whether policies apply to this role at all, as a cheap expression: it asks the server's caches alone.

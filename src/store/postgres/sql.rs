@@ -37,6 +37,8 @@ pub(super) struct Sql {
     pub(super) counts: String,
     /// True for rows without a failure record that holds them up.
     pub(super) not_failing: String,
+    /// True for rows whose key is not parked.
+    pub(super) not_parked: String,
     /// True for rows that are not given up, and not published without being settled.
     pub(super) not_dead: String,
     /// Joins `outrigger.failures f` to its row `o`: by number and id, since a number may be drawn again for another event.
@@ -125,6 +127,11 @@ impl Sql {
         );
         let not_failing =
             format!("(not {any} or not exists (select {row} and f.state <> 'suspect'))");
+        // Likewise: with no key parked, which is the rule, it costs nothing per row.
+        let parked = format!("from outrigger.parked p where p.outbox = {outbox}");
+        let not_parked = format!(
+            "(not exists (select {parked}) or not exists (select {parked} and p.hash = {hash}))"
+        );
         let not_dead = format!(
             "(not {any} or not exists (select {row} and f.state in ('dead', 'unsettled')))"
         );
@@ -178,6 +185,7 @@ impl Sql {
             select,
             counts,
             not_failing,
+            not_parked,
             not_dead,
             failure_join,
         }

@@ -45,6 +45,8 @@ pub struct Status {
     pub discarded: i64,
     /// Records of events whose time passed before they were published, kept as long as their rows.
     pub expired: i64,
+    /// Failing and blocked keys that the database keeps because they are too many for memory.
+    pub parked: i64,
     /// Number of partitions, once a relay has registered.
     pub partitions: Option<i32>,
     /// Partitions without an owner.
@@ -225,6 +227,7 @@ async fn status(client: &Client, table: &Table, sql: &Sql) -> Result<Status, Sto
            (select count(*) from outrigger.failures where outbox = b.outbox and state = 'unsettled') as unsettled, \
            (select count(*) from outrigger.unpublished where outbox = b.outbox and state = 'discarded') as discarded, \
            (select count(*) from outrigger.unpublished where outbox = b.outbox and state = 'expired') as expired, \
+           (select count(*) from outrigger.parked where outbox = b.outbox) as parked, \
            (select count(*) from outrigger.partitions where outbox = b.outbox and owner is null) as unowned, \
            {} as awake_for \
          from outrigger.outboxes b where b.outbox = {}",
@@ -270,6 +273,7 @@ async fn status(client: &Client, table: &Table, sql: &Sql) -> Result<Status, Sto
         unsettled: row.try_get("unsettled")?,
         discarded: row.try_get("discarded")?,
         expired: row.try_get("expired")?,
+        parked: row.try_get("parked")?,
         partitions: row.try_get("partitions")?,
         unowned: row.try_get("unowned")?,
         awake_for: micros(row.try_get("awake_for")?),

@@ -3,11 +3,10 @@
 use std::fmt::Write as _;
 
 use super::table::{
-    BACKLOG, BROKER_BLOCKED, BROKER_CONNECTED, DATABASE_UP, DEAD, END_TO_END, FAILED_EVENTS,
-    HELD_KEYS, INFO, LISTENER_CONNECTED, OLDEST_PENDING, PARTITIONS_UNOWNED, PAUSED,
-    PUBLISH_FAILURES, PUBLISHED, REPLICAS_DISAGREE, SNAPSHOT_SECONDS, TABLE_DEAD_ROWS, UNAVAILABLE,
+    BACKLOG, BROKER_BLOCKED, BROKER_CONNECTED, DATABASE_UP, DEAD, END_TO_END, FAILED_EVENTS, INFO,
+    LISTENER_CONNECTED, OLDEST_PENDING, PARKED_KEYS, PARTITIONS_UNOWNED, PAUSED, PUBLISH_FAILURES,
+    PUBLISHED, REPLICAS_DISAGREE, SNAPSHOT_SECONDS, TABLE_DEAD_ROWS, UNAVAILABLE,
 };
-use crate::relay::core::HELD_MAX;
 
 /// An alert. `docs/runbook.md` has a section of the same name.
 #[derive(Debug, Clone)]
@@ -157,18 +156,18 @@ pub fn alerts() -> Vec<Alert> {
             "Nobody publishes the events of some partitions.",
         ),
         alert(
-            "OutriggerKeysHeld",
-            "warning",
-            "1m",
-            format!("{} > {}", max(HELD_KEYS.name), HELD_MAX / 2),
-            "More than half of the keys that a relay can hold wait for an event that fails.",
-        ),
-        alert(
             "OutriggerReplicasDisagree",
             "warning",
             "10m",
             format!("{} > 0", max(REPLICAS_DISAGREE.name)),
             "Replicas of one outbox have different settings.",
+        ),
+        alert(
+            "OutriggerManyKeysFail",
+            "warning",
+            "5m",
+            format!("{} > 0", max(PARKED_KEYS.name)),
+            "More keys fail or are blocked than a relay keeps in memory.",
         ),
         alert(
             "OutriggerAbsent",

@@ -155,7 +155,10 @@ metrics! {
         "";
     HELD_KEYS = Gauge "outrigger_held_keys" []
         "Keys held back by this replica because they fail, are blocked or have too many events waiting.",
-        "At 100,000 no event of any other key is read until some are released.";
+        "";
+    PARKED_KEYS = Gauge "outrigger_parked_keys" []
+        "Keys of the whole outbox that fail or are blocked and are kept in the database, because they are too many for memory.",
+        "More than 0 once some 10,000 keys of a replica fail. Other keys do not wait for them. Counted up to 100,000. Use `max` over replicas.";
     PUBLISH_SECONDS = Histogram "outrigger_publish_duration_seconds" []
         "Time to publish a batch and get all its confirmations.",
         "";

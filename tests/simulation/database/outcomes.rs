@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use outrigger::store::{Failing, Failure, FailureState, Settle, Unsettled, partition_of};
+use outrigger::store::{
+    Failing, Failure, FailureState, Loaded, Park, Settle, Unsettled, partition_of,
+};
 use uuid::Uuid;
 
 use super::{Database, FailureRow, Time};
@@ -36,6 +38,9 @@ impl Database {
                     .any(|row| row.id == record.failure.event_id)
             };
             if self.failures.get(seq).is_some_and(own) && !self.pending.contains(seq) {
+                if self.mutation == Mutation::UnparkWhenSettled {
+                    self.parked.remove(&self.failures[seq].failure.hash);
+                }
                 self.failures.remove(seq);
             }
         }
@@ -82,7 +87,12 @@ impl Database {
         stored
     }
 
-    pub fn load_failing(&mut self, partitions: &[i32], now: Time) -> Vec<Failing> {
+    pub fn load_failing(
+        &mut self,
+        partitions: &[i32],
+        (limit, released): (usize, usize),
+        now: Time,
+    ) -> Loaded {
         let count = self.partitions();
         let over: Vec<i64> = self
             .failures
@@ -97,15 +107,18 @@ impl Database {
         for seq in over {
             self.failures.remove(&seq);
         }
-        self.failures
+        let ours = |hash: i64| partitions.contains(&partition_of(hash, count));
+        let holds = |row: &&FailureRow| {
+            let state = row.failure.state;
+            matches!(state, FailureState::Retrying | FailureState::Blocked)
+        };
+        let failing: Vec<Failing> = self
+            .failures
             .values()
-            .filter(|row| {
-                matches!(
-                    row.failure.state,
-                    FailureState::Retrying | FailureState::Blocked
-                ) && self.pending.contains(&row.failure.seq)
-                    && partitions.contains(&partition_of(row.failure.hash, self.partitions()))
-            })
+            .filter(holds)
+            .filter(|row| ours(row.failure.hash))
+            .filter(|row| !row.failure.keyed || !self.parked.contains(&row.failure.hash))
+            .take(limit)
             .map(|row| Failing {
                 seq: row.failure.seq,
                 hash: row.failure.hash,
@@ -113,6 +126,52 @@ impl Database {
                 state: row.failure.state,
                 retry_in: row.next_attempt_at.unwrap_or(now).saturating_sub(now),
             })
-            .collect()
+            .collect();
+        let cut = failing.len() >= limit;
+        if cut {
+            let others: Vec<i64> = self
+                .failures
+                .values()
+                .filter(holds)
+                .map(|row| &row.failure)
+                .filter(|failure| failure.keyed && ours(failure.hash))
+                .map(|failure| failure.hash)
+                .filter(|hash| failing.iter().all(|row| row.hash != *hash))
+                .collect();
+            self.parked.extend(others);
+        }
+        let mut without: Vec<i64> = self.parked.iter().copied().collect();
+        without.retain(|hash| {
+            let mut holding = self.failures.values().filter(holds);
+            ours(*hash) && !holding.any(|row| row.failure.hash == *hash)
+        });
+        let more = without.len() > released;
+        without.truncate(released);
+        Loaded {
+            failing,
+            cut,
+            released: without,
+            more,
+        }
+    }
+
+    /// Parks and unparks the keys of partitions that the replica owns, and returns them.
+    pub fn park(&mut self, park: &Park, replica: Uuid) -> Vec<i64> {
+        let mut done = Vec::new();
+        for (keys, parks) in [(&park.park, true), (&park.unpark, false)] {
+            for hash in keys {
+                let partition = partition_of(*hash, self.partitions());
+                if self.owners[partition as usize].0 != Some(replica) {
+                    continue;
+                }
+                done.push(*hash);
+                if parks {
+                    self.parked.insert(*hash);
+                } else {
+                    self.parked.remove(hash);
+                }
+            }
+        }
+        done
     }
 }

@@ -87,6 +87,7 @@ impl Database {
             standing_down: self.stand_down_until > now,
             failures_version: self.failures_version,
             awake_for: self.awake_until.saturating_sub(now),
+            parked: self.parked.len() as u64,
             unsettled: self
                 .failures
                 .values()

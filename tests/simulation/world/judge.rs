@@ -72,6 +72,7 @@ impl World {
             faults: self.faults,
             duplicates,
             handovers: self.handovers,
+            parked: self.parked,
             ..Outcome::default()
         };
         for row in &self.database.rows {
@@ -138,11 +139,7 @@ impl World {
                 delivered,
                 self.fates[&row.id],
                 self.faults,
-                self.scenario.busy
-                    || self.scenario.emptied
-                    || self.scenario.inert
-                    // Then other keys wait, too.
-                    || self.config.held_max <= 10,
+                self.scenario.busy || self.scenario.emptied || self.scenario.inert,
             ) && !self.shares_a_failing_key(row.key)
             {
                 let from = committed

@@ -204,6 +204,7 @@ impl World {
             Command::Own(Step::Release(partitions)) => Op::Release(partitions),
             Command::Own(Step::Unregister) => Op::Unregister,
             Command::Reload(partitions) => Op::Reload(partitions),
+            Command::Park(park) => Op::Park(park),
             Command::ExtendAwake(horizon) => Op::Awake(horizon),
         };
         if !self.reaches(&op) {
@@ -384,12 +385,21 @@ impl World {
                 Input::Claimed(claimed.filter(|_| heard).ok_or(StoreFailed))
             }
             Op::Load(partitions) => {
-                let failing = up.then(|| self.database.load_failing(&partitions, now));
-                Input::Loaded(failing.ok_or(StoreFailed))
+                let limits = self.replicas[replica].core.load_limits();
+                let loaded = up.then(|| self.database.load_failing(&partitions, limits, now));
+                Input::Loaded(loaded.ok_or(StoreFailed))
             }
             Op::Reload(partitions) => {
-                let failing = up.then(|| self.database.load_failing(&partitions, now));
-                Input::Reloaded(failing.ok_or(StoreFailed))
+                let limits = self.replicas[replica].core.load_limits();
+                let loaded = up.then(|| self.database.load_failing(&partitions, limits, now));
+                Input::Reloaded(loaded.ok_or(StoreFailed))
+            }
+            Op::Park(park) => {
+                let done = up.then(|| self.database.park(&park, id));
+                self.log(|| format!("replica {replica} parks {park:?}: {done:?}"));
+                self.parked += done.as_ref().map_or(0, |_| park.park.len());
+                let heard = !self.random_glitch();
+                Input::Parked(done.filter(|_| heard).ok_or(StoreFailed))
             }
             Op::Release(partitions) => {
                 if up {

@@ -21,6 +21,8 @@ pub struct Scenario {
     pub emptied: bool,
     /// Configurations that send events to different places; a replica that starts has one of them.
     pub configurations: u64,
+    /// Failing keys in memory; the others are parked.
+    pub max_held: usize,
     /// For a while settling changes nothing, or some rows are locked.
     pub inert: bool,
 }
@@ -42,6 +44,7 @@ impl Scenario {
             emptied: random.chance(15),
             configurations: if random.chance(30) { 2 } else { 1 },
             inert: random.chance(20),
+            max_held: [0, 1, 3, 10_000][random.below(4) as usize],
         }
     }
 }

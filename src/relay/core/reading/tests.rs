@@ -118,3 +118,27 @@ fn a_delayed_row_of_a_lagging_key_comes_when_it_is_due() {
     assert_eq!(window.stopped_keys(), [batch[0].record.hash]);
     assert!(!window.admit_due(item(row(2_002, batch[0].record.hash))));
 }
+
+/// A catch-up read went on to a row that failed later. What stands before that one, and comes back unpublished, goes again.
+#[test]
+fn what_stands_before_a_failing_row_is_not_lost_with_a_connection() {
+    let mut window = Window::new(Ordering::Strict, 2);
+    for seq in [1, 2, 3, 4] {
+        window.admit(item(row(seq, 7)));
+    }
+    window.bound_keys([7]);
+    let failing = Hold::Failing {
+        seq: 9,
+        retry_at: Time::ZERO,
+    };
+    window.stop_at(7, failing);
+    for _ in 0..2 {
+        let (mut batch, _) = window.take_batch(9, Time::ZERO);
+        assert_eq!(
+            batch.iter().map(|item| item.record.seq).collect::<Vec<_>>(),
+            [1]
+        );
+        window.returned(batch.remove(0));
+        assert_eq!(window.ready(), 1);
+    }
+}

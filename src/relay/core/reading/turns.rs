@@ -69,12 +69,12 @@ impl Core {
             Next::Retries => self.retries_due(),
             Next::Due => reading.due_at,
             Next::CatchUp => at_once(reading.has_order && self.window.has_wanting()),
-            Next::Main => (!self.is_crowded()).then(|| self.pace.due()),
+            Next::Main => self.may_hold_more().then(|| self.pace.due()),
             Next::Look if !reading.has_order => None,
             Next::Look if reading.in_doubt => Some(Time::ZERO),
-            Next::Look => self.is_crowded().then_some(reading.look_at),
+            Next::Look => (!self.may_hold_more()).then_some(reading.look_at),
             // It looks for what main reads passed over.
-            Next::Sweep if self.is_crowded() => None,
+            Next::Sweep if !self.may_hold_more() => None,
             Next::Sweep => {
                 let bounds = (reading.bound.settled_below(), reading.lowest);
                 let (true, (Some(_), Some(_))) = (reading.has_order, bounds) else {

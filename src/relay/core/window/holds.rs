@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 
+use super::parking::Parked;
 use super::{Hold, Key, Ordering, Slot, Window};
 use crate::relay::core::Time;
 use crate::relay::core::reading::CaughtUp;
@@ -94,6 +95,7 @@ impl Window {
         {
             key.has_failed = false;
             self.held -= 1;
+            self.set_parked(hash, Parked::No);
         }
         self.refresh(hash);
     }
@@ -154,9 +156,7 @@ impl Window {
         let mut wanting: Vec<(i64, i64, usize)> = self
             .keys
             .iter()
-            .filter(|(_, key)| {
-                key.hold == Some(Hold::Lagging) && key.waiting.len() <= self.key_cap / 2
-            })
+            .filter(|(_, key)| self.wants_rows(key))
             .map(|(hash, key)| (*hash, key.last_known, self.key_cap - key.waiting.len()))
             .collect();
         wanting.sort_unstable_by_key(|(hash, last_known, _)| (*last_known, *hash));
@@ -166,11 +166,13 @@ impl Window {
 
     /// Whether [`Window::wanting`] has anything to offer.
     pub fn has_wanting(&self) -> bool {
-        self.held > 0
-            && self
-                .keys
-                .values()
-                .any(|key| key.hold == Some(Hold::Lagging) && key.waiting.len() <= self.key_cap / 2)
+        self.held > 0 && self.keys.values().any(|key| self.wants_rows(key))
+    }
+
+    fn wants_rows(&self, key: &Key) -> bool {
+        key.hold == Some(Hold::Lagging)
+            && key.parked != Parked::Leaving
+            && key.waiting.len() <= self.key_cap / 2
     }
 
     /// A catch-up read met a failed row that may not go yet: its key goes on up to it, and no further.
@@ -201,8 +203,12 @@ impl Window {
             };
             if key.hold != Some(Hold::Lagging) {
                 // Stopped at a failing row meanwhile.
-            } else if read.complete {
+            } else if read.complete && key.parked == Parked::No {
                 self.release(hash);
+            } else if read.complete {
+                // Once more when the database does not leave it out any more.
+                key.last_known = key.last_known.max(known_to);
+                key.parked = Parked::Leaving;
             } else {
                 key.last_known = key.last_known.max(known_to);
             }
@@ -217,7 +223,12 @@ impl Window {
             listed.entry(*hash).or_default().push(*seq);
         }
         for (hash, key) in &mut self.keys {
-            let Some(culprit) = key.hold.and_then(Hold::culprit) else {
+            // What becomes of a parked key, the table says.
+            let Some(culprit) = key
+                .hold
+                .and_then(Hold::culprit)
+                .filter(|_| key.parked == Parked::No)
+            else {
                 continue;
             };
             let failing = listed.get(hash).is_some_and(|rows| rows.contains(&culprit));

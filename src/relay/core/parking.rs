@@ -1,0 +1,118 @@
+//! Failing keys beyond those that memory may hold: the database holds them.
+//!
+//! A *parked* key is left out by every main read, due read and sweep, whoever reads, until its owner says otherwise. So what
+//! becomes of its failure record meanwhile (an operator, a late settle) lets no row of it pass another. A key leaves
+//! memory when the database has confirmed that it is parked. It comes back when a failed row of it is due, or when
+//! its record is gone: then a catch-up read brings its rows, in order, as after a takeover. It stays parked in all that
+//! time: only when it has caught up is it unparked, catches up once more, and is a key like others.
+
+use std::collections::HashSet;
+
+use super::{Command, Core, STORE_RETRY, StoreFailed, Time};
+use crate::event::Record;
+use crate::store::Park;
+
+/// Keys in one statement.
+const PARK_MAX: usize = 4_000;
+
+/// Which keys are to be parked and unparked.
+#[derive(Debug, Default)]
+pub(super) struct Parking {
+    next: Park,
+    out: Option<Park>,
+    after: Time,
+    /// Parked keys without a failing row are left that were not taken in yet.
+    pub(super) more: bool,
+    /// Keys of the whole outbox that are parked, as of the last tick.
+    pub(super) parked: u64,
+}
+
+impl Core {
+    /// Most keys that memory ever takes in. That many are there only while catch-up reads are behind, or while none can
+    /// be parked.
+    fn held_limit(&self) -> usize {
+        2 * self.config.max_held + self.config.max_in_flight
+    }
+
+    /// Whether main reads may bring rows that fail.
+    pub(super) fn may_hold_more(&self) -> bool {
+        self.window.held() < self.held_limit()
+    }
+
+    /// Most failing rows to be loaded at once, and most parked keys to be taken in. The other failing keys are to be
+    /// parked.
+    pub fn load_limits(&self) -> (usize, usize) {
+        let held = self.config.max_held.max(1);
+        (2 * (held + self.config.max_in_flight), held)
+    }
+
+    /// A failed row is due whose key is parked. Its key comes back, and the row with it.
+    pub(super) fn back_from_the_table(&mut self, record: &Record) {
+        if self.may_hold_more() {
+            self.window.take_in(record.hash);
+        } else {
+            self.reading.refused(record.seq);
+        }
+    }
+
+    /// After each input: what has become idle may leave memory.
+    pub(super) fn look_for_parking(&mut self) {
+        if self.parking.out.is_some() {
+            return;
+        }
+        self.parking.next = Park::default();
+        let most = self.config.max_held;
+        if self.is_stopping() || self.window.held() <= most && self.window.parked() == 0 {
+            return;
+        }
+        self.parking.next = Park {
+            park: self.window.to_park(most),
+            unpark: self.window.to_unpark(),
+        };
+        self.parking.next.park.truncate(PARK_MAX);
+        self.parking.next.unpark.truncate(PARK_MAX);
+    }
+
+    /// When keys are to be parked or unparked.
+    pub(super) fn park_due(&self) -> Option<Time> {
+        let wanted = self.parking.out.is_none() && !self.parking.next.is_empty();
+        wanted.then_some(self.parking.after)
+    }
+
+    pub(super) fn next_park(&mut self, now: Time) -> Option<Command> {
+        if self.park_due().is_none_or(|due| due > now) {
+            return None;
+        }
+        let next = std::mem::take(&mut self.parking.next);
+        self.parking.out = Some(next.clone());
+        Some(Command::Park(next))
+    }
+
+    /// `result`: the keys that are parked, or not, as asked for. The others are no longer ours.
+    pub(super) fn parked(&mut self, now: Time, result: Result<Vec<i64>, StoreFailed>) {
+        let Some(asked) = self.parking.out.take() else {
+            return;
+        };
+        let Ok(done) = result else {
+            self.parking.after = now + STORE_RETRY;
+            for hash in asked.park {
+                self.window.perhaps_parked(hash);
+            }
+            return;
+        };
+        let done: HashSet<i64> = done.into_iter().collect();
+        for hash in asked.park.iter().filter(|hash| done.contains(hash)) {
+            self.window.now_parked(*hash);
+        }
+        for hash in asked.unpark.iter().filter(|hash| done.contains(hash)) {
+            self.window.now_unparked(*hash);
+        }
+        if done.len() < asked.park.len() + asked.unpark.len() {
+            self.parking.after = now + STORE_RETRY;
+        }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests;
