@@ -27,7 +27,7 @@ use source::SourceChange;
 use sweep::Sweep;
 
 /// Keys in one catch-up read.
-const CATCH_UP_KEYS: usize = 64;
+const CATCH_UP_KEYS: usize = 256;
 
 /// How rows come in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
