@@ -10,7 +10,7 @@ pub enum Content {
     Whole,
     /// Only what identifies it: the rest is read when it is about to go.
     Left {
-        /// Size of the row in bytes; 0 if that is not known yet.
+        /// Size of the row in bytes, as far as it is known: of JSON that is not rendered yet, as stored; 0 if nothing is.
         bytes: u64,
     },
     /// It cannot be read, or must not be: this is its fate, without being sent.

@@ -1,13 +1,13 @@
 //! The dead letter of an event: the same message, elsewhere, with notes that say why.
 
-use super::Record;
 use super::encode::{Encoder, Mode};
 use super::envelope::ExtensionValue;
 use super::headers::parse_headers;
 use super::message::{HeaderValue, Message};
 use super::route::{DeadLetterRouter, Original};
 use super::rules;
-use crate::error::Reason;
+use super::{Data, Record};
+use crate::error::{Reason, ReasonCode};
 
 /// The header that only a dead letter has, where it has [headers](Explained::InHeaders).
 pub const REASON_HEADER: &str = "x-outrigger-reason";
@@ -45,6 +45,8 @@ impl Encoder {
     /// reason, its explanation, the attempts made and, if the event had a route, its destination and routing key. They
     /// are headers or attributes, as [`Explained`] says, and replace those of the same names.
     ///
+    /// Of a row that is too large, or was not read, it has no payload; of one that was not read, only what is known of it.
+    ///
     /// There is no dead letter for a row that cannot be expressed as a CloudEvent, or for which
     /// the dead-letter templates give no route: the reason says so.
     pub fn dead_letter(
@@ -54,6 +56,17 @@ impl Encoder {
         reason: &Reason,
         attempts: u32,
     ) -> Result<Message, Reason> {
+        let unread = record.content.refusal().is_some();
+        let without_payload;
+        let record = if unread || reason.code == ReasonCode::TooLarge {
+            without_payload = Record {
+                data: Data::None,
+                ..record.clone()
+            };
+            &without_payload
+        } else {
+            record
+        };
         let mut event = self.envelope(record)?;
         let mut headers = parse_headers(record.headers.as_deref(), self.mode == Mode::Binary)?;
         // An event may be dead because it has no route; a constant dead-letter route still takes it.
@@ -65,7 +78,8 @@ impl Encoder {
             route: original.as_ref().map(|(d, k)| (d.as_str(), k.as_str())),
             reason: reason.code,
         })?;
-        let notes = notes(reason, attempts, original);
+        // A row that was not read may have had a route of its own.
+        let notes = notes(reason, attempts, original.filter(|_| !unread));
         match self.explained {
             Explained::InHeaders => {
                 headers.retain(|(name, _)| notes.iter().all(|note| note.header != name));
@@ -224,6 +238,36 @@ mod tests {
                 ..original
             };
             assert_eq!(dead, expected);
+        }
+    }
+
+    #[test]
+    fn what_is_too_large_or_unread_goes_without_its_payload() {
+        let router = DeadLetterRouter::new("dlx", "{{ reason }}").unwrap();
+        let large = Record {
+            data: Data::Json("[1]".into()),
+            ..record()
+        };
+        let too_large = Reason::new(ReasonCode::TooLarge, "it is");
+        let unread = Record {
+            seq: 3,
+            id: "id3".into(),
+            event_type: "order".into(),
+            key: Some("k".into()),
+            content: crate::event::Content::of_size(2, 1),
+            ..Record::default()
+        };
+        for (record, has_route) in [(large, true), (unread, false)] {
+            let dead = encoder(Mode::Binary)
+                .dead_letter(&record, &router, &too_large, 1)
+                .unwrap();
+            assert_eq!((dead.body.len(), dead.id.as_str()), (0, "id3"));
+            assert_eq!(dead.routing_key, "too_large");
+            let routed = dead
+                .headers
+                .iter()
+                .any(|(name, _)| name == "x-outrigger-original-destination");
+            assert_eq!(routed, has_route);
         }
     }
 

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use lapin::ExchangeKind;
 use outrigger::store::postgres::{Mapping, OutboxSettings, grants};
 
 use crate::support::{PATIENCE, Stage, until};
@@ -134,4 +135,56 @@ async fn a_row_that_ends_the_process_while_it_is_read_is_found() {
     assert!(deaths >= 2, "{deaths}");
     consumer.await_different(500).await;
     relay.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_dead_letter_of_a_row_that_is_too_large_or_unreadable_says_what_is_known_of_it() {
+    let _turn = shared().await;
+    let stage = Stage::new(servers().await).await;
+    let dead_letters = format!("{}-dead", stage.name);
+    let admin = &stage.admin;
+    admin.exchange(&dead_letters, ExchangeKind::Topic).await;
+    admin.queue(&dead_letters, &[]).await;
+    admin.bind(&dead_letters, &dead_letters, "#", &[]).await;
+    let graveyard = stage.consumer_of(&dead_letters).await;
+    stage
+        .run(
+            "create type fragile as enum ('gone'); \
+             alter table outbox alter column subject type fragile using null",
+        )
+        .await;
+    stage
+        .run(
+            "begin; set local allow_system_table_mods = on; \
+             insert into outbox (type, key, data) values ('unread', 'k1', to_jsonb(repeat('x', 3000000))); \
+             insert into outbox (type, key, data) values ('refused', 'k2', to_jsonb(repeat('x', 300000))); \
+             insert into outbox (type, key, subject, data) values ('gone', 'k3', 'gone', '1'); \
+             delete from pg_enum where enumlabel = 'gone'; commit",
+        )
+        .await;
+    let relay = stage
+        .settings()
+        .set("EVENT_MODE", "binary")
+        .set("RELAY_MAX_EVENT_SIZE", "1MiB")
+        .set("RABBITMQ_MAX_MESSAGE_SIZE", "100KiB")
+        .set("RETRY_DEAD_LETTER_DESTINATION", &dead_letters)
+        .start();
+    for (kind, reason, known) in [
+        ("unread", "too_large", "OUTRIGGER_RELAY_MAX_EVENT_SIZE"),
+        ("refused", "too_large", "300002 bytes"),
+        ("gone", "unreadable", "`subject` cannot be read"),
+    ] {
+        let id = format!("select id::text from outbox where type = '{kind}'");
+        let id = stage.texts(&id).await.remove(0);
+        let letter = graveyard.await_id(&id, PATIENCE).await;
+        assert_eq!(letter.text(), "", "{kind}");
+        assert_eq!(letter.header("ce-type").as_deref(), Some(kind));
+        assert_eq!(letter.header("x-outrigger-reason").as_deref(), Some(reason));
+        let error = letter.header("x-outrigger-error").unwrap_or_default();
+        assert!(error.contains(known), "{kind}: {error}");
+    }
+    let dead = "select count(*) from outrigger.failures where state = 'dead' and error not like '%dead letter was refused%'";
+    stage.await_count("they are dead", dead, 3).await;
+    relay.stop().await;
+    assert_eq!(graveyard.finish().await.len(), 3);
 }

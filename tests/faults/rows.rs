@@ -2,10 +2,12 @@
 
 use std::time::Instant;
 
-use crate::play::{Counts, Play, Run};
+use crate::play::{Counts, Play, Run, WINDOW};
 use crate::scenario::{Place, RABBITMQ, Scenario};
 use crate::sink::Sink;
 use crate::support::Settings;
+use crate::support::proxy::Act;
+use crate::support::proxy::frames::{Label, Statement};
 
 pub(crate) const SCENARIOS: &[Scenario] = &[
     Scenario {
@@ -58,7 +60,21 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         sinks: Sink::ALL,
         run: |run| Box::pin(payload_sizes(run)),
     },
+    Scenario {
+        name: "unread-rows",
+        row: "9, 25",
+        fault: "rows of 30 to 200 MB, rows that the database cannot hand out and rows of some MB among the others, and kill -9 \
+                while they are read, with 128 MiB of memory",
+        replicas: 2,
+        place: Place::Shared,
+        short: true,
+        sinks: Sink::ALL,
+        run: |run| Box::pin(unread_rows(run)),
+    },
 ];
+
+/// The charts' default memory limit.
+const MEMORY: u64 = 128 << 20;
 
 /// Insists that so many rows are dead, each after as many attempts as it deserves.
 async fn assert_dead(play: &mut Play, rows: usize) {
@@ -70,7 +86,7 @@ async fn assert_dead(play: &mut Play, rows: usize) {
         )
         .await;
     let attempts = "select count(*) from outrigger.failures \
-        where attempts <> case when reason in ('unroutable', 'unknown_destination') then 2 else 1 end";
+        where state = 'dead' and attempts <> case when reason in ('unroutable', 'unknown_destination') then 2 else 1 end";
     let wrong = play.stage.count(attempts).await;
     assert_eq!(wrong, 0, "rows with the wrong number of attempts");
 }
@@ -195,4 +211,61 @@ async fn payload_sizes(run: Run) -> Counts {
     }
     play.recovered().await;
     play.finish(0).await
+}
+
+async fn unread_rows(run: Run) -> Counts {
+    let rounds = run.rounds(3, 12);
+    let largest = 3_000_000.min(run.sink().payload_max());
+    let mut play = Play::open(run).await;
+    // A label that is gone is a value that cannot be rendered.
+    let labels: Vec<String> = (0..rounds).map(|round| format!("'gone{round}'")).collect();
+    play.stage
+        .run(&format!(
+            "create type fragile as enum ({}); \
+             alter table outbox alter column subject type fragile using null",
+            labels.join(", ")
+        ))
+        .await;
+    play.refusals = true;
+    play.begin(|settings| settings.limited(MEMORY)).await;
+    for round in 0..rounds {
+        let killed = round % 2;
+        let nth = play.random(1..=150);
+        let trap = play.replicas[killed].at(Label::Row(Statement::Read), nth, Act::Hold);
+        play.stage
+            .run(&format!(
+                "begin; set local allow_system_table_mods = on; \
+                 insert into outbox (type, key, data_binary) \
+                   values ('huge', 'b1', decode(repeat('ab', 60000000), 'hex')); \
+                 insert into outbox (type, key, headers) \
+                   values ('huge', 'b2', jsonb_build_object('h', repeat('x', 30000000))); \
+                 insert into outbox (type, key, data) values ('huge', 'b3', to_jsonb(repeat('x', 200000000))); \
+                 insert into outbox (type, key, subject) select 'gone', 'b' || g, 'gone{round}' from generate_series(1, 5) g; \
+                 with event as (insert into outbox (type, key, data) \
+                     select 'large', 'b' || g, to_jsonb(repeat('x', {largest})) from generate_series(1, 10) g \
+                     returning id, key, seq, data) \
+                   insert into ledger select id, key, seq, seq, data::text from event; \
+                 delete from pg_enum where enumlabel = 'gone{round}'; \
+                 commit"
+            ))
+            .await;
+        trap.sprung().await;
+        play.replicas[killed].kill();
+        play.published(50).await;
+        play.replicas[killed].start();
+        play.stage.await_owned(2).await;
+    }
+    assert_dead(&mut play, 8 * rounds).await;
+    for (kind, reason, rows) in [("huge", "too_large", 3), ("gone", "unreadable", 5)] {
+        let dead = format!(
+            "select count(*) from outrigger.failures where event_type = '{kind}' and reason = '{reason}'"
+        );
+        assert_eq!(play.stage.count(&dead).await, (rows * rounds) as i64);
+    }
+    play.published(100).await;
+    for replica in &play.replicas {
+        let peak = replica.relay().peak_kib();
+        assert!(peak < MEMORY >> 10, "{} took {peak} KiB", replica.name);
+    }
+    play.finish(rounds * WINDOW).await
 }

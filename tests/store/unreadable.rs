@@ -5,7 +5,7 @@ use outrigger::event::{Content, Data, Record};
 use outrigger::store::postgres::{AfterPublish, OutboxSettings, PostgresStore};
 use outrigger::store::{FetchBatch, FetchRequest, ReadKind, ReadRequest, Settle, Settled};
 
-use crate::fixture::{Fixture, from_start, request, row_settled};
+use crate::fixture::{Fixture, database, from_start, request, row_settled, server};
 
 const KIB: usize = 1 << 10;
 
@@ -225,4 +225,58 @@ async fn an_id_that_cannot_be_read_still_names_its_row() {
         ..Settle::default()
     };
     assert_eq!(store.settle(&settle).await.unwrap(), []);
+}
+
+/// Such JSON is rendered in seconds: not for each half that is looked through.
+#[tokio::test]
+async fn json_that_is_long_as_stored_is_rendered_once_and_for_its_row_alone() {
+    let f = Fixture::new().await;
+    f.sql(
+        "create type fragile as enum ('gone'); alter table outbox alter column subject type fragile using null; \
+         insert into outbox (type, subject) values ('gone', 'gone'); \
+         insert into outbox (type, data) select 'small', '1' from generate_series(1, 3); \
+         insert into outbox (type, data) values ('huge', to_jsonb(repeat('x', 100000000))); \
+         insert into outbox (type, data) select 'small', '1' from generate_series(1, 3); \
+         set allow_system_table_mods = on; delete from pg_enum where enumlabel = 'gone'",
+    )
+    .await;
+    let url = server().await.url(&f.name);
+    let store = database(&url, &OutboxSettings::default())
+        .open()
+        .await
+        .unwrap();
+    let request = ReadRequest {
+        whole: 64 * KIB,
+        max_event: 16 << 20,
+        ..request(ReadKind::Main { after: None })
+    };
+    let rows = store.read(&request).await.unwrap().rows;
+    assert!(
+        rows.iter()
+            .all(|row| row.content == Content::Left { bytes: 0 })
+    );
+    let mut of = of(&rows, 1 << 20);
+    of.max_event = 16 << 20;
+    let (mut found, mut left) = (Vec::new(), rows.len());
+    while left > 0 {
+        let batch = store.fetch(&of).await.unwrap();
+        of.rows
+            .retain(|row| batch.rows.iter().all(|came| came.seq != row.seq));
+        assert!(of.rows.len() < left && batch.gone.is_empty());
+        left = of.rows.len();
+        found.extend(batch.rows);
+    }
+    let fates: Vec<(i64, Option<ReasonCode>)> = found
+        .iter()
+        .map(|row| {
+            (
+                row.seq,
+                row.content.refusal().map(|refusal| refusal.reason.code),
+            )
+        })
+        .collect();
+    let mut wanted = vec![(1, Some(ReasonCode::Unreadable))];
+    wanted.extend([2, 3, 4, 6, 7, 8].map(|seq| (seq, None)));
+    wanted.push((5, Some(ReasonCode::TooLarge)));
+    assert_eq!(fates, wanted, "the long one comes last");
 }

@@ -213,10 +213,7 @@ impl Core {
                 Some(reason),
                 None,
             ));
-        } else if self.config.dead_letter
-            && item.record.content.refusal().is_none()
-            && self.ownership.active(item.record.hash)
-        {
+        } else if self.config.dead_letter && self.ownership.active(item.record.hash) {
             // It goes once more, to the dead-letter destination, before its key goes on.
             item.dead_letter = Some(reason);
             item.retried = item.retried || item.record.attempts > 1;

@@ -30,7 +30,7 @@ use sweep::Sweep;
 use turns::Next;
 
 /// Keys in one catch-up read.
-const CATCH_UP_KEYS: usize = 64;
+const CATCH_UP_KEYS: usize = 256;
 
 /// How rows come in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

@@ -21,7 +21,7 @@ pub(super) async fn publish(
     batch: Vec<Item>,
 ) -> Vec<(Item, Verdict)> {
     let mut verdicts: HashMap<i64, Verdict> = HashMap::with_capacity(batch.len());
-    for item in &batch {
+    for item in batch.iter().filter(|item| item.dead_letter.is_none()) {
         if let Some(refusal) = item.record.content.refusal() {
             let reason = refusal.reason.clone();
             let verdict = match refusal.may_pass {

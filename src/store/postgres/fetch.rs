@@ -19,7 +19,11 @@ use crate::event::{Content, Record};
 use crate::store::{FetchBatch, FetchRequest, Settled};
 
 /// After this long, what is there is handed out.
-const PATIENCE: Duration = Duration::from_secs(5);
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// JSON that takes more bytes as stored is rendered for its row alone. It may be many times as long, and take seconds; in a
+/// group it would be rendered again for each half that is asked for.
+const STORED_TOGETHER: usize = 1 << 20;
 
 /// Fetches those of the rows for which `filter` holds. If the server refuses, one of them is to blame: halves are asked for, and halves of those.
 pub(super) async fn fetch(
@@ -40,7 +44,8 @@ pub(super) async fn fetch(
         }
         let left = request.byte_limit.saturating_sub(bytes);
         match ask(session, table, sql, request, (group, filter), left).await {
-            Ok(answer) => {
+            Ok((answer, alone)) => {
+                groups.extend(alone);
                 bytes += answer.rows.iter().map(Record::weight).sum::<usize>();
                 batch.rows.extend(answer.rows);
                 batch.gone.extend(answer.gone);
@@ -61,17 +66,21 @@ pub(super) async fn fetch(
     Ok(batch)
 }
 
-async fn ask(
+/// Also returns the rows that must be asked for alone.
+async fn ask<'a>(
     session: &Session<'_>,
     table: &Table,
     sql: &Sql,
     request: &FetchRequest,
-    (group, filter): (&[Settled], &str),
+    (group, filter): (&'a [Settled], &str),
     byte_limit: usize,
-) -> Result<FetchBatch, StoreError> {
+) -> Result<(FetchBatch, Vec<&'a [Settled]>), StoreError> {
     let seqs: Vec<i64> = group.iter().map(|row| row.seq).collect();
     let whole = i64::try_from(request.max_event).unwrap_or(i64::MAX);
-    let stored = stored_max(request.max_event);
+    let mut stored = stored_max(request.max_event);
+    if group.len() > 1 {
+        stored = stored.min(STORED_TOGETHER as i64);
+    }
     let part = Part::Sized {
         whole: "$2",
         stored: "$3",
@@ -96,6 +105,7 @@ async fn ask(
     let mut stream = pin!(session.rows(&statement, params).await?);
     let mut batch = FetchBatch::default();
     let (mut bytes, mut cut, mut noted) = (0, false, false);
+    let mut alone = Vec::new();
     while let Some(row) = stream.next().await {
         let row = row?;
         if !noted {
@@ -110,6 +120,11 @@ async fn ask(
             continue;
         }
         let record = layout.record(&row)?;
+        if record.content.is_left() {
+            let of = |row: &Settled| row.seq == record.seq && row.id == record.id;
+            alone.extend(group.iter().position(of).map(|at| &group[at..=at]));
+            continue;
+        }
         bytes += record.weight();
         if bytes > byte_limit && !batch.rows.is_empty() {
             cut = true;
@@ -121,11 +136,11 @@ async fn ask(
     if !cut {
         let came = |row: &&Settled| {
             let same = |record: &Record| record.seq == row.seq && record.id == row.id;
-            !batch.rows.iter().any(same)
+            !batch.rows.iter().any(same) && !alone.iter().any(|alone| alone.contains(row))
         };
         batch.gone = group.iter().filter(came).cloned().collect();
     }
-    Ok(batch)
+    Ok((batch, alone))
 }
 
 /// A row that cannot be read: which column is to blame, and what can be said about the event all the same.

@@ -46,7 +46,8 @@ impl Numbers {
             },
             limit: number(request.limit.max(1)),
             whole: whole(request),
-            stored: stored_max(request.max_event),
+            // What takes more is certainly too long to be read with others, so it need not be rendered to be measured.
+            stored: stored_max(request.whole.min(request.max_event)),
         }
     }
 }
@@ -472,7 +473,7 @@ impl<'a> Layout<'a> {
                 format!("its id has more than {ID_MAX} bytes, or is not valid UTF-8"),
             ),
             // JSON too large, as stored, to be rendered.
-            Some(stored) if stored < 0 => Content::refused(
+            Some(stored) if -stored > stored_max(self.max_event) => Content::refused(
                 ReasonCode::TooLarge,
                 format!(
                     "the row's JSON takes {} bytes as stored, and OUTRIGGER_RELAY_MAX_EVENT_SIZE allows {}; it was not read",
@@ -480,6 +481,10 @@ impl<'a> Layout<'a> {
                     self.max_event
                 ),
             ),
+            // Not rendered, so its size is not known: no less than this, mostly.
+            Some(stored) if stored < 0 => Content::Left {
+                bytes: stored.unsigned_abs(),
+            },
             Some(size) => Content::of_size(size.unsigned_abs(), self.max_event),
         }
     }
