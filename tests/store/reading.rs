@@ -5,9 +5,7 @@ use std::time::Duration;
 
 use outrigger::error::{Reason, ReasonCode};
 use outrigger::event::Data;
-use outrigger::store::{
-    Failure, FailureState, Partitions, ReadKind, ReadRequest, Settle, partition_of,
-};
+use outrigger::store::{Failure, FailureState, Partitions, ReadKind, ReadRequest, partition_of};
 
 use crate::fixture::{Fixture, from_start, request, server, settled};
 
@@ -537,20 +535,6 @@ async fn failures_are_fenced_by_ownership() {
         f.count("select count(*) from outrigger.failures").await,
         expected.len() as i64
     );
-}
-
-#[tokio::test]
-async fn settling_twice_changes_nothing() {
-    let f = Fixture::new().await;
-    f.insert(3, 3).await;
-    let settle = settled(&f.store, &[1, 2, 99], &[]).await;
-    assert_eq!(f.store.settle(&settle).await.unwrap(), []);
-    let first = "select count(distinct published_at) from outbox where published_at < now()";
-    assert_eq!(f.count(first).await, 1);
-    assert_eq!(f.store.settle(&settle).await.unwrap(), []);
-    assert_eq!(f.store.settle(&Settle::default()).await.unwrap(), []);
-    assert_eq!(f.count(first).await, 1);
-    assert_eq!(f.seqs(&from_start()).await, [3]);
 }
 
 #[tokio::test]

@@ -366,3 +366,17 @@ async fn an_unsettled_row_is_not_read_again_and_comes_back_to_be_settled() {
     assert_eq!(f.count(records).await, 0);
     assert!(!f.store.tick(me, false).await.unwrap().unsettled);
 }
+
+#[tokio::test]
+async fn settling_twice_changes_nothing() {
+    let f = Fixture::new().await;
+    f.insert(3, 3).await;
+    let settle = settled(&f.store, &[1, 2, 99], &[]).await;
+    assert_eq!(f.store.settle(&settle).await.unwrap(), []);
+    let first = "select count(distinct published_at) from outbox where published_at < now()";
+    assert_eq!(f.count(first).await, 1);
+    assert_eq!(f.store.settle(&settle).await.unwrap(), []);
+    assert_eq!(f.store.settle(&Settle::default()).await.unwrap(), []);
+    assert_eq!(f.count(first).await, 1);
+    assert_eq!(f.seqs(&from_start()).await, [3]);
+}
