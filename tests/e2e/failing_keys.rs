@@ -251,3 +251,64 @@ async fn a_failing_row_that_somebody_deletes_frees_its_key() {
         .await;
     relay.stop().await;
 }
+
+/// More than memory keeps: the database keeps the others, says so, and gives them back in order.
+#[tokio::test(flavor = "multi_thread")]
+async fn keys_beyond_those_that_memory_keeps_wait_in_the_table() {
+    const KEYS: usize = 11_000;
+    let _turn = alone().await;
+    let stage = stage().await;
+    let consumer = stage.consumer().await;
+    stage
+        .run(&format!(
+            "insert into outbox (type, key, routing_key) select 'good', 'k' || g, 'nowhere' from generate_series(1, {KEYS}) g; \
+             insert into outbox (type, key) select 'good', 'k' || g from generate_series(1, {KEYS}) g; \
+             insert into outbox (type, key) select 'good', 'k' || g from generate_series(1, {KEYS}) g"
+        ))
+        .await;
+    let settings = stage
+        .settings()
+        .set("RETRY_MAX_ATTEMPTS", 1)
+        .set("RETRY_ON_EXHAUSTED", "block");
+    let relay = settings.start();
+    let blocked = "select count(*) from outrigger.failures where state = 'blocked'";
+    let keys = KEYS as i64;
+    stage
+        .await_count("every key is blocked", blocked, keys)
+        .await;
+    relay
+        .await_log("more keys fail or are blocked than are kept in memory")
+        .await;
+    let other = stage.insert("type, key", "'good', 'other'").await;
+    consumer.await_id(&other, PATIENCE).await;
+    assert_eq!(consumer.count(), 1, "a blocked key moved");
+    let status = settings.run(&["status"]).await;
+    assert!(
+        status.contains("more fail than are kept in memory"),
+        "{status}"
+    );
+    settings.run(&["dead", "discard", "--all", "--yes"]).await;
+    stage.await_settled().await;
+    let parked = "select count(*) from outrigger.parked";
+    stage.await_count("no key is parked", parked, 0).await;
+    relay
+        .await_log("the failing keys fit in memory again")
+        .await;
+    relay.stop().await;
+    let deliveries = consumer.finish().await;
+    assert_eq!(deliveries.len(), 2 * KEYS + 1);
+    let sent = stage
+        .texts(
+            "select id::text from outbox where key like 'k%' and routing_key is null order by seq",
+        )
+        .await;
+    let place: HashMap<&str, usize> = deliveries
+        .iter()
+        .enumerate()
+        .map(|(place, delivery)| (delivery.id.as_str(), place))
+        .collect();
+    let (first, second) = sent.split_at(KEYS);
+    let pairs = first.iter().zip(second);
+    let wrong = pairs.filter(|(one, two)| place[one.as_str()] > place[two.as_str()]);
+    assert_eq!(wrong.count(), 0, "keys out of order");
+}

@@ -87,6 +87,8 @@ pub struct Database {
     replicas: BTreeMap<Uuid, ReplicaState>,
     pub owners: Vec<(Option<Uuid>, Time)>,
     pub failures: BTreeMap<i64, FailureRow>,
+    /// Events that an operator discarded.
+    pub discarded: BTreeSet<i64>,
     /// Keys that main reads leave out, by hash.
     pub parked: BTreeSet<i64>,
     pub failures_version: i64,
@@ -122,6 +124,7 @@ impl Database {
             replicas: BTreeMap::new(),
             owners: vec![(None, Time::ZERO); partitions as usize],
             failures: BTreeMap::new(),
+            discarded: BTreeSet::new(),
             parked: BTreeSet::new(),
             failures_version: 0,
             awake_until: Time::ZERO,

@@ -528,8 +528,7 @@ impl World {
                 self.at(self.now + wait, Event::Resume);
             }
             Event::Operator if self.random.chance(50) => {
-                self.log(|| "operator touches the failure records".to_owned());
-                self.database.failures_version += 1;
+                self.discard();
             }
             Event::Operator => {
                 self.log(|| "operator changes the number of partitions".to_owned());

@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use outrigger::error::{Reason, ReasonCode};
 use outrigger::event::Data;
-use outrigger::store::{Failure, FailureState, Partitions, ReadKind, ReadRequest, partition_of};
+use outrigger::store::{
+    Failing, Failure, FailureState, Partitions, ReadKind, ReadRequest, partition_of,
+};
 
 use crate::fixture::{Fixture, from_start, request, server, settled};
 
@@ -294,6 +296,10 @@ async fn limits_cut_and_say_so() {
     assert_eq!((batch.rows.len(), batch.cut), (20, false));
 }
 
+async fn failing_rows(f: &Fixture, of: &Partitions) -> Vec<Failing> {
+    f.store.load_failing(of, (100, 9)).await.unwrap().failing
+}
+
 fn failure(
     row: &outrigger::event::Record,
     state: FailureState,
@@ -380,12 +386,7 @@ async fn failing_rows_leave_the_main_reads_and_come_back_as_retries() {
     assert_eq!((caught_up[3].retry_in, caught_up[3].crashes), (None, 2));
     assert_eq!((caught_up[4].retry_in, caught_up[4].attempts), (None, 0));
 
-    let failing = f
-        .store
-        .load_failing(&Partitions::All, (100, 9))
-        .await
-        .unwrap()
-        .failing;
+    let failing = failing_rows(&f, &Partitions::All).await;
     let states: Vec<_> = failing.iter().map(|x| (x.seq, x.state)).collect();
     assert_eq!(
         states,
@@ -401,7 +402,7 @@ async fn failing_rows_leave_the_main_reads_and_come_back_as_retries() {
         owned: vec![partition_of(rows[2].hash, 4)],
         count: 4,
     };
-    let loaded = f.store.load_failing(&mine, (100, 9)).await.unwrap().failing;
+    let loaded = failing_rows(&f, &mine).await;
     assert!(loaded.iter().any(|x| x.seq == 3));
     assert!(
         loaded
@@ -473,26 +474,14 @@ async fn a_record_ends_with_its_row() {
         owned: Vec::new(),
         count: 4,
     };
-    assert_eq!(
-        f.store
-            .load_failing(&nobody, (100, 9))
-            .await
-            .unwrap()
-            .failing,
-        []
-    );
+    assert_eq!(failing_rows(&f, &nobody).await, []);
     let left = "select count(*) from outrigger.failures";
     assert_eq!(
         f.count(left).await,
         6,
         "other partitions are others' business"
     );
-    let loaded = f
-        .store
-        .load_failing(&Partitions::All, (100, 9))
-        .await
-        .unwrap()
-        .failing;
+    let loaded = failing_rows(&f, &Partitions::All).await;
     let seqs: Vec<i64> = loaded.iter().map(|failing| failing.seq).collect();
     assert_eq!(seqs, [6]);
     let left = "select count(*) from outrigger.failures where (seq, state) <> (6, 'retrying')";

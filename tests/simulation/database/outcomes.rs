@@ -155,6 +155,15 @@ impl Database {
         }
     }
 
+    /// What an operator does with a failed row.
+    pub fn discard(&mut self, seq: i64) {
+        let id = self.present[&seq];
+        self.rows[id as usize - 1].published = true;
+        self.pending.remove(&seq);
+        self.failures.remove(&seq);
+        self.discarded.insert(id);
+    }
+
     /// Parks and unparks the keys of partitions that the replica owns, and returns them.
     pub fn park(&mut self, park: &Park, replica: Uuid) -> Vec<i64> {
         let mut done = Vec::new();

@@ -2,9 +2,10 @@
 
 use outrigger::relay::core::Input;
 use outrigger::relay::core::pace::WakeReason;
+use outrigger::store::FailureState;
 
 use super::{Event, Fate, World, Writer, ms};
-use crate::database::Payload;
+use crate::database::{Database, Payload};
 use std::time::Duration;
 
 impl World {
@@ -169,5 +170,20 @@ impl World {
                 );
             }
         }
+    }
+
+    /// An operator discards some failing events, or none.
+    pub(super) fn discard(&mut self) {
+        let failing = |database: &Database, seq: &i64| {
+            let state = database.failure(*seq).map(|row| row.failure.state);
+            state == Some(FailureState::Retrying)
+        };
+        let mut seqs: Vec<i64> = self.database.pending.iter().copied().collect();
+        seqs.retain(|seq| failing(&self.database, seq) && self.random.chance(50));
+        self.log(|| format!("operator discards {seqs:?}"));
+        for seq in seqs {
+            self.database.discard(seq);
+        }
+        self.database.failures_version += 1;
     }
 }
