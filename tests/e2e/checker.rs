@@ -106,7 +106,7 @@ fn pending_and_failed_rows_are_not_lost_but_not_done() {
     rows[2].failure = Some("dead".into());
     let report = Report {
         pending: list(&["b"]),
-        failed: list(&["c"]),
+        failed: list(&["c dead"]),
         ..expected(2)
     };
     objects(&arrivals(&["a", "d"]), &rows, report);
