@@ -101,8 +101,8 @@ async fn restart_behind_large_rows(run: Run) -> Counts {
     let postgres = play.stage.postgres.clone();
     let restart = tokio::task::spawn_blocking(move || postgres.restart());
     restart.await.expect("the restart");
-    play.reconnect().await;
     play.broker().revive().await;
+    play.reconnect().await;
     play.recovered().await;
     play.finish(2 * WINDOW).await
 }
