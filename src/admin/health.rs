@@ -31,7 +31,7 @@ pub enum Outcome {
 /// One check.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Check {
-    /// Its name: `loop`, `relay`, `database`, `schema`, `settling`, `broker`, `leases`, `replicas` or `listener`.
+    /// Its name: `loop`, `relay`, `database`, `schema`, `settling`, `keys`, `broker`, `leases`, `replicas` or `listener`.
     pub name: &'static str,
     /// How it went.
     pub outcome: Outcome,
@@ -125,6 +125,7 @@ pub fn ready(live: &Live) -> Report {
             Check::fails_if("database", live.database.as_ref()),
             Check::fails_if("schema", live.schema.as_ref()),
             Check::fails_if("settling", live.settling.as_ref()),
+            Check::fails_if("keys", live.crowded.as_ref()),
             broker(&live.broker),
             leases(live),
             replicas(live),
@@ -279,7 +280,7 @@ mod tests {
     fn a_running_relay_is_ready_and_names_each_check() {
         assert_eq!(
             ready(&running()).to_string(),
-            "[+]relay ok\n[+]database ok\n[+]schema ok\n[+]settling ok\n[+]broker ok\n\
+            "[+]relay ok\n[+]database ok\n[+]schema ok\n[+]settling ok\n[+]keys ok\n[+]broker ok\n\
              [+]leases ok: 1 of 1 partitions\n[+]replicas ok\n[+]listener ok\nreadyz check passed\n"
         );
     }
@@ -297,6 +298,9 @@ mod tests {
         let mut live = running();
         live.settling = Some("a trigger".into());
         assert_eq!(failed(&live), ["settling"]);
+        live.settling = None;
+        live.crowded = Some("too many".into());
+        assert_eq!(failed(&live), ["keys"]);
         let mut live = running();
         live.broker = SinkState::Blocked("low on memory".into());
         assert_eq!(failed(&live), ["broker"]);

@@ -79,7 +79,7 @@ async fn count(
     let at = Instant::now();
     let backlog = timed(measured, store.backlog(above)).await?;
     measured.clock.heard(at, Instant::now(), backlog.clock);
-    let failed = backlog.retrying + backlog.blocked + backlog.dead;
+    let failed = backlog.recorded();
     let is_paused = live.borrow().gauges.paused;
     let paused = match is_paused {
         true => timed(measured, store.paused()).await?,

@@ -462,8 +462,14 @@ impl Driver {
         }
         self.live_at = Some(Instant::now());
         let now = self.now();
+        let keys = self.core.gauges(now);
+        let crowded = self
+            .core
+            .is_crowded()
+            .then(|| report::crowded(keys.held_keys));
         self.report.settling(self.core.unsettled());
-        self.report.parked(self.core.gauges(now).parked_keys);
+        self.report.parked(keys.parked_keys);
+        self.report.crowded(crowded.as_deref());
         self.report.failing.flush(false);
         let health = self.report.health();
         let mut live_now = Live {
@@ -482,6 +488,7 @@ impl Driver {
             database: health.problem(),
             schema: health.schema(),
             settling: self.core.unsettled().map(str::to_owned),
+            crowded,
             broker: self.sink.state().borrow().clone(),
             listener: self
                 .listener

@@ -69,6 +69,8 @@ pub struct Live {
     pub schema: Option<String>,
     /// Why published rows cannot be settled, so that nothing is published; `None`: they can.
     pub settling: Option<String>,
+    /// Why no events of further keys are read, if no more failing keys can be held or parked; `None`: they are read.
+    pub crowded: Option<String>,
     /// The sink.
     pub broker: SinkState,
     /// The wake-up hint; `None`: polling alone was asked for.
@@ -98,6 +100,7 @@ impl Live {
             database: Some("not connected yet".into()),
             schema: Some("not looked at yet".into()),
             settling: None,
+            crowded: None,
             broker: SinkState::Down(String::new()),
             listener: None,
             tick: None,
@@ -114,6 +117,9 @@ impl Live {
         }
         if let Some(why) = &self.settling {
             return Some(format!("published rows cannot be settled: {why}"));
+        }
+        if let Some(why) = &self.crowded {
+            return Some(why.clone());
         }
         match &self.broker {
             SinkState::Ready | SinkState::Impaired(_) => None,

@@ -93,7 +93,7 @@ async fn the_page_shows_what_happens_in_both_themes_and_on_a_phone() {
         );
         assert_eq!(
             browser.evaluate("document.querySelectorAll('#checks .ok').length"),
-            8
+            9
         );
         let page = browser.evaluate("document.documentElement.innerHTML");
         for secret in ["payload", "person-1"] {

@@ -1,21 +1,25 @@
 //! Rows that cannot be marked as published: nothing is published twice for them, and nobody else waits.
 
-use crate::support::{PATIENCE, Stage};
+use crate::support::{PATIENCE, Stage, until};
 use crate::{servers, shared};
 
 const UNSETTLED: &str = "select count(*) from outrigger.failures where state = 'unsettled'";
 
-#[tokio::test(flavor = "multi_thread")]
-async fn what_cannot_be_settled_is_published_once_and_stops_the_rest() {
+/// An update has no effect, or a trigger undoes it afterwards.
+const WITHOUT_EFFECT: &str = "create function nothing() returns trigger language plpgsql as $$ begin return null; end $$; \
+    create trigger t before update on outbox for each row execute function nothing()";
+const UNDONE: &str = "create function undo() returns trigger language plpgsql as $$ begin \
+    if pg_trigger_depth() = 1 then update outbox set published_at = null where seq = new.seq; end if; return null; end $$; \
+    create trigger t after update on outbox for each row execute function undo()";
+
+async fn is_published_once_and_stops_the_rest(trigger: &str) {
     let _turn = shared().await;
     let stage = Stage::new(servers().await).await;
     let consumer = stage.consumer().await;
     stage
-        .run(
-            "create function nothing() returns trigger language plpgsql as $$ begin return null; end $$; \
-             create trigger t before update on outbox for each row execute function nothing(); \
-             insert into outbox (type, key) select 't', 'k' || n from generate_series(1, 6000) n",
-        )
+        .run(&format!(
+            "{trigger}; insert into outbox (type, key) select 't', 'k' || n from generate_series(1, 6000) n"
+        ))
         .await;
     let relay = stage.settings().start();
     relay.await_log("published rows cannot be settled").await;
@@ -24,6 +28,38 @@ async fn what_cannot_be_settled_is_published_once_and_stops_the_rest() {
     stage
         .await_that("they are recorded", UNSETTLED, PATIENCE, |count| count > 19)
         .await;
+    // Everywhere a person looks.
+    relay
+        .await_answer("/readyz?verbose", &["[-]settling failed"])
+        .await;
+    let page = ["Not publishing", "settling", "\"state\":\"unsettled\""];
+    relay.await_answer("/status", &page).await;
+    let counted = until("the metric counts them", PATIENCE, || async {
+        let metrics = relay.get("/metrics").unwrap_or_default();
+        let count = metrics
+            .lines()
+            .find_map(|line| line.strip_prefix("outrigger_failed_events{state=\"unsettled\"} "));
+        match count.and_then(|count| count.trim().parse::<f64>().ok()) {
+            Some(count) if count > 19.0 => Ok(count),
+            count => Err(format!("{count:?}")),
+        }
+    });
+    counted.await;
+    stage
+        .await_that(
+            "it tells why it waits",
+            "select count(*) from outrigger.replicas where waits_for like 'published rows cannot be settled%'",
+            PATIENCE,
+            |count| count == 1,
+        )
+        .await;
+    let status = stage.settings().run(&["status"]).await;
+    for part in ["published rows cannot be settled", "\nunsettled  "] {
+        assert!(status.contains(part), "{status}");
+    }
+    let check = stage.settings().output(&["check"]).await;
+    let said = String::from_utf8_lossy(&check.stdout).into_owned();
+    assert!(said.contains("trigger t of outbox"), "{said}");
     relay.stop().await;
     let before = consumer.count();
     assert!(before < 6000, "{before}");
@@ -37,6 +73,16 @@ async fn what_cannot_be_settled_is_published_once_and_stops_the_rest() {
     relay.stop().await;
     let deliveries = consumer.finish().await;
     assert_eq!(deliveries.len(), 6000);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_settled_is_published_once_and_stops_the_rest() {
+    is_published_once_and_stops_the_rest(WITHOUT_EFFECT).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_trigger_makes_pending_again_is_published_once_and_stops_the_rest() {
+    is_published_once_and_stops_the_rest(UNDONE).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

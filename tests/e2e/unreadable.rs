@@ -5,7 +5,7 @@ use std::time::Duration;
 use lapin::ExchangeKind;
 use outrigger::store::postgres::{Mapping, OutboxSettings, grants};
 
-use crate::support::{PATIENCE, Stage, until};
+use crate::support::{PATIENCE, Stage};
 use crate::{servers, shared};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -22,7 +22,8 @@ async fn rows_that_a_policy_begins_to_hide_are_an_error_until_it_ends() {
         ))
         .await;
     let url = stage.postgres.url_as(&role, &stage.database);
-    let relay = stage.settings().set("DATABASE_URL", url).start();
+    let settings = stage.settings().set("DATABASE_URL", url);
+    let relay = settings.start();
     let before = stage.insert("type", "'before'").await;
     consumer.await_id(&before, PATIENCE).await;
     stage
@@ -31,16 +32,23 @@ async fn rows_that_a_policy_begins_to_hide_are_an_error_until_it_ends() {
     let words = "row-level security of table public.outbox may hide rows from role";
     relay.await_log(words).await;
     let hidden = stage.insert("type", "'hidden'").await;
+    // Everywhere a person looks.
     let ready = "[-]schema failed: row-level security";
-    until("it is not ready", PATIENCE, || async {
-        let answer = relay.get("/readyz?verbose").unwrap_or_default();
-        if answer.contains(ready) {
-            Ok(())
-        } else {
-            Err(answer)
-        }
-    })
-    .await;
+    relay.await_answer("/readyz?verbose", &[ready]).await;
+    relay
+        .await_answer("/metrics", &["\noutrigger_database_up 0"])
+        .await;
+    let page = ["Not publishing", "row-level security"];
+    relay.await_answer("/status", &page).await;
+    for command in ["status", "check"] {
+        let output = settings.output(&[command]).await;
+        let said = [output.stdout, output.stderr].concat();
+        let said = String::from_utf8_lossy(&said);
+        assert!(
+            !output.status.success() && said.contains("row-level security"),
+            "{command}: {said}"
+        );
+    }
     stage
         .run(&format!(
             "create policy outrigger on outbox to {role} using (true) with check (true)"

@@ -153,3 +153,44 @@ async fn a_parked_key_stays_so_when_its_failed_row_is_over_and_is_handed_to_its_
     let ours = |hash: &&i64| partition_of(**hash, 64) == partition_of(keys[0], 64);
     assert_eq!(mine.released.len(), keys.iter().filter(ours).count());
 }
+
+#[tokio::test]
+async fn a_key_is_parked_or_not_only_if_the_table_says_so() {
+    let (f, rows, me) = begin().await;
+    let keys = [rows[0].hash, rows[1].hash];
+    assert_eq!(
+        f.store.park(&park(&keys[..1]), me).await.unwrap(),
+        keys[..1]
+    );
+    f.store
+        .record_failures(&[blocked(&rows[0]), blocked(&rows[1])], me)
+        .await
+        .unwrap();
+    f.sql(
+        "create function nothing() returns trigger language plpgsql as $$ begin return null; end $$; \
+         create trigger t before insert or delete on outrigger.parked for each row execute function nothing()",
+    )
+    .await;
+    for (wanted, what) in [(park(&keys), "INSERT"), (unpark(&keys), "DELETE")] {
+        let error = f.store.park(&wanted, me).await.unwrap_err().to_string();
+        assert!(
+            error.contains(what) && error.contains("outrigger.parked"),
+            "{error}"
+        );
+    }
+    // More keys fail than may be loaded.
+    f.sql("drop trigger t on outrigger.parked").await;
+    assert_eq!(f.store.park(&unpark(&keys), me).await.unwrap().len(), 2);
+    f.sql("create trigger t before insert on outrigger.parked for each row execute function nothing()")
+        .await;
+    let loaded = f.store.load_failing(&Partitions::All, (1, 9)).await;
+    let error = loaded.unwrap_err().to_string();
+    assert!(error.contains("INSERT"), "{error}");
+    f.sql("drop trigger t on outrigger.parked").await;
+    let loaded = f
+        .store
+        .load_failing(&Partitions::All, (1, 9))
+        .await
+        .unwrap();
+    assert!(loaded.cut && loaded.failing.len() == 1);
+}

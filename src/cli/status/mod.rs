@@ -102,7 +102,7 @@ impl View {
                 let time = at.saturating_duration_since(before.at);
                 Trend::between(&before.facts, &facts, time)
             }),
-            groups: match facts.retrying + facts.blocked + facts.dead + facts.unsettled {
+            groups: match facts.recorded() {
                 0 => Vec::new(),
                 _ => self.store.failure_groups(GROUPS).await?,
             },

@@ -113,8 +113,6 @@ pub struct Totals {
     pub dead: ByReason,
     /// Events given up, their keys wait for an operator.
     pub blocked: ByReason,
-    /// Published events whose rows could not be settled at the first attempt.
-    pub unsettled: u64,
     /// Events that expired before they could go.
     pub expired: u64,
     /// Events whose fate was unknown after an outage, to be published again.

@@ -39,6 +39,11 @@ impl Core {
         self.window.held() < self.held_limit()
     }
 
+    /// No row of any other key is read, since no more keys can be held here, and the others are not parked.
+    pub fn is_crowded(&self) -> bool {
+        !self.may_hold_more()
+    }
+
     /// Most failing rows to be loaded at once, and most parked keys to be taken in. The other failing keys are to be
     /// parked.
     pub fn load_limits(&self) -> (usize, usize) {

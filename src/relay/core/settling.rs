@@ -252,9 +252,6 @@ impl Core {
 
     /// A published row is pending all the same: that is recorded, so that nobody publishes it again.
     fn not_settled(&mut self, now: Time, finished: Finished, reason: String) {
-        if finished.tries == 0 {
-            self.totals.unsettled += 1;
-        }
         let jitter = self.jitter();
         let after = AGAIN_FIRST
             .saturating_mul(1 << finished.tries.min(5))

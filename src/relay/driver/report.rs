@@ -27,10 +27,12 @@ pub(super) struct Report {
     /// It is back, since when, and how long it was away. One that comes and goes counts as away.
     sink_back: Option<(Instant, Duration)>,
     paused: bool,
-    /// When it was said last that nothing can be settled.
-    unsettled_at: Option<Instant>,
-    /// When it was said last that keys are parked.
-    parked_at: Option<Instant>,
+    /// Nothing can be settled.
+    unsettled: Minutely,
+    /// Keys are parked.
+    parked: Minutely,
+    /// No more keys can be held.
+    crowded: Minutely,
     /// What is said of failing events.
     pub(super) failing: Failing,
     waited_in_vain: Option<Instant>,
@@ -110,37 +112,65 @@ impl Report {
         }
     }
 
-    /// Whether publishing waits because published rows cannot be settled, and why: once a minute.
+    /// Whether publishing waits because published rows cannot be settled, and why.
     pub(super) fn settling(&mut self, problem: Option<&str>) {
-        match problem {
-            Some(problem) if self.unsettled_at.is_none_or(|at| at.elapsed() >= MINUTE) => {
-                self.unsettled_at = Some(Instant::now());
-                tracing::error!(
-                    "published rows cannot be settled; nothing is published until they can be: {problem}"
-                );
-            }
-            None if self.unsettled_at.take().is_some() => {
-                tracing::info!("published rows can be settled again");
-            }
-            _ => {}
+        match self.unsettled.is(problem.is_some()) {
+            Some(true) => tracing::error!(
+                "published rows cannot be settled; nothing is published until they can be: {}",
+                problem.unwrap_or_default()
+            ),
+            Some(false) => tracing::info!("published rows can be settled again"),
+            None => {}
         }
     }
 
-    /// How many keys fail that are too many for memory: once a minute.
+    /// How many failing keys the database keeps, because they are too many for memory.
     pub(super) fn parked(&mut self, keys: u64) {
-        if keys == 0 {
-            if self.parked_at.take().is_some() {
-                tracing::info!("the failing keys fit in memory again");
-            }
-        } else if self.parked_at.is_none_or(|at| at.elapsed() >= MINUTE) {
-            self.parked_at = Some(Instant::now());
-            tracing::warn!(
+        match self.parked.is(keys > 0) {
+            Some(true) => tracing::warn!(
                 keys,
                 "more keys fail or are blocked than are kept in memory, the database keeps the others (outrigger.parked); \
                  events of other keys do not wait for them, see `outrigger status`"
-            );
+            ),
+            Some(false) => tracing::info!("the failing keys fit in memory again"),
+            None => {}
         }
     }
+
+    /// Whether no further keys are read, and why.
+    pub(super) fn crowded(&mut self, problem: Option<&str>) {
+        match self.crowded.is(problem.is_some()) {
+            Some(true) => tracing::error!("{}", problem.unwrap_or_default()),
+            Some(false) => tracing::info!("events of all keys are read again"),
+            None => {}
+        }
+    }
+}
+
+/// A condition that is said when it begins, once a minute while it lasts, and when it is over.
+#[derive(Debug, Default)]
+struct Minutely(Option<Instant>);
+
+impl Minutely {
+    /// Whether to say that it lasts, or that it is over.
+    fn is(&mut self, lasting: bool) -> Option<bool> {
+        if !lasting {
+            return self.0.take().map(|_| false);
+        }
+        let due = self.0.is_none_or(|said| said.elapsed() >= MINUTE);
+        due.then(|| {
+            self.0 = Some(Instant::now());
+            true
+        })
+    }
+}
+
+/// What is said while no more than these keys can be held.
+pub(super) fn crowded(keys: usize) -> String {
+    format!(
+        "{keys} keys wait for an event that fails or is blocked and could not be moved to outrigger.parked yet, so no \
+         event of any other key is read"
+    )
 }
 
 pub(super) fn registered(registered: &Registered, wanted: i32) {

@@ -161,6 +161,16 @@ pub(super) async fn load(
         );
         let params: Params<'_> = vec![(&owned, Type::INT8_ARRAY), (&loaded, Type::INT8_ARRAY)];
         client.execute_typed(&text, &params).await?;
+        // Rows of a key that is neither loaded nor parked could pass the one that failed.
+        let text = format!(
+            "select exists (select from outrigger.failures f where {holds} and f.keyed {filter} \
+               and f.hash not in (select unnest($2)) and not exists ( \
+                 select from outrigger.parked p where p.outbox = {outbox} and p.hash = f.hash))"
+        );
+        let row = client.query_typed_one(&text, &params).await?;
+        if row.try_get(0)? {
+            return Err(not_parked("INSERT"));
+        }
     }
     let text = format!(
         "select p.hash from outrigger.parked p where p.outbox = {outbox} {} \
@@ -184,8 +194,15 @@ pub(super) async fn load(
     })
 }
 
+fn not_parked(what: &str) -> StoreError {
+    StoreError::unavailable(format!(
+        "the database took the {what} and outrigger.parked is as before; look for a trigger or a rule on that table"
+    ))
+}
+
 /// Parks keys and unparks others, those whose partition the replica owns, and returns them. The owner's rows are
-/// share-locked meanwhile: a late statement of an earlier owner unparks nothing.
+/// share-locked meanwhile: a late statement of an earlier owner unparks nothing. Fails if the table does not hold
+/// afterwards what it was told.
 pub(super) async fn park(
     client: &Client,
     sql: &Sql,
@@ -199,11 +216,13 @@ pub(super) async fn park(
          ours as materialized (select k.hash, k.park from (select unnest($2) as hash, true as park \
              union all select unnest($3), false) k, layout \
            where ((k.hash % n) + n) % n in (select partition from owned)), \
+         before as materialized (select p.hash from outrigger.parked p join ours on p.outbox = {outbox} and p.hash = ours.hash), \
          parked as (insert into outrigger.parked (outbox, hash) select {outbox}, hash from ours where park \
-           on conflict do nothing), \
+           on conflict do nothing returning hash), \
          unparked as (delete from outrigger.parked p using ours where p.outbox = {outbox} and p.hash = ours.hash \
-           and not ours.park) \
-         select hash from ours",
+           and not ours.park returning p.hash) \
+         select hash, park, case when park then hash in (select hash from before) or hash in (select hash from parked) \
+           else hash not in (select hash from before) or hash in (select hash from unparked) end as done from ours",
         outbox = sql.outbox
     );
     let params: Params<'_> = vec![
@@ -212,7 +231,16 @@ pub(super) async fn park(
         (&park.unpark, Type::INT8_ARRAY),
     ];
     let rows = client.query_typed(&text, &params).await?;
-    rows.iter().map(|row| Ok(row.try_get(0)?)).collect()
+    let mut keys = Vec::with_capacity(rows.len());
+    for row in rows {
+        let done: bool = row.try_get("done")?;
+        if !done {
+            let park: bool = row.try_get("park")?;
+            return Err(not_parked(if park { "INSERT" } else { "DELETE" }));
+        }
+        keys.push(row.try_get("hash")?);
+    }
+    Ok(keys)
 }
 
 pub(super) fn state(text: &str) -> Result<FailureState, StoreError> {

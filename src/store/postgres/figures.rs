@@ -44,6 +44,13 @@ pub struct Backlog {
     pub clock: i64,
 }
 
+impl Backlog {
+    /// All that have a failure record.
+    pub fn recorded(&self) -> u64 {
+        self.retrying + self.blocked + self.dead + self.unsettled
+    }
+}
+
 /// How the table is kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Upkeep {
@@ -213,7 +220,7 @@ async fn backlog(
 async fn upkeep(client: &Client, table: &Table, sql: &Sql) -> Result<Upkeep, StoreError> {
     // Sessions of other roles show their snapshots only to members of pg_read_all_stats.
     let text = format!(
-        "with t as materialized (select {0}::oid as oid union select inhrelid from pg_inherits where inhparent = {0}::oid), \
+        "with t (oid) as materialized ({0}), \
            s as (select min(xact_start) as since, max(age(backend_xmin))::int8 as ids from pg_stat_activity \
              where backend_xmin is not null and pid <> pg_backend_pid()), \
            p as (select min(prepared) as since, max(age(transaction))::int8 as ids from pg_prepared_xacts), \
@@ -225,7 +232,7 @@ async fn upkeep(client: &Client, table: &Table, sql: &Sql) -> Result<Upkeep, Sto
            (extract(epoch from (clock_timestamp() - p.since)) * 1000000)::int8, p.ids, r.ids, \
            (select count(*) from u where state = 'discarded'), (select count(*) from u where state = 'expired') \
          from s, p, r",
-        table.regclass(),
+        table.tree(),
         sql.outbox
     );
     let row = client.query_typed_one(&text, &[]).await?;

@@ -306,8 +306,7 @@ async fn unidentified(client: &Client, table: &inspect::Table) -> Result<Vec<Str
         AfterPublish::Delete => "p.pubdelete",
     };
     let text = format!(
-        "with recursive tree as (select {class}::oid as oid union \
-           select i.inhrelid from pg_inherits i join tree on i.inhparent = tree.oid) \
+        "with tree (oid) as ({tree}) \
          select distinct p.pubname::text from pg_publication p \
            join pg_publication_tables t on t.pubname = p.pubname \
            join pg_namespace n on n.nspname = t.schemaname \
@@ -318,7 +317,7 @@ async fn unidentified(client: &Client, table: &inspect::Table) -> Result<Vec<Str
              when 'd' then not exists (select from pg_index i where i.indrelid = m.oid and i.indisprimary) \
              when 'i' then not exists (select from pg_index i where i.indrelid = m.oid and i.indisreplident) \
              else true end) order by 1",
-        class = table.regclass()
+        tree = table.tree()
     );
     let rows = client.query_typed(&text, &[]).await?;
     let names = rows.iter().map(|row| row.try_get(0));

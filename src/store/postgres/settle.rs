@@ -204,12 +204,12 @@ async fn attempt(
     transaction
         .execute_typed(&sql.settle_plainly(), &params)
         .await?;
-    transaction
-        .execute_typed(&sql.clear_settled(), &rows.params())
-        .await?;
     // What triggers put off until the commit happens now.
     transaction
         .batch_execute("set constraints all immediate")
+        .await?;
+    transaction
+        .execute_typed(&sql.clear_settled(), &rows.params())
         .await?;
     let text = sql.still_pending();
     let pending = numbers(transaction.query_typed(&text, &rows.params()).await?)?;

@@ -390,9 +390,9 @@ pub(super) const BEFORE_TRIGGER: i16 = 2;
 pub(super) const DELETE_TRIGGER: i16 = 8;
 pub(super) const UPDATE_TRIGGER: i16 = 16;
 
-/// True for a trigger `g` that is neither ours nor behind a foreign key, and not switched off.
+/// True for a trigger `g` that is neither ours nor behind a foreign key, and fires in an ordinary session.
 pub(super) const FOREIGN_TRIGGER: &str =
-    "not g.tgisinternal and g.tgenabled <> 'D' and g.tgname <> 'outrigger_wake_up'";
+    "not g.tgisinternal and g.tgenabled in ('O', 'A') and g.tgname <> 'outrigger_wake_up'";
 
 /// True if there are triggers of others that run after an update or a delete.
 fn runs_after(t: &Table, marks: bool) -> String {

@@ -59,6 +59,13 @@ pub struct Status {
     pub paused: Option<(Timestamp, Option<String>)>,
 }
 
+impl Status {
+    /// Events that have a failure record.
+    pub fn recorded(&self) -> i64 {
+        self.retrying + self.blocked + self.dead + self.unsettled
+    }
+}
+
 /// One relay, for people.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ReplicaStatus {
@@ -145,7 +152,7 @@ impl PostgresStore {
             "select state, reason, event_type, count(*), min(first_failed_at), \
                (array_agg(error order by last_failed_at desc))[1] \
              from outrigger.failures where outbox = {} and state <> 'suspect' group by 1, 2, 3 \
-             order by array_position('{{dead,blocked,retrying}}'::text[], state), 4 desc, 3 limit $1",
+             order by array_position('{{dead,blocked,unsettled,retrying}}'::text[], state), 4 desc, 3 limit $1",
             self.inner.sql.outbox
         );
         let rows = run!(self, |client| client

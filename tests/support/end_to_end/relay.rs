@@ -7,7 +7,7 @@ use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use super::wait::until;
+use super::wait::{PATIENCE, until};
 
 /// The environment of a relay.
 #[derive(Debug, Clone, Default)]
@@ -152,6 +152,18 @@ impl Relay {
     }
 
     /// Waits for a line of the log that contains `part`.
+    /// Waits until the admin listener's answer has each of these parts.
+    pub async fn await_answer(&self, path: &str, parts: &[&str]) {
+        until(&format!("{path} says {parts:?}"), PATIENCE, || async {
+            let answer = self.get(path).unwrap_or_default();
+            match parts.iter().all(|part| answer.contains(part)) {
+                true => Ok(()),
+                false => Err(answer),
+            }
+        })
+        .await;
+    }
+
     pub async fn await_log(&self, part: &str) {
         self.await_log_for(part, Duration::from_secs(20)).await;
     }
