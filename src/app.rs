@@ -148,8 +148,8 @@ async fn relay(settings: &Settings, mut stop: watch::Receiver<bool>) -> Result<(
     }
 }
 
-/// The first TERM, INT or HUP asks to stop, the second to leave at once. HUP comes when a terminal is closed, and from some
-/// supervisors; who started the relay by `nohup` does not want it to be heard.
+/// The first TERM, INT or HUP asks for an orderly stop, the second for an immediate exit. HUP is sent when a terminal closes, and by some
+/// supervisors; under `nohup` it is ignored.
 fn stop_signals() -> Result<(watch::Receiver<bool>, CancellationToken), Failure> {
     let (stop, stopping) = watch::channel(false);
     let now = CancellationToken::new();

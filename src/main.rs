@@ -57,7 +57,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
 fn block_on(work: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
     let runtime = Builder::new_current_thread().enable_all().build()?;
     let result = runtime.block_on(work);
-    // What blocks a thread now (a write to a full pipe, a name server that does not answer) concerns nobody any more.
+    // Don't wait for blocked threads, such as a write to a full pipe or a name server that does not answer.
     runtime.shutdown_background();
     result
 }

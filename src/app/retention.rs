@@ -14,7 +14,7 @@ use crate::telemetry::metrics::{Measured, Operation};
 
 /// Pause between two passes.
 const PAUSE: Duration = Duration::from_secs(60);
-/// So long it is known which events were not published, if nothing says how long published ones are kept.
+/// How long records of unpublished events are kept if retention is off.
 const UNPUBLISHED_KEPT: Duration = Duration::from_secs(30 * 86_400);
 /// Rows looked at by one statement.
 const CHUNK: usize = 2_000;
@@ -43,7 +43,7 @@ pub(super) async fn keep(
     );
 }
 
-/// Forgets events that were not published once they are old enough, where they do not go with their rows.
+/// Removes old records of unpublished events whose rows are gone.
 async fn forget(store: PostgresStore, settings: &Settings, live: watch::Receiver<Live>) {
     let ours = store.capabilities().created_by_migrate;
     let time = settings.outbox.retention.in_table(ours);

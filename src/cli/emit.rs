@@ -61,7 +61,7 @@ fn refused(error: StoreError, database: &Database) -> Failure {
     let failure = explain(error, database);
     match is_privilege {
         true => failure.hint(
-            "to write events takes INSERT on the outbox, which a relay's role need not have, besides what `outrigger check` \
+            "writing events requires INSERT on the outbox, which a relay's role does not need, in addition to what `outrigger check` \
              lists; `outrigger check --grants WRITER RELAY` prints both",
         ),
         false => failure,

@@ -24,7 +24,7 @@ use crate::settings::{Log, LogFormat};
 use writer::Lines;
 pub use writer::Logging;
 
-/// Starts logging for the whole process. No call that logs waits for who reads standard error.
+/// Starts logging for the whole process. Logging never blocks, even if nothing reads standard error.
 ///
 /// # Errors
 /// When `RUST_LOG` is not a filter, logging was started before, or the system gives no thread.

@@ -1,8 +1,8 @@
-//! Standard error, without ever waiting for who reads it.
+//! Writes to standard error without ever blocking the caller.
 //!
-//! A log collector that hangs leaves a full pipe behind, and a write to it lasts until somebody reads. On the one thread
-//! that the relay has, that would stop publishing, leases, probes and signals with it. So lines go through a queue to a
-//! thread of their own; what finds it full is dropped, counted, and said as soon as lines get through again.
+//! If a log collector hangs, its pipe fills up and writes block until something reads again. The relay has a single
+//! thread, so that would stop publishing, leases, probes and signals as well. Lines therefore go through a queue to a
+//! dedicated thread. If the queue is full, lines are dropped and counted, and the count is logged once lines get through again.
 
 use std::io::{self, Write};
 use std::sync::Arc;
@@ -47,17 +47,17 @@ impl Lines {
         Ok(Self { queue, lost })
     }
 
-    /// Waits until all lines so far are written, but not for ever.
+    /// Waits, up to a limit, until all lines so far are written.
     fn flush(&self) {
         let (done, written) = sync_channel(1);
-        // In a full queue lines are stuck; nobody reads them now.
+        // If the queue is full, nothing is reading it.
         if self.queue.try_send(Entry::Flush(done)).is_ok() {
             let _ = written.recv_timeout(LAST_LINES);
         }
     }
 }
 
-/// The thread: writes lines until nobody can send any more.
+/// The writer thread: runs until all senders are gone.
 fn write(mut output: impl Write, entries: &Receiver<Entry>, lost: &AtomicU64) {
     for entry in entries {
         match entry {

@@ -10,7 +10,11 @@ const NOTHING: &str =
 #[tokio::test]
 async fn a_row_is_tried_and_left_as_it_was() {
     let tool = alone(&Tool::new().await).await;
-    says(&check(&tool, 0, &[]), "ok", "not tried: there is no row");
+    says(
+        &check(&tool, 0, &[]),
+        "ok",
+        "not tried: no row is available",
+    );
     tool.sql(ROW).await;
     says(
         &check(&tool, 0, &[]),
@@ -79,7 +83,7 @@ async fn a_trigger_that_only_watches_is_named_and_no_problem() {
     says(
         &check(&tool, 0, &[]),
         "ok",
-        "a row can be marked as published, by way of trigger touch of outbox",
+        "a row can be marked as published, with trigger touch of outbox",
     );
 }
 

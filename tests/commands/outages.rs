@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use crate::postgres::{Postgres, free_port};
-use crate::tool::Tool;
+use crate::tool::{Tool, until, until_count};
 
 /// Reached only when something hangs.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -91,19 +91,13 @@ impl Printing {
     /// Waits until the probe, in full, has this in it.
     #[track_caller]
     fn ready_says(&self, part: &str) {
-        let until = Instant::now() + PATIENCE;
-        loop {
+        until(&format!("readiness says {part:?}"), || {
             let said = self.page("/readyz?verbose");
-            if said.contains(part) {
-                return;
+            match said.contains(part) {
+                true => Ok(()),
+                false => Err(format!("{said}; log:\n{}", self.log())),
             }
-            assert!(
-                Instant::now() < until,
-                "no {part:?} in {said}; log:\n{}",
-                self.log()
-            );
-            std::thread::sleep(Duration::from_millis(20));
-        }
+        });
     }
 }
 
@@ -144,17 +138,8 @@ async fn fence(tool: &Tool, on: bool) {
     tool.sql("select pg_reload_conf()").await;
 }
 
-async fn count(client: &tokio_postgres::Client, query: &str) -> i64 {
-    client.query_one(query, &[]).await.unwrap().get(0)
-}
-
 async fn until_zero(client: &tokio_postgres::Client, what: &str, query: &str) {
-    let zero = async {
-        while count(client, query).await != 0 {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    };
-    tokio::time::timeout(PATIENCE, zero).await.expect(what);
+    until_count(client, what, query, |n| n == 0).await;
 }
 
 /// A switchover that fences the old primary and leaves its sessions open: to them it is a server that only refuses to

@@ -1,10 +1,8 @@
 //! What `check` predicts of surroundings: limits, tables, relays that wait.
 
-use std::time::Duration;
-
 use crate::check::{check, says};
 use crate::postgres::free_port;
-use crate::tool::Tool;
+use crate::tool::{Tool, until_count};
 
 /// Nothing but the database is checked.
 const ALONE: &[(&str, &str)] = &[
@@ -67,18 +65,14 @@ async fn a_relay_that_runs_and_does_not_publish() {
         .await;
     let running = relay.follow(&["run"]);
     tool.insert(1, "t").await;
-    let waiting = async {
-        while tool
-            .count("outrigger.replicas where waits_for is not null")
-            .await
-            == 0
-        {
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-    };
-    tokio::time::timeout(Duration::from_secs(60), waiting)
-        .await
-        .expect("the relay says what it waits for");
+    let waiting = "select count(*) from outrigger.replicas where waits_for is not null";
+    until_count(
+        &tool.client,
+        "the relay says what it waits for",
+        waiting,
+        |n| n > 0,
+    )
+    .await;
     // The broker fails as well, which only its own words tell from a broker that takes nothing.
     let json = check(&relay, 3, &[]);
     says(&json, "warning", "`orders-0` does not publish: ");

@@ -4,10 +4,10 @@
 use std::io::{BufRead as _, BufReader, PipeReader, PipeWriter, Read as _, Write as _};
 use std::net::TcpStream;
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::postgres::free_port;
-use crate::tool::Tool;
+use crate::tool::{Tool, until};
 
 /// Reached only when something hangs.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -41,18 +41,10 @@ fn signal(relay: &Child, signal: &str) {
 }
 
 fn ends(mut relay: Child) -> ExitStatus {
-    let until = Instant::now() + PATIENCE;
-    loop {
-        if let Some(status) = relay.try_wait().unwrap() {
-            return status;
-        }
-        if Instant::now() > until {
-            let _ = relay.kill();
-            let _ = relay.wait();
-            panic!("the relay does not stop");
-        }
-        std::thread::sleep(Duration::from_millis(20));
-    }
+    until("the relay stops", || {
+        let status = relay.try_wait().unwrap();
+        status.ok_or_else(|| "it runs".to_owned())
+    })
 }
 
 #[tokio::test]
@@ -96,18 +88,16 @@ async fn events_that_nobody_reads_do_not_keep_the_relay_from_leaving() {
         .stderr(Stdio::null())
         .spawn()
         .unwrap();
-    let until = Instant::now() + PATIENCE;
-    let busy = || {
+    until("an event is being printed", || {
         let metrics = page(admin, "/metrics");
-        let flying = metrics
+        let mut flying = metrics
             .lines()
             .filter_map(|line| line.strip_prefix("outrigger_in_flight_events "));
-        flying.map(str::trim).any(|count| count != "0")
-    };
-    while !busy() {
-        assert!(Instant::now() < until, "no event is being printed");
-        std::thread::sleep(Duration::from_millis(20));
-    }
+        match flying.any(|count| count.trim() != "0") {
+            true => Ok(()),
+            false => Err(metrics),
+        }
+    });
     terminate(&relay);
     assert_eq!(ends(relay).code(), Some(1));
     drop(unread);

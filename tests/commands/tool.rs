@@ -5,7 +5,7 @@
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::process::{Child, ChildStdout, Command, Output, Stdio};
 use std::sync::mpsc::{Receiver, channel};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use tokio::sync::OnceCell;
@@ -15,6 +15,38 @@ use crate::postgres::Postgres;
 
 /// Reached only when something hangs.
 const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Between two looks, not instead of one.
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
+
+/// Looks until `look` finds something. The last thing it saw instead is part of the panic.
+#[track_caller]
+pub fn until<T>(what: &str, mut look: impl FnMut() -> Result<T, String>) -> T {
+    let began = Instant::now();
+    loop {
+        match look() {
+            Ok(found) => return found,
+            Err(seen) => assert!(began.elapsed() < PATIENCE, "{what}; last seen: {seen}"),
+        }
+        std::thread::sleep(LOOK_AGAIN);
+    }
+}
+
+/// Asks until the answer is as wanted.
+pub async fn until_count(client: &Client, what: &str, query: &str, wanted: impl Fn(i64) -> bool) {
+    let asked = async {
+        loop {
+            let row = client.query_one(query, &[]).await;
+            let row = row.unwrap_or_else(|error| panic!("{query}: {error:?}"));
+            if wanted(row.get(0)) {
+                return;
+            }
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
+    };
+    let asked = tokio::time::timeout(3 * PATIENCE, asked).await;
+    asked.unwrap_or_else(|_| panic!("not in time: {what}"));
+}
 
 static SERVER: OnceCell<Postgres> = OnceCell::const_new();
 
@@ -164,15 +196,9 @@ impl Tool {
         // Its usual port may be somebody else's.
         let tool = self.with(&[("OUTRIGGER_ADMIN_LISTEN", "off")]).await;
         let relay = tool.follow(&["run"]);
-        let open = "outbox o where published_at is null and not exists \
+        let open = "select count(*) from outbox o where published_at is null and not exists \
             (select from outrigger.failures f where f.seq = o.seq and f.state = 'dead')";
-        let drained = async {
-            while self.count(open).await > 0 {
-                tokio::time::sleep(Duration::from_millis(50)).await;
-            }
-        };
-        let drained = tokio::time::timeout(3 * PATIENCE, drained).await;
-        drained.expect("no row is waiting");
+        until_count(&self.client, "no row is waiting", open, |n| n == 0).await;
         let (code, _) = relay.stop("-TERM");
         assert_eq!(code, Some(0));
     }

@@ -2,14 +2,13 @@
 
 use std::time::Duration;
 
-use outrigger::error::{Reason, ReasonCode};
 use outrigger::event::Record;
 use outrigger::store::postgres::OutboxSettings;
 use outrigger::store::postgres::admin::FailureFilter;
 use outrigger::store::{Failure, FailureState, Partitions, ReadKind, ReadRequest};
 use uuid::Uuid;
 
-use crate::fixture::{Fixture, database, from_start, request, server, settled};
+use crate::fixture::{Fixture, database, failure, from_start, request, server, settled};
 
 const STATES: [FailureState; 4] = [
     FailureState::Dead,
@@ -37,22 +36,6 @@ const WAYS: [(&str, &str); 5] = [
          select setval(pg_get_serial_sequence('outbox', 'seq'), 2)",
     ),
 ];
-
-fn failure(row: &Record, state: FailureState) -> Failure {
-    Failure {
-        seq: row.seq,
-        hash: row.hash,
-        keyed: row.keyed,
-        event_id: row.id.clone(),
-        event_type: row.event_type.clone(),
-        key: row.key.clone(),
-        state,
-        attempts: 3,
-        crashes: 2,
-        reason: Some(Reason::new(ReasonCode::Nack, "queue full")),
-        retry_after: Some(Duration::ZERO),
-    }
-}
 
 async fn owner(f: &Fixture) -> Uuid {
     let me = f.store.register("a", Duration::from_secs(10), 4).await;

@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
+use outrigger::error::{Reason, ReasonCode};
 use outrigger::event::Record;
 use outrigger::store::postgres::{
     ConnectSettings, Database, Mapping, OutboxSettings, PostgresStore,
 };
-use outrigger::store::{Partitions, ReadKind, ReadRequest, Settle, Settled};
+use outrigger::store::{Failure, FailureState, Partitions, ReadKind, ReadRequest, Settle, Settled};
 use tokio::sync::OnceCell;
 use tokio_postgres::Client;
 
@@ -111,6 +112,23 @@ impl Fixture {
             .iter()
             .map(|row| row.seq)
             .collect()
+    }
+}
+
+/// A row that failed three times and is due at once.
+pub fn failure(row: &Record, state: FailureState) -> Failure {
+    Failure {
+        seq: row.seq,
+        hash: row.hash,
+        keyed: row.keyed,
+        event_id: row.id.clone(),
+        event_type: row.event_type.clone(),
+        key: row.key.clone(),
+        state,
+        attempts: 3,
+        crashes: 2,
+        reason: Some(Reason::new(ReasonCode::Nack, "queue full")),
+        retry_after: Some(Duration::ZERO),
     }
 }
 

@@ -2,27 +2,17 @@
 
 use std::time::Duration;
 
-use outrigger::error::{Reason, ReasonCode};
 use outrigger::event::Record;
 use outrigger::store::postgres::admin::FailureFilter;
 use outrigger::store::{Failure, FailureState, Park, Partitions, ReadKind, partition_of};
 use uuid::Uuid;
 
-use crate::fixture::{Fixture, from_start, request, settled};
+use crate::fixture::{Fixture, failure, from_start, request, settled};
 
 fn blocked(row: &Record) -> Failure {
     Failure {
-        seq: row.seq,
-        hash: row.hash,
-        keyed: row.keyed,
-        event_id: row.id.clone(),
-        event_type: row.event_type.clone(),
-        key: row.key.clone(),
-        state: FailureState::Blocked,
-        attempts: 1,
-        crashes: 0,
-        reason: Some(Reason::new(ReasonCode::Nack, "queue full")),
         retry_after: None,
+        ..failure(row, FailureState::Blocked)
     }
 }
 

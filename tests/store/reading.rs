@@ -4,12 +4,12 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use outrigger::error::{Reason, ReasonCode};
-use outrigger::event::Data;
+use outrigger::event::{Data, Record};
 use outrigger::store::{
     Failing, Failure, FailureState, Partitions, ReadKind, ReadRequest, partition_of,
 };
 
-use crate::fixture::{Fixture, from_start, request, server, settled};
+use crate::fixture::{self, Fixture, from_start, request, server, settled};
 
 #[tokio::test]
 async fn rows_come_back_as_they_were_written() {
@@ -300,23 +300,11 @@ async fn failing_rows(f: &Fixture, of: &Partitions) -> Vec<Failing> {
     f.store.load_failing(of, (100, 9)).await.unwrap().failing
 }
 
-fn failure(
-    row: &outrigger::event::Record,
-    state: FailureState,
-    retry_after: Option<Duration>,
-) -> Failure {
+fn failure(row: &Record, state: FailureState, retry_after: Option<Duration>) -> Failure {
     Failure {
-        seq: row.seq,
-        hash: row.hash,
-        keyed: row.keyed,
-        event_id: row.id.clone(),
-        event_type: row.event_type.clone(),
-        key: row.key.clone(),
-        state,
-        attempts: 3,
-        crashes: 2,
         reason: Some(Reason::new(ReasonCode::Nack, "queue full\0")),
         retry_after,
+        ..fixture::failure(row, state)
     }
 }
 

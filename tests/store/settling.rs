@@ -31,39 +31,38 @@ async fn unsettled(f: &Fixture, settle: &Settle) -> (Vec<i64>, String) {
     (rows, reason.unwrap_or_default())
 }
 
+/// With this in the database, five rows cannot be settled, and the reason names the command.
+async fn assert_unsettled(settings: &OutboxSettings, ddl: &str, command: &str) {
+    let f = Fixture::with("", settings).await;
+    f.insert(5, 5).await;
+    f.sql(&format!("{NOTHING} {UNDO} {ddl}")).await;
+    for careful in [false, true] {
+        let settle = Settle {
+            careful,
+            ..first(&f, 5).await
+        };
+        let (rows, reason) = unsettled(&f, &settle).await;
+        assert_eq!(rows, [1, 2, 3, 4, 5], "{ddl}");
+        assert!(reason.contains(&format!("{command} of")), "{ddl}: {reason}");
+    }
+    assert_eq!(f.seqs(&from_start()).await, [1, 2, 3, 4, 5], "{ddl}");
+}
+
 #[tokio::test]
 async fn a_settle_that_changes_nothing_is_noticed() {
     for ddl in [
         "create trigger t before update on outbox for each row execute function nothing()",
         "create rule r as on update to outbox do instead nothing",
-        "create function undo() returns trigger language plpgsql as $$ begin new.published_at := null; return new; end $$; \
-         create trigger t before update on outbox for each row execute function undo()",
+        "create function reset() returns trigger language plpgsql as $$ begin new.published_at := null; return new; end $$; \
+         create trigger t before update on outbox for each row execute function reset()",
     ] {
-        let f = Fixture::new().await;
-        f.insert(5, 5).await;
-        f.sql(&format!("{NOTHING} {ddl}")).await;
-        for careful in [false, true] {
-            let settle = Settle {
-                careful,
-                ..first(&f, 5).await
-            };
-            let (rows, reason) = unsettled(&f, &settle).await;
-            assert_eq!(rows, [1, 2, 3, 4, 5], "{ddl}");
-            assert!(reason.contains("UPDATE of"), "{ddl}: {reason}");
-        }
-        assert_eq!(f.count(MARKED).await, 0, "{ddl}");
+        assert_unsettled(&OutboxSettings::default(), ddl, "UPDATE").await;
     }
     for ddl in [
         "create trigger t before delete on outbox for each row execute function nothing()",
         "create rule r as on delete to outbox do instead nothing",
     ] {
-        let f = Fixture::with("", &deleting()).await;
-        f.insert(5, 5).await;
-        f.sql(&format!("{NOTHING} {ddl}")).await;
-        let settle = first(&f, 5).await;
-        let (rows, reason) = unsettled(&f, &settle).await;
-        assert_eq!(rows, [1, 2, 3, 4, 5], "{ddl}");
-        assert!(reason.contains("DELETE of"), "{ddl}: {reason}");
+        assert_unsettled(&deleting(), ddl, "DELETE").await;
     }
 }
 
@@ -79,31 +78,16 @@ async fn a_mark_that_is_undone_afterwards_is_noticed() {
         "create trigger t after update on outbox for each statement execute function undo()",
         "create constraint trigger t after update on outbox deferrable initially deferred for each row execute function undo()",
     ] {
-        let f = Fixture::new().await;
-        f.insert(5, 5).await;
-        f.sql(&format!("{UNDO} {ddl}")).await;
-        for careful in [false, true] {
-            let settle = Settle {
-                careful,
-                ..first(&f, 5).await
-            };
-            let (rows, reason) = unsettled(&f, &settle).await;
-            assert_eq!(rows, [1, 2, 3, 4, 5], "{ddl}");
-            assert!(reason.contains("UPDATE of"), "{ddl}: {reason}");
-        }
+        assert_unsettled(&OutboxSettings::default(), ddl, "UPDATE").await;
     }
-    let f = Fixture::with("", &deleting()).await;
-    f.insert(5, 5).await;
-    f.sql(
+    assert_unsettled(
+        &deleting(),
         "create function again() returns trigger language plpgsql as $$ begin \
            insert into outbox overriding system value select old.*; return null; end $$; \
          create trigger t after delete on outbox for each row execute function again()",
+        "DELETE",
     )
     .await;
-    let settle = first(&f, 5).await;
-    let (rows, reason) = unsettled(&f, &settle).await;
-    assert_eq!(rows, [1, 2, 3, 4, 5]);
-    assert!(reason.contains("DELETE of"), "{reason}");
 }
 
 #[tokio::test]

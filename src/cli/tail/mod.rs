@@ -38,7 +38,7 @@ pub(super) async fn run(args: &Tail, settings: &Settings) -> Result<(), Failure>
     store.tail(start, 1).await?;
     if args.read.output == Output::Table {
         eprintln!("following {}; Ctrl-C ends", store.outbox());
-        // Beside the lines, so that whoever reads them gets events alone.
+        // On standard error, so that a program reading the lines gets only events.
         eprintln!("{}", line(["CREATED", "SEQ", "TYPE", "KEY", "STATE"]));
     }
     let deletes = store.capabilities().after_publish == AfterPublish::Delete;

@@ -35,7 +35,7 @@ impl Core {
         self.fetching = false;
         let Ok(batch) = result else {
             self.fetch_after = now + STORE_RETRY;
-            // Rows that wait for their payloads may leave no room for a main read, which would notice.
+            // A main read would notice a different server, but rows waiting for their payloads may leave no room for one.
             self.reading.doubt();
             return;
         };

@@ -59,7 +59,7 @@ pub enum Input {
     Loaded(Result<Loaded, StoreFailed>),
     /// Answer to [`Command::Reload`].
     Reloaded(Result<Loaded, StoreFailed>),
-    /// Answer to [`Command::Park`]: the keys for which it was done (the others are no longer ours).
+    /// Answer to [`Command::Park`]: the keys that were parked or unparked; the rest are no longer ours.
     Parked(Result<Vec<i64>, StoreFailed>),
     /// Answer to [`Step::Release`].
     Released(Result<(), StoreFailed>),
@@ -91,7 +91,7 @@ pub enum Command {
     Own(Step),
     /// Load the failing rows of all these partitions again.
     Reload(Vec<i32>),
-    /// Keep keys in the database, or not any more.
+    /// Park keys in the database, or unpark them.
     Park(Park),
     /// Tell writers to skip notifications for this long.
     ExtendAwake(Duration),

@@ -1,10 +1,10 @@
-//! Failing keys beyond those that memory may hold: the database holds them.
+//! Failing keys that do not fit in memory are kept in the database.
 //!
-//! A *parked* key is left out by every main read, due read and sweep, whoever reads, until its owner says otherwise. So what
-//! becomes of its failure record meanwhile (an operator, a late settle) lets no row of it pass another. A key leaves
-//! memory when the database has confirmed that it is parked. It comes back when a failed row of it is due, or when
-//! its record is gone: then a catch-up read brings its rows, in order, as after a takeover. It stays parked in all that
-//! time: only when it has caught up is it unparked, catches up once more, and is a key like others.
+//! Every main read, due read and sweep skips a *parked* key, no matter which replica reads, until the key's owner unparks it. So
+//! whatever happens to its failure record in the meantime (an operator, a late settle), none of its rows can overtake another. A key leaves
+//! memory once the database has confirmed that it is parked. It returns when one of its failed rows is due, or when
+//! its failure record is gone; a catch-up read then fetches its rows in order, as after a takeover. It stays parked until it has
+//! caught up; then it is unparked, catches up once more, and is treated like any other key.
 
 use std::collections::HashSet;
 
@@ -28,8 +28,8 @@ pub(super) struct Parking {
 }
 
 impl Core {
-    /// Most keys that memory ever takes in. That many are there only while catch-up reads are behind, or while none can
-    /// be parked.
+    /// The most keys ever held in memory. This is reached only while catch-up reads are behind, or while keys cannot be
+    /// parked.
     fn held_limit(&self) -> usize {
         2 * self.config.max_held + self.config.max_in_flight
     }
@@ -39,7 +39,7 @@ impl Core {
         self.window.held() < self.held_limit()
     }
 
-    /// No row of any other key is read, since no more keys can be held here, and the others are not parked.
+    /// Memory is full of failing keys that could not be parked, so no rows of other keys are read.
     pub fn is_crowded(&self) -> bool {
         !self.may_hold_more()
     }

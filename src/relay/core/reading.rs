@@ -8,7 +8,7 @@
 //!   rows behind it neither fills the memory nor is forgotten;
 //! * *retries*: rows whose backoff is over;
 //! * *due*: delayed rows whose time has come;
-//! * *look*: where no main read finds out, whether another server or another table answers;
+//! * *look*: whether a different server or table answers, when no main read would reveal it;
 //! * *sweep*: everything below the bound, in slices of a few milliseconds, so that no pending row
 //!   depends on the bound being right. It only looks: what it finds is read again, in order.
 
@@ -98,9 +98,9 @@ pub struct Reading {
     /// Where the last main read came from.
     source: Option<i64>,
     change: SourceChange,
-    /// Something did not go as it should if the same server and table answer as before.
+    /// Something happened that is only explained if a different server or table answers now.
     in_doubt: bool,
-    /// While no main read begins: when to see whether they do.
+    /// When to check that again, while main reads are on hold.
     look_at: Time,
     /// A sweep found rows where nothing should be.
     found_below: bool,
@@ -115,8 +115,8 @@ pub struct Reading {
 const RETRY_WAIT: Duration = Duration::from_millis(10);
 const RETRY_WAIT_MAX: Duration = Duration::from_millis(640);
 
-/// No row lies beyond. A main read from here brings none, and tells all the same whether another server or another table
-/// answers, which the other reads would take for emptiness for ever.
+/// There are no rows beyond this. A main read from here returns none, but still reveals whether a different server or table
+/// answers, which the other reads would mistake for an empty result for ever.
 const BEYOND: ReadKind = ReadKind::Main {
     after: Some(i64::MAX),
 };
@@ -157,7 +157,7 @@ impl Reading {
         self.discarded
     }
 
-    /// Another server or another table may answer than before: find out.
+    /// A different server or table may be answering: find out.
     pub fn doubt(&mut self) {
         self.in_doubt = true;
     }

@@ -108,7 +108,7 @@ impl Core {
 
     /// When rows that failed are to be read.
     pub(super) fn retries_due(&self) -> Option<Time> {
-        // Keys that come back from the table wait for those that catch up.
+        // Keys returning from the table wait for those that are catching up.
         if !self.may_hold_more() && self.window.has_wanting() && self.room() > 0 {
             return None;
         }
@@ -132,7 +132,7 @@ impl Core {
         }
         self.trust.probe_at = now + PROBE_PAUSE;
         if self.room() == 0 && !arrivals.rows.iter().any(|record| record.published) {
-            // Another server or another table may answer, which a main read would notice, and that needs room.
+            // A main read would notice a different server or table, but there is no room for one.
             self.reading.doubt();
         }
     }
@@ -163,7 +163,7 @@ impl Core {
             .push(Finished::new(item.record, item.retried));
     }
 
-    /// A row's time has passed: it is finished unpublished.
+    /// A row has expired: it is finished without being published.
     pub(super) fn finish_expired(&mut self, now: Time, item: Item) {
         self.totals.expired += 1;
         self.ownership.departed(item.record.hash);

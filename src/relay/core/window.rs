@@ -491,7 +491,7 @@ impl Window {
         self.landed(&item);
         self.bytes -= item.record.weight();
         let (hash, seq) = (item.record.hash, item.record.seq);
-        // A key that fails by now must not send what came after the failed row. What stands before it goes first.
+        // If the key has failed in the meantime, rows after the failed one must not be sent. Rows before it go first.
         if self.ordered(&item.record)
             && let Some(key) = self.keys.get_mut(&hash)
             && key

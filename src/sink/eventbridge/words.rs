@@ -33,7 +33,7 @@ const KNOWN: &[(&[&str], &str, &str)] = &[
     (
         &["peer certificate", "UnknownIssuer", "certificate"],
         "its certificate is not accepted",
-        "does a proxy in between end TLS? The system's certificate authorities must know whoever signed it",
+        "does a proxy in between end TLS? The system must trust the authority that signed its certificate",
     ),
     (
         &["timed out", "timeout", "TimedOut"],

@@ -161,7 +161,7 @@ pub(super) async fn load(
         );
         let params: Params<'_> = vec![(&owned, Type::INT8_ARRAY), (&loaded, Type::INT8_ARRAY)];
         client.execute_typed(&text, &params).await?;
-        // Rows of a key that is neither loaded nor parked could pass the one that failed.
+        // Rows of a key that is neither loaded nor parked could overtake its failed row.
         let text = format!(
             "select exists (select from outrigger.failures f where {holds} and f.keyed {filter} \
                and f.hash not in (select unnest($2)) and not exists ( \
@@ -196,13 +196,13 @@ pub(super) async fn load(
 
 fn not_parked(what: &str) -> StoreError {
     StoreError::unavailable(format!(
-        "the database took the {what} and outrigger.parked is as before; look for a trigger or a rule on that table"
+        "the {what} on outrigger.parked had no effect; check that table for triggers and rules"
     ))
 }
 
 /// Parks keys and unparks others, those whose partition the replica owns, and returns them. The owner's rows are
-/// share-locked meanwhile: a late statement of an earlier owner unparks nothing. Fails if the table does not hold
-/// afterwards what it was told.
+/// share-locked meanwhile: a late statement of an earlier owner unparks nothing. Fails if the table
+/// does not reflect the change afterwards.
 pub(super) async fn park(
     client: &Client,
     sql: &Sql,

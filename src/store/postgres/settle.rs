@@ -44,15 +44,15 @@ impl<'a> Rows<'a> {
 /// What a statement that settles rows did.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Done {
-    /// Rows it settled: fewer than asked for, if somebody else settled some before.
+    /// Rows it settled: fewer than requested if someone else had already settled some.
     pub(super) rows: u64,
-    /// Triggers ran afterwards, which may have undone it.
+    /// Triggers ran afterwards and may have undone it.
     pub(super) doubtful: bool,
 }
 
 /// Marks or deletes rows, removes their failure records and records those that expired: one statement, so one
-/// transaction. Not fenced: a confirmed event is a fact, no matter who reports it. Fails after a moment if another session has a row locked; `limit` is the
-/// caller's own, for everything.
+/// transaction. Not fenced: a confirmed event is a fact, no matter who reports it. Fails after a moment if another session
+/// holds a lock on a row; `limit` is the caller's time limit for the whole call.
 pub(super) async fn settle(
     session: &Session<'_>,
     sql: &Sql,
@@ -123,7 +123,7 @@ pub(super) fn no_effect(sql: &Sql) -> String {
         false => "the row is still there",
     };
     format!(
-        "the database took the {what} and {done}; look for a trigger, a rule or a row-level security policy on {what} of {}",
+        "the {what} had no effect, {done}; look for a trigger, a rule or a row-level security policy on {what} of {}",
         sql.table
     )
 }
@@ -204,7 +204,7 @@ async fn attempt(
     transaction
         .execute_typed(&sql.settle_plainly(), &params)
         .await?;
-    // What triggers put off until the commit happens now.
+    // Fire deferred triggers now, not at the commit.
     transaction
         .batch_execute("set constraints all immediate")
         .await?;

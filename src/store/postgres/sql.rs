@@ -58,7 +58,7 @@ pub(super) struct Sql {
     key_text: String,
     /// What is before and after the condition on the rows to settle.
     settle_around: (String, String),
-    /// True if triggers run after the row was settled, which may undo it.
+    /// True if AFTER triggers exist, which may undo a settle.
     undone: String,
     /// True for a row that was settled, as its triggers left it.
     pub(super) over: String,
@@ -127,7 +127,7 @@ impl Sql {
         );
         let not_failing =
             format!("(not {any} or not exists (select {row} and f.state <> 'suspect'))");
-        // Likewise: with no key parked, which is the rule, it costs nothing per row.
+        // In the same way, this costs nothing per row while no key is parked, which is the normal case.
         let parked = format!("from outrigger.parked p where p.outbox = {outbox}");
         let not_parked = format!(
             "(not exists (select {parked}) or not exists (select {parked} and p.hash = {hash}))"
@@ -212,8 +212,8 @@ impl Sql {
         self.settle_those("$1", THOSE)
     }
 
-    /// The same, and says how many of them are not pending any more, as the triggers before the change left them; and
-    /// whether there are triggers that may have changed them after that. Waits this long for another session's lock.
+    /// The same, and returns how many of them are no longer pending, as BEFORE triggers left them, and whether there are
+    /// AFTER triggers, which may have changed them again. `patience`: how long to wait for another session's lock.
     pub(super) fn settle(&self, patience: Duration) -> String {
         format!(
             "with done as ({}{} returning {} as over) {}",
@@ -268,7 +268,7 @@ impl Sql {
         if self.marks { "UPDATE" } else { "DELETE" }
     }
 
-    /// One row, pending or published, by `seq` and id; locked if the role may do that in any case.
+    /// `seq` and id of one row, pending or published; locked where settling needs the same privilege anyway.
     pub(super) fn some_row(&self, pending: bool) -> String {
         let kind = if pending {
             &self.pending
@@ -390,7 +390,7 @@ pub(super) const BEFORE_TRIGGER: i16 = 2;
 pub(super) const DELETE_TRIGGER: i16 = 8;
 pub(super) const UPDATE_TRIGGER: i16 = 16;
 
-/// True for a trigger `g` that is neither ours nor behind a foreign key, and fires in an ordinary session.
+/// True for a trigger `g` that is not ours, does not implement a foreign key, and fires in an ordinary session.
 pub(super) const FOREIGN_TRIGGER: &str =
     "not g.tgisinternal and g.tgenabled in ('O', 'A') and g.tgname <> 'outrigger_wake_up'";
 
@@ -407,8 +407,8 @@ fn runs_after(t: &Table, marks: bool) -> String {
     )
 }
 
-/// A condition that is true, and limits what the statement waits for other sessions' locks. A statement that takes long
-/// for any other reason is not cut short by it. It lasts until the transaction ends, whatever pooler is in between.
+/// A condition that is always true and limits how long the statement waits for other sessions' locks. A statement that is
+/// slow for any other reason is not cut short. It applies until the transaction ends, so it works through any pooler.
 fn impatient(patience: Duration) -> String {
     format!(
         " and (select set_config('lock_timeout', '{}', true)) is not null",

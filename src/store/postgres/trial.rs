@@ -1,4 +1,4 @@
-//! Whether a row can be settled, for `check`: what may stand in the way, and a trial with one row.
+//! Whether rows can be settled, for `check`: what could prevent it, and a trial with one row.
 
 use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{Client, Transaction};
@@ -14,24 +14,24 @@ use super::sql::{DELETE_TRIGGER, FOREIGN_TRIGGER, Sql, UPDATE_TRIGGER};
 pub struct SettleFacts {
     /// `UPDATE` or `DELETE`: what settles a row.
     pub command: &'static str,
-    /// Triggers and rules that take part in it, by kind and name.
+    /// Triggers and rules that the statement fires, by kind and name.
     pub takes_part: Vec<String>,
     /// Foreign keys that keep a row from being deleted while another row refers to it.
     pub references: Vec<String>,
-    /// What became of one row.
+    /// The outcome of settling one row.
     pub trial: Trial,
 }
 
-/// What became of one row that was settled in a transaction which was then rolled back.
+/// The outcome of settling one row in a transaction that is then rolled back.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Trial {
     /// It was settled.
     Settled,
     /// It was not, for this reason.
     Failed(String),
-    /// Nothing was tried: there is no row that nobody else has locked.
+    /// Not tried: there is no row, or another session holds locks.
     NoRow,
-    /// Nothing was tried: a privilege is missing, or the server takes no writes. Both are facts of their own.
+    /// Not tried: a privilege is missing, or the server accepts no writes. Both are reported separately.
     Impossible,
 }
 
@@ -90,8 +90,9 @@ fn references(table: &Table) -> String {
     )
 }
 
-/// Settles one row and rolls back. The catalog tells which triggers there are, and not what they do. What a trigger does
-/// outside of the transaction stays done; the relay lets it do the same for every event.
+/// Settles one row and rolls back, because the catalog lists triggers but not what they do. It briefly locks one row and
+/// writes a little WAL; the caller's time limit applies. Whatever a trigger does outside the transaction is not undone, but the
+/// relay will make it do the same for every event.
 async fn attempt(client: &mut Client, sql: &Sql) -> Result<Trial, StoreError> {
     let transaction = begin(client).await?;
     let result = settle_one(&transaction, sql).await;
@@ -99,7 +100,7 @@ async fn attempt(client: &mut Client, sql: &Sql) -> Result<Trial, StoreError> {
     match result {
         Err(error) if error.sqlstate().is_none() => Err(error),
         Err(error) if error.is_read_only() => Ok(Trial::Impossible),
-        // Some other session works on the row or the table.
+        // Another session is using the row or the table.
         Err(error) if error.sqlstate() == Some("55P03") => Ok(Trial::NoRow),
         Err(error) => Ok(Trial::Failed(format!("the database refuses it: {error}"))),
         Ok(trial) => Ok(trial),
@@ -110,7 +111,7 @@ async fn settle_one(transaction: &Transaction<'_>, sql: &Sql) -> Result<Trial, S
     transaction
         .batch_execute("set local lock_timeout = '1s'")
         .await?;
-    // A pending row says most; where there is none, a published one is settled once more.
+    // A pending row is the best test; without one, settle a published row again.
     let mut found = None;
     for pending in [true, false] {
         if found.is_none() && (pending || sql.marks) {
@@ -130,7 +131,7 @@ async fn settle_one(transaction: &Transaction<'_>, sql: &Sql) -> Result<Trial, S
     let changed = transaction
         .execute_typed(&sql.settle_again(), &those)
         .await?;
-    // What triggers put off until the commit happens now.
+    // Fire deferred triggers now; there is no commit.
     transaction
         .batch_execute("set constraints all immediate")
         .await?;

@@ -14,7 +14,7 @@ pub(super) enum Next {
     Due,
     CatchUp,
     Main,
-    /// Whether another server or another table answers, where no main read finds out.
+    /// Whether a different server or table answers, when no main read would reveal it.
     Look,
     Sweep,
 }
@@ -51,7 +51,7 @@ impl Core {
             return None;
         }
         if self.room() == 0 {
-            // What fills the memory may wait for a row to be settled: one is tried all the same.
+            // The rows that fill memory may be waiting for a settle, so one retry is still allowed.
             let retry = self.retries_due().filter(|_| self.unsettled().is_some());
             let due = retry.into_iter().chain(self.due(Next::Look)).min()?;
             return Some(due.max(self.reading.after_failure));
@@ -73,7 +73,7 @@ impl Core {
             Next::Look if !reading.has_order => None,
             Next::Look if reading.in_doubt => Some(Time::ZERO),
             Next::Look => (!self.may_hold_more()).then_some(reading.look_at),
-            // It looks for what main reads passed over.
+            // A sweep finds what main reads missed; none are running.
             Next::Sweep if !self.may_hold_more() => None,
             Next::Sweep => {
                 let bounds = (reading.bound.settled_below(), reading.lowest);

@@ -223,7 +223,7 @@ impl Window {
             listed.entry(*hash).or_default().push(*seq);
         }
         for (hash, key) in &mut self.keys {
-            // What becomes of a parked key, the table says.
+            // The table decides about parked keys.
             let Some(culprit) = key
                 .hold
                 .and_then(Hold::culprit)
