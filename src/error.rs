@@ -20,6 +20,20 @@ pub fn without_number(text: &str) -> String {
     }
 }
 
+/// An error with its causes, from the outside in, each said once: libraries often repeat an inner error in the outer one.
+pub fn with_causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(inner) = cause {
+        let said = inner.to_string();
+        if !text.contains(&said) {
+            text = format!("{text}: {said}");
+        }
+        cause = inner.source();
+    }
+    text
+}
+
 /// What went wrong with one event: a short code for metrics and filters, and a sentence for
 /// the operator. Never contains payload.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -6,9 +6,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
-use super::dead::parse_duration;
-use super::emit::Later;
-use super::replay::When;
+use super::time::{Moment, parse_duration};
 use crate::error::ReasonCode;
 use crate::store::FailureState;
 
@@ -247,11 +245,11 @@ pub struct Emit {
     #[arg(long, value_name = "MEDIA_TYPE")]
     pub content_type: Option<String>,
     /// Not before this time; `2h` means in two hours.
-    #[arg(long, value_name = "TIME")]
-    pub available_at: Option<Later>,
+    #[arg(long, value_name = "TIME", value_parser = Moment::future)]
+    pub available_at: Option<Moment>,
     /// Not after this time; `2h` means in two hours.
-    #[arg(long, value_name = "TIME")]
-    pub expires_at: Option<Later>,
+    #[arg(long, value_name = "TIME", value_parser = Moment::future)]
+    pub expires_at: Option<Moment>,
     /// Dry run.
     #[command(flatten)]
     pub write: Write,
@@ -463,11 +461,11 @@ fn reason() -> clap::builder::PossibleValuesParser {
 #[command(group = clap::ArgGroup::new("chosen").required(true).multiple(true))]
 pub struct Replay {
     /// Events created at this time or later; `2h` means two hours ago.
-    #[arg(long, value_name = "TIME", group = "chosen")]
-    pub from: Option<When>,
+    #[arg(long, value_name = "TIME", group = "chosen", value_parser = Moment::past)]
+    pub from: Option<Moment>,
     /// Events created before this time [default: now].
-    #[arg(long, value_name = "TIME")]
-    pub to: Option<When>,
+    #[arg(long, value_name = "TIME", value_parser = Moment::past)]
+    pub to: Option<Moment>,
     /// Only these events, by id or `seq` number.
     #[arg(value_name = "EVENT", group = "chosen")]
     pub events: Vec<String>,

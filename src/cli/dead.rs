@@ -1,7 +1,6 @@
 //! `outrigger dead`: events that were given up, or that hold their key up.
 
 use std::io::{self, BufRead as _, IsTerminal as _, Write as _};
-use std::time::Duration;
 
 use serde_json::{Value, json};
 
@@ -420,47 +419,4 @@ fn unknown(events: &[String]) -> Failure {
         "it may have been published, discarded or mistyped (ids and seq numbers are taken); \
          `outrigger dead list` shows all, and nothing was changed",
     )
-}
-
-/// A duration as people write it: `90s`, `2h 30m`, `1d`.
-pub(super) fn parse_duration(text: &str) -> Result<Duration, String> {
-    let problem = || format!("`{text}` is not a duration; write for example `30m`, `2h` or `1d`");
-    let span: jiff::Span = text.parse().map_err(|_| problem())?;
-    let seconds = span
-        .total((
-            jiff::Unit::Second,
-            jiff::SpanRelativeTo::days_are_24_hours(),
-        ))
-        .map_err(|_| problem())?;
-    Duration::try_from_secs_f64(seconds).map_err(|_| problem())
-}
-
-#[cfg(test)]
-#[allow(clippy::unwrap_used)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn durations_are_read_as_people_write_them() {
-        for (text, seconds) in [
-            ("90s", 90),
-            ("2h 30m", 9000),
-            ("1d", 86_400),
-            ("2w", 1_209_600),
-        ] {
-            assert_eq!(
-                parse_duration(text),
-                Ok(Duration::from_secs(seconds)),
-                "{text}"
-            );
-        }
-        for text in ["", "7", "soon", "-1h", "1 month"] {
-            assert!(
-                parse_duration(text)
-                    .unwrap_err()
-                    .contains("write for example"),
-                "{text}"
-            );
-        }
-    }
 }

@@ -1,8 +1,6 @@
 //! `outrigger emit`: insert an event.
 
 use std::io::{self, Read as _};
-use std::str::FromStr;
-use std::time::Duration;
 
 use bytes::Bytes;
 use jiff::Timestamp;
@@ -12,7 +10,6 @@ use serde_json::Value;
 use super::Failure;
 use super::args::Emit;
 use super::connect::explain;
-use super::dead::parse_duration;
 use super::output::print_line;
 use crate::assemble;
 use crate::event::envelope::Envelope;
@@ -65,37 +62,6 @@ fn refused(error: StoreError, database: &Database) -> Failure {
              lists; `outrigger check --grants WRITER RELAY` prints both",
         ),
         false => failure,
-    }
-}
-
-/// A point in time: given, or so long from now.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Later {
-    /// This very time.
-    At(Timestamp),
-    /// So long after now.
-    In(Duration),
-}
-
-impl Later {
-    fn at(self, now: Timestamp) -> Timestamp {
-        match self {
-            Self::At(at) => at,
-            Self::In(wait) => now.saturating_add(wait).unwrap_or(Timestamp::MAX),
-        }
-    }
-}
-
-impl FromStr for Later {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        if let Ok(at) = text.parse() {
-            return Ok(Self::At(at));
-        }
-        parse_duration(text).map(Self::In).map_err(|_| {
-            "write a time such as `2026-11-20T10:00:00Z`, or in how long, such as `2h`".to_owned()
-        })
     }
 }
 

@@ -18,6 +18,7 @@ pub mod replay;
 mod run;
 mod status;
 mod tail;
+mod time;
 mod version;
 
 use std::error::Error;

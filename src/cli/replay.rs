@@ -8,7 +8,6 @@ use jiff::Timestamp;
 use super::Failure;
 use super::args::Replay;
 use super::connect::store;
-use super::dead::parse_duration;
 use super::output::{duration, events, number, print_line};
 use crate::settings::Settings;
 use crate::store::postgres::AfterPublish;
@@ -154,55 +153,5 @@ impl Progress {
         if self.terminal && self.shown.is_some() {
             let _ = write!(io::stderr(), "\r\x1b[K");
         }
-    }
-}
-
-/// A point in time: given, or so long ago.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum When {
-    /// This very time.
-    At(Timestamp),
-    /// So long before now.
-    Ago(Duration),
-}
-
-impl When {
-    fn at(self, now: Timestamp) -> Timestamp {
-        match self {
-            Self::At(at) => at,
-            Self::Ago(ago) => now.saturating_sub(ago).unwrap_or(Timestamp::MIN),
-        }
-    }
-}
-
-impl std::str::FromStr for When {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        if let Ok(at) = text.parse() {
-            return Ok(Self::At(at));
-        }
-        parse_duration(text).map(Self::Ago).map_err(|_| {
-            "write a time such as `2026-11-20T10:00:00Z`, or how long ago, such as `2h`".to_owned()
-        })
-    }
-}
-
-#[cfg(test)]
-#[allow(clippy::unwrap_used)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn times_are_absolute_or_relative() {
-        let now: Timestamp = "2026-11-20T10:00:00Z".parse().unwrap();
-        for (text, at) in [
-            ("2026-11-20T09:00:00+01:00", "2026-11-20T08:00:00Z"),
-            ("90m", "2026-11-20T08:30:00Z"),
-        ] {
-            let when: When = text.parse().unwrap();
-            assert_eq!(when.at(now), at.parse().unwrap());
-        }
-        assert!("2026-11-20".parse::<When>().unwrap_err().contains("2h"));
     }
 }

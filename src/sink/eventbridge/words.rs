@@ -2,6 +2,8 @@
 
 use std::error::Error;
 
+use crate::error::with_causes;
+
 /// Parts of an error; what happened; what to do about it.
 const KNOWN: &[(&[&str], &str, &str)] = &[
     (
@@ -45,7 +47,7 @@ const KNOWN: &[(&[&str], &str, &str)] = &[
 /// A sentence with a remedy about a request without an answer. The parts of the SDK's errors never hold a payload when they
 /// are displayed.
 pub(super) fn explain(error: &dyn Error) -> String {
-    let text = chain(error);
+    let text = with_causes(error);
     let known = KNOWN
         .iter()
         .find(|(parts, ..)| parts.iter().any(|part| text.contains(part)));
@@ -55,20 +57,6 @@ pub(super) fn explain(error: &dyn Error) -> String {
             "EventBridge cannot be reached: {text}; check the region, the network and the credentials"
         ),
     }
-}
-
-/// What happened, from outside to inside.
-fn chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut inner = error.source();
-    while let Some(cause) = inner {
-        let cause_text = cause.to_string();
-        if !text.ends_with(&cause_text) {
-            text = format!("{text}: {cause_text}");
-        }
-        inner = cause.source();
-    }
-    text
 }
 
 #[cfg(test)]

@@ -11,7 +11,7 @@ use tokio::time::timeout;
 use super::commands::knows_ttl;
 use super::credentials::Credentials;
 use super::settings::{NatsSettings, Server};
-use crate::error::without_number;
+use crate::error::{with_causes, without_number};
 use crate::tls::{self, Names};
 
 /// Limit for each step of connecting, and for taking leave.
@@ -246,16 +246,7 @@ fn explain(server: &Server, error: &async_nats::ConnectError) -> String {
 }
 
 fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let cause_text = cause.to_string();
-        if !text.contains(&cause_text) {
-            text = format!("{text}: {cause_text}");
-        }
-        source = cause.source();
-    }
-    without_number(&text).replace("IO error: ", "")
+    without_number(&with_causes(error)).replace("IO error: ", "")
 }
 
 /// From `Permissions Violation for Publish to "orders.placed"`.

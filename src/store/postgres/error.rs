@@ -5,7 +5,7 @@ use std::fmt;
 
 use tokio_postgres::error::SqlState;
 
-use crate::error::without_number;
+use crate::error::{with_causes, without_number};
 use crate::tls::{self, Names};
 
 /// What to do about a [`StoreError`].
@@ -236,16 +236,7 @@ impl From<tokio_postgres::Error> for StoreError {
         if error.source().is_some_and(refuses) {
             return Self::read_only();
         }
-        let mut message = error.to_string();
-        let mut cause = error.source();
-        while let Some(inner) = cause {
-            let text = inner.to_string();
-            if !message.contains(&text) {
-                message = format!("{message}: {text}");
-            }
-            cause = inner.source();
-        }
-        let mut message = without_number(&message);
+        let mut message = without_number(&with_causes(&error));
         if let Some(cause) = message.strip_prefix("error connecting to server: ") {
             message = format!("cannot connect: {cause}");
         }
